@@ -1,0 +1,49 @@
+//! `check-redis`: tells, before the first visitor does, what the attached Redis can promise.
+
+use std::process::ExitCode;
+
+use abukiks::admin::{self, EX_DATAERR, Failure};
+
+/// Checks that the attached Redis can be reached and counted in, and how durable it is.
+///
+/// Run it after a change of `REDIS_URL`, before the instances are restarted: it uses the same settings
+/// and the same code as they do. It changes nothing.
+#[derive(Debug, clap::Parser)]
+#[command(version, after_help = admin::AFTER_HELP)]
+struct Arguments {
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    admin::run(async |Arguments { json }, config, link| {
+        let count = link.count().await?;
+        let server = link.server().await?;
+        if server.is_replica() {
+            return Err(Failure::new(
+                EX_DATAERR,
+                format!("{} is a replica, which refuses to count", config.redis_url),
+            ));
+        }
+        Ok(if json {
+            serde_json::json!({
+                "url": config.redis_url.to_string(),
+                "key": config.counter_key.0,
+                "count": count,
+                "version": server.version,
+                "role": server.role,
+                "appendOnly": server.append_only,
+                "appendFsync": server.append_fsync,
+                "durable": server.is_durable(),
+            })
+            .to_string()
+        } else {
+            let count = count.map_or_else(|| "nothing yet".to_owned(), |count| count.to_string());
+            format!(
+                "{} answers: {server}\nkey {} holds {count}",
+                config.redis_url, config.counter_key
+            )
+        })
+    })
+}

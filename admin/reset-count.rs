@@ -1,0 +1,40 @@
+//! `reset-count`: sets the count, while instances count or not.
+
+use std::process::ExitCode;
+
+use abukiks::admin;
+
+/// Sets the count to 0, or to another number, and prints what it was.
+///
+/// Safe while instances count: a visit is counted either before the reset or on top of it.
+#[derive(Debug, clap::Parser)]
+#[command(version, after_help = admin::AFTER_HELP)]
+struct Arguments {
+    /// The number to set.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    to: i64,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    admin::run(async |Arguments { to, dry_run, json }, config, link| {
+        let old = if dry_run {
+            link.read().await?
+        } else {
+            link.reset(to).await?
+        };
+        Ok(if json {
+            let key = &config.counter_key.0;
+            serde_json::json!({ "key": key, "old": old, "new": to, "dryRun": dry_run }).to_string()
+        } else {
+            let old = old.as_deref().unwrap_or("nothing");
+            let done = if dry_run { "would become" } else { "is now" };
+            format!("the count was {old} and {done} {to}")
+        })
+    })
+}

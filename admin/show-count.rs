@@ -1,0 +1,28 @@
+//! `show-count`: prints the count without changing it.
+
+use std::process::ExitCode;
+
+use abukiks::admin;
+
+/// Prints the count without changing it.
+#[derive(Debug, clap::Parser)]
+#[command(version, after_help = admin::AFTER_HELP)]
+struct Arguments {
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    admin::run(async |Arguments { json }, config, link| {
+        let count = link.count().await?;
+        Ok(if json {
+            serde_json::json!({ "key": config.counter_key.0, "count": count }).to_string()
+        } else {
+            match count {
+                Some(count) => count.to_string(),
+                None => "0 (no visit has been counted yet)".to_owned(),
+            }
+        })
+    })
+}

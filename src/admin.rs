@@ -1,0 +1,158 @@
+//! What the one-off processes share: the settings of the service, a link to its Redis, exit codes.
+//!
+//! Factor XII: an admin process is the same release, run once with the same configuration. Each is
+//! one file under `admin/`, a few lines over this.
+
+use std::fmt;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::config::{Config, EX_CONFIG, SETTINGS};
+use crate::store::{Link, Store, StoreError};
+
+/// `sysexits.h`: the command was used in a wrong way.
+pub const EX_USAGE: u8 = 64;
+/// `sysexits.h`: what stands in Redis is not what it should be.
+pub const EX_DATAERR: u8 = 65;
+/// `sysexits.h`: Redis cannot be reached.
+pub const EX_UNAVAILABLE: u8 = 69;
+
+/// The end of each task's help.
+pub const AFTER_HELP: &str = "\
+Reads the same environment variables as the service; see `abukiks --help`.
+Exit status: 0 done, 64 wrong usage, 65 what stands in Redis cannot be used, 69 Redis is unreachable,
+78 a setting is wrong.";
+
+/// Why a task failed.
+#[derive(Debug)]
+pub struct Failure {
+    status: u8,
+    text: String,
+}
+
+impl Failure {
+    /// A failure that the given exit status stands for.
+    #[must_use]
+    pub fn new(status: u8, text: impl fmt::Display) -> Self {
+        Self {
+            status,
+            text: text.to_string(),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Uncountable(text) => Self::new(EX_DATAERR, text),
+            StoreError::Unreachable(_) | StoreError::UnknownScript => {
+                Self::new(EX_UNAVAILABLE, format!("Redis is unreachable: {error}"))
+            }
+        }
+    }
+}
+
+/// Runs a task: arguments from the command line, settings from the environment, a link to Redis,
+/// and what the task has to say, on stdout.
+#[must_use]
+pub fn run<A: clap::Parser>(
+    task: impl AsyncFnOnce(A, &Config, &mut Link) -> Result<String, Failure>,
+) -> ExitCode {
+    let arguments = match A::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // Nobody to tell: the status still says it.
+            let _ = error.print();
+            return ExitCode::from(if wrong { EX_USAGE } else { 0 });
+        }
+    };
+    let done = prepare().and_then(|(config, store)| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime
+            .map_err(|error| Failure::new(EX_UNAVAILABLE, error))?
+            .block_on(async {
+                let mut link = store.connect().await?;
+                let limit = config.redis_timeout.0;
+                let late = |_| {
+                    StoreError::Unreachable(format!("no answer within {}", config.redis_timeout))
+                };
+                tokio::time::timeout(limit, task(arguments, &config, &mut link))
+                    .await
+                    .map_err(late)?
+            })
+    });
+    match done {
+        Ok(text) => print(&text),
+        Err(Failure { status, text }) => {
+            eprintln!("{text}");
+            ExitCode::from(status)
+        }
+    }
+}
+
+fn prepare() -> Result<(Config, Store), Failure> {
+    let config = Config::from_env().map_err(|error| Failure::new(EX_CONFIG, error))?;
+    let store = Store::new(&config).map_err(|error| Failure::new(EX_CONFIG, error))?;
+    Ok((config, store))
+}
+
+/// Prints `text`; a reader that has gone away is no failure.
+#[must_use]
+pub fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{}", text.trim_end());
+    ExitCode::SUCCESS
+}
+
+/// `abukiks --check-config`: the effective settings, or all that is wrong with them.
+#[must_use]
+pub fn check_config() -> ExitCode {
+    match Config::from_env() {
+        Ok(config) => print(&config.effective()),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(EX_CONFIG)
+        }
+    }
+}
+
+/// `--version`: the release line of a program.
+#[must_use]
+pub fn version(program: &str) -> String {
+    format!("{program} {} ({})", crate::VERSION, crate::COMMIT)
+}
+
+/// `abukiks --help`: every setting with its default and its meaning.
+#[must_use]
+pub fn service_help() -> String {
+    let mut help = "\
+Counts visitors in Redis and greets each with a number.
+
+Usage: abukiks [--help | --version | --check-config]
+
+  --check-config  Print the effective settings and where each came from, and end.
+
+All settings are environment variables. An empty one counts as absent.
+"
+    .to_owned();
+    for setting in SETTINGS {
+        let default = if setting.default.is_empty() {
+            "none"
+        } else {
+            setting.default
+        };
+        help += &format!(
+            "\n  {}\n     {}\n      Takes {}. Default: {default}\n",
+            setting.name, setting.meaning, setting.accepts
+        );
+    }
+    help += "
+Signals: SIGTERM and SIGINT drain the connections and end the process; a second one ends it at once.
+Exit status: 0 ended as asked, 64 unknown argument, 71 the system refused (a port that is taken),
+78 a setting is wrong.
+";
+    help
+}

@@ -1,0 +1,688 @@
+//! Every setting of the service, in one typed place.
+//!
+//! Factor III: the settings come from the environment and from nothing else. Two of them may name
+//! a file, because a secret does not belong in the environment: `REDIS_URL_FILE`, and the systemd
+//! credential `redis-url` (systemd.exec(5), "CREDENTIALS").
+//!
+//! Every setting is read once, at start, into a type that cannot be wrong. All mistakes are
+//! reported together, each as one line: the variable, what it held (never a secret), what it takes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use redis::{ConnectionInfo, IntoConnectionInfo};
+
+/// `sysexits.h`: the configuration is wrong. systemd is told not to restart on it.
+pub const EX_CONFIG: u8 = 78;
+
+/// The guarantee that a batch counts once rests on this bound (see `MEMORY` in `store.rs`).
+const LONGEST_REDIS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One row of the settings table, as `abukiks --help` shows it.
+#[derive(Debug)]
+pub struct Setting {
+    /// The environment variable.
+    pub name: &'static str,
+    /// What holds when the variable is absent or empty.
+    pub default: &'static str,
+    /// What the setting does.
+    pub meaning: &'static str,
+    /// What the variable takes.
+    pub accepts: &'static str,
+}
+
+/// A type that a setting can have.
+trait FromSetting: Sized {
+    /// What is accepted, to end the sentence "X takes ...".
+    const ACCEPTS: &'static str;
+    /// Reads the text of a variable, exactly as it was given.
+    fn read(text: &str) -> Option<Self>;
+}
+
+/// Declares [`Config`], [`SETTINGS`] and the reading of one into the other from a single list.
+macro_rules! settings {
+    ($( $(#[doc = $meaning:literal])+ $name:ident $field:ident: $type:ty = $default:literal; )+) => {
+        /// The effective settings of one process.
+        #[derive(Debug, Clone)]
+        #[non_exhaustive]
+        pub struct Config {
+            $( $(#[doc = $meaning])+ pub $field: $type, )+
+            /// Each setting as text with its origin, secrets redacted: for `--check-config`.
+            effective: Vec<Effective>,
+        }
+
+        /// Every setting, in the order in which people look for them.
+        pub const SETTINGS: &[Setting] = &[ $( Setting {
+            name: stringify!($name),
+            default: $default,
+            meaning: concat!($($meaning),+),
+            accepts: <$type as FromSetting>::ACCEPTS,
+        }, )+ ];
+
+        impl Config {
+            fn read(source: &Figment) -> Result<Self, ConfigError> {
+                let mut problems = Vec::new();
+                let mut effective = Vec::new();
+                $( let $field: Option<$type> = read_one(
+                    source, stringify!($name), &mut problems, &mut effective,
+                ); )+
+                match ($($field,)+) {
+                    ($(Some($field),)+) => Ok(Self { $($field,)+ effective }),
+                    _ => Err(ConfigError(problems)),
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Address to listen on, unless systemd hands over a socket. `::` or `0.0.0.0` is every address.
+    HOST host: IpAddr = "127.0.0.1";
+    /// TCP port to listen on, unless systemd hands over a socket. 0 takes a free one and logs it.
+    PORT port: u16 = "5000";
+    /// The Redis that keeps the count.
+    REDIS_URL redis_url: RedisUrl = "redis://127.0.0.1:6379/";
+    /// File whose first line is the Redis URL, for a URL with a password. Instead of `REDIS_URL`; the systemd credential `redis-url` is a third way.
+    REDIS_URL_FILE redis_url_file: Optional<PathBuf> = "";
+    /// PEM file with the certificate authorities to trust for `rediss://`, instead of the system's.
+    REDIS_CA_FILE redis_ca_file: Optional<PathBuf> = "";
+    /// PEM file with the client certificate to show to a `rediss://` server. Needs `REDIS_KEY_FILE`.
+    REDIS_CERT_FILE redis_cert_file: Optional<PathBuf> = "";
+    /// PEM file with the private key of `REDIS_CERT_FILE`.
+    REDIS_KEY_FILE redis_key_file: Optional<PathBuf> = "";
+    /// Time budget of a visit: with no answer from Redis by then, the visitor gets 503. At most 1m.
+    REDIS_TIMEOUT redis_timeout: Period = "1s";
+    /// Redis key that holds the count, a plain integer.
+    COUNTER_KEY counter_key: NonEmpty = "visitorCount";
+    /// Refuse visits with 503 while the count stands below a number already given out (a Redis that lost data), until it is raised or `reset-count` is run.
+    COUNTER_FENCE counter_fence: Switch = "off";
+    /// Visits that may wait for Redis at one time. One more gets 503 at once.
+    MAX_WAITING_VISITS max_waiting_visits: AtLeast<1> = "16384";
+    /// Connections served at one time; further ones wait in the socket's backlog. `auto` is the limit of open files (`LimitNOFILE`) less a reserve of 32.
+    MAX_CONNECTIONS max_connections: Auto<AtLeast<1>> = "auto";
+    /// Size of a request's line and headers together, in bytes. A larger head gets 431.
+    MAX_HEADER_BYTES max_header_bytes: AtLeast<256> = "16384";
+    /// Number of headers of a request. One more gets 431.
+    MAX_HEADERS max_headers: AtLeast<1> = "100";
+    /// Content of a request, in bytes, that is read and thrown away so that the client can read its answer. A request that announces more gets 413. No content is ever kept.
+    MAX_BODY_BYTES max_body_bytes: AtLeast<0> = "65536";
+    /// Time from the first byte of a request to the end of its headers. Later: 408.
+    HEADER_TIMEOUT header_timeout: Period = "10s";
+    /// Time that a connection may idle between requests, or write an answer that nobody reads. Then it is closed.
+    KEEP_ALIVE_TIMEOUT keep_alive_timeout: Period = "75s";
+    /// After SIGTERM, the least time for which new connections are still accepted, so that a load balancer can see `/readyz` turn 503 first.
+    DRAIN_LAME_DUCK drain_lame_duck: PeriodOrZero = "250ms";
+    /// After SIGTERM, how long a connection must have been idle before it is closed.
+    DRAIN_IDLE drain_idle: Period = "1s";
+    /// After SIGTERM, the time after which whatever remains is cut and logged.
+    DRAIN_TIMEOUT drain_timeout: Period = "30s";
+    /// End the process after this long without a connection. Only for a socket that systemd holds: the next connection starts it again.
+    IDLE_EXIT idle_exit: Off<Period> = "off";
+    /// `journald` (native, structured), `json` lines or `text` on stdout; `auto` is `journald` when stdout or stderr is the journal, `text` on a terminal, else `json`.
+    LOG_FORMAT log_format: LogFormat = "auto";
+    /// Least severe level that is logged.
+    LOG_LEVEL log_level: LogLevel = "info";
+    /// One log event for each request.
+    ACCESS_LOG access_log: Switch = "on";
+    /// Release id: this build with this configuration (factor V). Shown by `/version` and in every access event; `auto` is version and commit of the build.
+    RELEASE release: Auto<NonEmpty> = "auto";
+    /// Threads that serve requests. One process is one core: prefer more processes (factor VIII).
+    WORKER_THREADS worker_threads: AtLeast<1> = "1";
+}
+
+/// One effective setting, for `--check-config`.
+#[derive(Debug, Clone)]
+struct Effective {
+    name: &'static str,
+    value: String,
+    origin: String,
+}
+
+/// Everything that is wrong with the settings, one line each.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigError(Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl Config {
+    /// Reads the settings from the variables of this process.
+    ///
+    /// # Errors
+    /// Names every setting that is wrong or contradicts another.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_vars(std::env::vars_os())
+    }
+
+    /// Reads the settings from `vars`. Tests pass a map of their own; they never touch the
+    /// environment of their process.
+    ///
+    /// # Errors
+    /// Names every setting that is wrong or contradicts another.
+    pub fn from_vars(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let environment = Variables::environment(vars)?;
+        let secret = secret_redis_url(&environment)?;
+        let defaults = Variables {
+            origin: "default".to_owned(),
+            values: SETTINGS
+                .iter()
+                .map(|setting| (setting.name, setting.default.to_owned()))
+                .collect(),
+        };
+        let mut source = Figment::from(defaults).merge(environment);
+        if let Some(secret) = secret {
+            source = source.merge(secret);
+        }
+        let config = Self::read(&source)?;
+        config.contradictions()?;
+        Ok(config)
+    }
+
+    /// The effective settings as `NAME=value  # origin` lines, secrets redacted.
+    #[must_use]
+    pub fn effective(&self) -> String {
+        self.effective
+            .iter()
+            .map(
+                |Effective {
+                     name,
+                     value,
+                     origin,
+                 }| format!("{name}={value}  # {origin}\n"),
+            )
+            .collect()
+    }
+
+    /// The id of this release: what was built, run with what configuration.
+    #[must_use]
+    pub fn release_id(&self) -> String {
+        match &self.release {
+            Auto(Some(NonEmpty(id))) => id.clone(),
+            Auto(None) => format!("{}-{}", crate::VERSION, crate::COMMIT),
+        }
+    }
+
+    /// Settings that are right alone and wrong together.
+    fn contradictions(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        if self.drain_lame_duck.0 > self.drain_timeout.0 {
+            problems.push(format!(
+                "DRAIN_LAME_DUCK={} is longer than DRAIN_TIMEOUT={}; it takes at most that",
+                self.drain_lame_duck, self.drain_timeout
+            ));
+        }
+        if self.redis_timeout.0 > LONGEST_REDIS_TIMEOUT {
+            problems.push(format!(
+                "REDIS_TIMEOUT={} is too long; it takes a time from 1ms to 1m",
+                self.redis_timeout
+            ));
+        }
+        let tls_files = [
+            ("REDIS_CA_FILE", &self.redis_ca_file),
+            ("REDIS_CERT_FILE", &self.redis_cert_file),
+            ("REDIS_KEY_FILE", &self.redis_key_file),
+        ];
+        for (name, file) in tls_files {
+            if let Optional(Some(path)) = file {
+                if !self.redis_url.is_tls() {
+                    problems.push(format!(
+                        "{name}={} is set, but the Redis URL {} is not encrypted; {name} takes effect with rediss:// only",
+                        path.display(), self.redis_url
+                    ));
+                } else if let Err(error) = std::fs::read(path) {
+                    problems.push(format!(
+                        "{name}={} cannot be read ({error}); it takes a readable PEM file",
+                        path.display()
+                    ));
+                }
+            }
+        }
+        if self.redis_cert_file.0.is_some() != self.redis_key_file.0.is_some() {
+            problems.push(
+                "REDIS_CERT_FILE and REDIS_KEY_FILE belong together; set both or neither"
+                    .to_owned(),
+            );
+        }
+        if cfg!(not(feature = "tls")) && self.redis_url.is_tls() {
+            problems.push(format!(
+                "REDIS_URL={} asks for TLS, which this build leaves out; it takes redis:// or unix://",
+                self.redis_url
+            ));
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError(problems))
+        }
+    }
+}
+
+/// Reads one setting; what is wrong goes to `problems`, what is right to `effective`.
+fn read_one<T: FromSetting + fmt::Display>(
+    source: &Figment,
+    name: &'static str,
+    problems: &mut Vec<String>,
+    effective: &mut Vec<Effective>,
+) -> Option<T> {
+    let text: String = source.extract_inner_lossy(name).unwrap_or_default();
+    let origin = source
+        .find_metadata(name)
+        .map_or_else(String::new, |metadata| metadata.name.to_string());
+    let Some(value) = T::read(&text) else {
+        // A URL can hold a password, and one that cannot be read cannot be redacted either.
+        let held = if name == "REDIS_URL" {
+            format!("{name} (from {origin}; its text is withheld, it may hold a password)")
+        } else {
+            format!("{name}={text:?} (from {origin})")
+        };
+        problems.push(format!("{held} is not valid; {name} takes {}", T::ACCEPTS));
+        return None;
+    };
+    effective.push(Effective {
+        name,
+        value: value.to_string(),
+        origin,
+    });
+    Some(value)
+}
+
+/// Hands variables to figment as verbatim strings. figment's own `Env` guesses types (a password
+/// of digits becomes a number), trims, and quotes secrets in its errors.
+struct Variables {
+    origin: String,
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Variables {
+    /// The settings among `vars`. An empty variable counts as absent, as `NAME=` in a file means.
+    fn environment(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let mut values = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (name, value) in vars {
+            let known = SETTINGS
+                .iter()
+                .map(|setting| setting.name)
+                .chain(["CREDENTIALS_DIRECTORY"])
+                .find(|known| name == *known);
+            let Some(name) = known else { continue };
+            match value.into_string() {
+                Ok(value) if value.is_empty() => {}
+                Ok(value) => {
+                    values.insert(name, value);
+                }
+                Err(_) => problems.push(format!("{name} is not UTF-8; {name} takes text")),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(ConfigError(problems));
+        }
+        Ok(Self {
+            origin: "environment".to_owned(),
+            values,
+        })
+    }
+}
+
+impl Provider for Variables {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let dict: Dict = self
+            .values
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Value::from(value.clone())))
+            .collect();
+        Ok(Profile::Default.collect(dict))
+    }
+}
+
+/// The Redis URL from `REDIS_URL_FILE` or the systemd credential, if there is one.
+fn secret_redis_url(environment: &Variables) -> Result<Option<Variables>, ConfigError> {
+    let named = environment
+        .values
+        .get("REDIS_URL_FILE")
+        .map(|file| (PathBuf::from(file), format!("REDIS_URL_FILE {file}")));
+    let credential = environment
+        .values
+        .get("CREDENTIALS_DIRECTORY")
+        .map(|folder| Path::new(folder).join("redis-url"))
+        .filter(|file| file.exists())
+        .map(|file| (file, "systemd credential redis-url".to_owned()));
+
+    let inline = environment
+        .values
+        .contains_key("REDIS_URL")
+        .then(|| "REDIS_URL".to_owned());
+    let given: Vec<String> = inline
+        .into_iter()
+        .chain(
+            [&named, &credential]
+                .into_iter()
+                .flatten()
+                .map(|(_, origin)| origin.clone()),
+        )
+        .collect();
+    if given.len() > 1 {
+        return Err(ConfigError(vec![format!(
+            "the Redis URL is given more than once, by {}; keep one of them",
+            given.join(" and by ")
+        )]));
+    }
+    let Some((file, origin)) = named.or(credential) else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        ConfigError(vec![format!(
+            "{origin} cannot be read ({error}); it takes a readable file with a Redis URL"
+        )])
+    })?;
+    let url = text.lines().next().unwrap_or_default().to_owned();
+    Ok(Some(Variables {
+        origin,
+        values: BTreeMap::from([("REDIS_URL", url)]),
+    }))
+}
+
+impl FromSetting for IpAddr {
+    const ACCEPTS: &'static str = "an IP address, such as 127.0.0.1 or ::";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl FromSetting for u16 {
+    const ACCEPTS: &'static str = "a port number from 0 to 65535";
+    fn read(text: &str) -> Option<Self> {
+        digits(text)?.try_into().ok()
+    }
+}
+
+impl FromSetting for PathBuf {
+    const ACCEPTS: &'static str = "the path of a file";
+    fn read(text: &str) -> Option<Self> {
+        Some(Self::from(text))
+    }
+}
+
+/// A number written in digits alone: no sign, no space.
+fn digits(text: &str) -> Option<u64> {
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
+}
+
+/// Text that is not empty.
+#[derive(Debug, Clone)]
+pub struct NonEmpty(pub String);
+
+impl FromSetting for NonEmpty {
+    const ACCEPTS: &'static str = "printable text";
+    fn read(text: &str) -> Option<Self> {
+        let printable = !text.is_empty() && !text.chars().any(char::is_control);
+        printable.then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for NonEmpty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A whole number that is at least `MIN` and at most 4294967295.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtLeast<const MIN: usize>(pub usize);
+
+impl<const MIN: usize> FromSetting for AtLeast<MIN> {
+    const ACCEPTS: &'static str = match MIN {
+        0 => "a whole number from 0 to 4294967295",
+        1 => "a whole number from 1 to 4294967295",
+        _ => "a whole number from 256 to 4294967295",
+    };
+    fn read(text: &str) -> Option<Self> {
+        let number: u32 = digits(text)?.try_into().ok()?;
+        let number = usize::try_from(number).ok()?;
+        (number >= MIN).then_some(Self(number))
+    }
+}
+
+impl<const MIN: usize> fmt::Display for AtLeast<MIN> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A length of time of at least one millisecond and at most a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Period(pub Duration);
+
+impl FromSetting for Period {
+    const ACCEPTS: &'static str =
+        "a time from 1ms to 24h, such as 250ms or 10s (a bare number is seconds)";
+    fn read(text: &str) -> Option<Self> {
+        let PeriodOrZero(time) = PeriodOrZero::read(text)?;
+        (!time.is_zero()).then_some(Self(time))
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// A length of time of at most a day, in whole milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeriodOrZero(pub Duration);
+
+impl FromSetting for PeriodOrZero {
+    const ACCEPTS: &'static str =
+        "a time from 0s to 24h, such as 250ms or 10s (a bare number is seconds)";
+    fn read(text: &str) -> Option<Self> {
+        let time = match digits(text) {
+            Some(seconds) if !text.is_empty() => Duration::from_secs(seconds),
+            _ => humantime::parse_duration(text).ok()?,
+        };
+        let whole = time.subsec_nanos() % 1_000_000 == 0;
+        (whole && time <= Duration::from_secs(24 * 60 * 60)).then_some(Self(time))
+    }
+}
+
+impl fmt::Display for PeriodOrZero {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// `on` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switch(pub bool);
+
+impl FromSetting for Switch {
+    const ACCEPTS: &'static str = "on or off";
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "on" => Some(Self(true)),
+            "off" => Some(Self(false)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "on" } else { "off" })
+    }
+}
+
+/// Declares a setting that has one word besides its values.
+macro_rules! word_or_value {
+    ($(#[doc = $doc:literal])+ $type:ident, $word:literal, $($inner:ty => $accepts:literal),+) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $type<T>(pub Option<T>);
+
+        $( impl FromSetting for $type<$inner> {
+            const ACCEPTS: &'static str = $accepts;
+            fn read(text: &str) -> Option<Self> {
+                if text == $word { Some(Self(None)) } else { Some(Self(Some(<$inner>::read(text)?))) }
+            }
+        } )+
+    };
+}
+
+word_or_value! {
+    /// A value, or `auto` for one that is found out at start.
+    Auto, "auto",
+    AtLeast<1> => "auto or a whole number from 1 to 4294967295",
+    NonEmpty => "auto or printable text"
+}
+
+word_or_value! {
+    /// A value, or `off`.
+    Off, "off",
+    Period => "off or a time from 1ms to 24h, such as 30s or 5min (a bare number is seconds)"
+}
+
+word_or_value! {
+    /// A value, or nothing.
+    Optional, "",
+    PathBuf => "the path of a file"
+}
+
+impl<T: fmt::Display> fmt::Display for Auto<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("auto"),
+        }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Off<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+impl fmt::Display for Optional<PathBuf> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|path| path.display().fmt(f))
+    }
+}
+
+/// Declares a setting that is one word of a few.
+macro_rules! one_of {
+    ($(#[doc = $doc:literal])+ $type:ident, $accepts:literal, $($(#[doc = $what:literal])+ $variant:ident = $word:literal),+) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $type { $( $(#[doc = $what])+ $variant ),+ }
+
+        impl FromSetting for $type {
+            const ACCEPTS: &'static str = $accepts;
+            fn read(text: &str) -> Option<Self> {
+                match text { $( $word => Some(Self::$variant), )+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $( Self::$variant => $word ),+ })
+            }
+        }
+    };
+}
+
+one_of! {
+    /// How log events are written.
+    LogFormat, "auto, journald, json or text",
+    /// The journal, a terminal or JSON lines, whichever the output is made for.
+    Auto = "auto",
+    /// The journal's native protocol.
+    Journald = "journald",
+    /// One JSON object a line, on stdout.
+    Json = "json",
+    /// Lines for people, on stdout.
+    Text = "text"
+}
+
+one_of! {
+    /// The least severe level that is logged.
+    LogLevel, "error, warn, info, debug or trace",
+    /// Something is broken and wants a person.
+    Error = "error",
+    /// Something is degraded, or a promise may not hold.
+    Warn = "warn",
+    /// What the service does.
+    Info = "info",
+    /// What is needed to find a fault.
+    Debug = "debug",
+    /// Everything.
+    Trace = "trace"
+}
+
+/// Where Redis is: parsed, and able to show itself without its password.
+#[derive(Debug, Clone)]
+pub struct RedisUrl {
+    /// What the redis crate connects to.
+    pub connection: ConnectionInfo,
+    redacted: String,
+}
+
+impl RedisUrl {
+    /// Whether the connection is encrypted.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self.connection.addr(), redis::ConnectionAddr::TcpTls { .. })
+    }
+}
+
+impl FromSetting for RedisUrl {
+    const ACCEPTS: &'static str = "redis://[user:password@]host[:port]/[database], rediss:// for TLS, or unix:///path[?db=database&user=user&pass=password]; percent-encode what is special in a URL";
+
+    fn read(text: &str) -> Option<Self> {
+        let connection = text.into_connection_info().ok()?;
+        let mut url = redis::parse_redis_url(text)?;
+        if url.password().is_some() {
+            url.set_password(Some("***")).ok()?;
+        }
+        if url.query().is_some() {
+            let query: Vec<(String, String)> = url
+                .query_pairs()
+                .map(|(name, value)| match &*name {
+                    "pass" => (name.into_owned(), "***".to_owned()),
+                    _ => (name.into_owned(), value.into_owned()),
+                })
+                .collect();
+            url.query_pairs_mut().clear().extend_pairs(query);
+        }
+        Some(Self {
+            connection,
+            redacted: url.to_string(),
+        })
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted)
+    }
+}

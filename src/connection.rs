@@ -1,0 +1,337 @@
+//! One connection: what it is doing, how long it may, and how it ends.
+//!
+//! hyper can time the reading of headers, but it registers a timer for every request, which costs
+//! a quarter of what a request costs here altogether, and it cannot tell an idle connection from a
+//! slow request. So a connection only notes what it is doing and since when, and one sweep over
+//! all of them, a few times a second, ends those that take too long.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::routes::{self, App};
+
+/// How long a closed connection is still read from. Closing at once while bytes of the client are
+/// unread would make the kernel send a reset, which can destroy the answer before it is read
+/// (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// Waiting for a request, or writing an answer that the client does not read.
+    Idle = 0,
+    /// Receiving the headers of a request.
+    Receiving = 1,
+    /// Answering a request.
+    Answering = 2,
+    /// The answer is made and hyper has it.
+    Answered = 3,
+}
+
+/// What others may know of a connection and do to it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The client's address; `None` on a unix socket.
+    pub(crate) client: Option<IpAddr>,
+    /// Milliseconds since `opened`, times four, plus [`Doing`].
+    activity: AtomicU64,
+    opened: Instant,
+    /// Asked to end while it does this ([`Doing`] plus one), or zero.
+    ending: AtomicU8,
+    /// Wakes the connection's task.
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Connection {
+    pub(crate) fn new(client: Option<IpAddr>) -> Self {
+        Self {
+            client,
+            activity: AtomicU64::new(Doing::Idle as u64),
+            opened: Instant::now(),
+            ending: AtomicU8::new(0),
+            waker: Mutex::new(None),
+        }
+    }
+
+    /// Notes what the connection does from `since` on.
+    pub(crate) fn is(&self, doing: Doing, since: Instant) {
+        let millis = since.saturating_duration_since(self.opened).as_millis();
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX >> 2);
+        self.activity.store(millis << 2 | doing as u64, Relaxed);
+    }
+
+    /// What the connection does, and since when.
+    pub(crate) fn activity(&self) -> (Doing, Instant) {
+        let activity = self.activity.load(Relaxed);
+        let doing = match activity & 3 {
+            0 => Doing::Idle,
+            1 => Doing::Receiving,
+            2 => Doing::Answering,
+            _ => Doing::Answered,
+        };
+        (doing, self.opened + Duration::from_millis(activity >> 2))
+    }
+
+    /// Asks the connection to end, unless it has gone on to something else by the time it hears.
+    pub(crate) fn end_while(&self, doing: Doing) {
+        self.ending.store(doing as u8 + 1, Relaxed);
+        let waker = self
+            .waker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether the connection is to end, now that it does `doing`.
+    fn must_end(&self, doing: Doing) -> bool {
+        match self.ending.load(Relaxed) {
+            0 => false,
+            asked => {
+                self.ending.store(0, Relaxed);
+                asked == doing as u8 + 1
+            }
+        }
+    }
+
+    fn wake_by(&self, context: &Context<'_>) {
+        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(context.waker()))
+        {
+            *waker = Some(context.waker().clone());
+        }
+    }
+}
+
+/// Serves one connection until either side ends it.
+pub(crate) async fn serve(
+    app: Arc<App>,
+    connection: Arc<Connection>,
+    socket: Socket,
+    http: Arc<http1::Builder>,
+) {
+    let stream = Watched {
+        socket,
+        connection: connection.clone(),
+    };
+    let service = service_fn({
+        let (app, connection) = (app.clone(), connection.clone());
+        move |request: Request<Incoming>| {
+            // Boxed, for the socket can be had back only from an exchange that may be moved.
+            Box::pin(routes::answer(app.clone(), connection.clone(), request))
+        }
+    });
+    let mut exchange = http.serve_connection(TokioIo::new(stream), service);
+    let end = poll_fn(|context| {
+        connection.wake_by(context);
+        let polled = exchange.poll_without_shutdown(context);
+        let mut doing = connection.activity().0;
+        if doing == Doing::Answered {
+            doing = Doing::Idle;
+            connection.is(doing, Instant::now());
+        }
+        match polled {
+            Poll::Ready(result) => Poll::Ready(match result {
+                Ok(()) => End::Finished,
+                Err(error) => End::of(&error),
+            }),
+            Poll::Pending if connection.must_end(doing) => Poll::Ready(match doing {
+                Doing::Receiving => End::Refused(StatusCode::REQUEST_TIMEOUT),
+                Doing::Idle | Doing::Answering | Doing::Answered => End::Finished,
+            }),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    let mut socket = exchange.into_parts().io.into_inner().socket;
+    match end {
+        End::Finished => {}
+        End::RefusedByHyper(status) => routes::log_unreadable(&app, &connection, status),
+        End::Refused(status) => {
+            routes::log_unreadable(&app, &connection, status);
+            let answer =
+                format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            if socket.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+        // Nobody is there any more.
+        End::Broken => return,
+    }
+    linger(socket, app.max_body_bytes).await;
+}
+
+/// How a connection came to its end.
+enum End {
+    /// As HTTP wants it.
+    Finished,
+    /// hyper could not read the request and has answered with this status.
+    RefusedByHyper(StatusCode),
+    /// The request has not been answered; it is to get this status.
+    Refused(StatusCode),
+    /// The other side vanished.
+    Broken,
+}
+
+impl End {
+    fn of(error: &hyper::Error) -> Self {
+        if error.is_parse_version_h2() {
+            Self::Refused(StatusCode::BAD_REQUEST)
+        } else if error.is_parse_too_large() {
+            // hyper tells the two apart in its text only.
+            let uri = error.to_string().contains("URI");
+            Self::RefusedByHyper(if uri {
+                StatusCode::URI_TOO_LONG
+            } else {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            })
+        } else if error.is_parse() {
+            Self::RefusedByHyper(StatusCode::BAD_REQUEST)
+        } else {
+            Self::Broken
+        }
+    }
+}
+
+/// Ends our side, then takes in what the client still sends, up to a limit, until it ends too.
+async fn linger(mut socket: Socket, max_bytes: usize) {
+    let drained = async {
+        socket.shutdown().await?;
+        let mut left = max_bytes;
+        let mut scrap = [0; 4096];
+        while let count @ 1.. = socket.read(&mut scrap).await?
+            && count <= left
+        {
+            left -= count;
+        }
+        io::Result::Ok(())
+    };
+    // Too slow, too much or broken: closed all the same.
+    let _ = tokio::time::timeout(LINGER, drained).await;
+}
+
+/// An accepted socket.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Calls a method of whichever socket it is.
+macro_rules! on_socket {
+    ($socket:expr, $method:ident($($argument:expr),*)) => {
+        match $socket {
+            Socket::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            Socket::Unix(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        on_socket!(&mut *self, poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        on_socket!(&mut *self, poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_socket!(&mut *self, poll_write_vectored(context, parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_socket!(&mut *self, poll_flush(context))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_socket!(&mut *self, poll_shutdown(context))
+    }
+}
+
+/// The socket under an HTTP connection: notices when a request begins to arrive.
+struct Watched {
+    socket: Socket,
+    connection: Arc<Connection>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
+        if buffer.filled().len() > before && self.connection.activity().0 == Doing::Idle {
+            self.connection.is(Doing::Receiving, Instant::now());
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,39 @@
+//! Abukiks counts its visitors: a twelve-factor service, complete and small enough to be copied.
+//!
+//! # The way of a request
+//!
+//! [`listener`] takes the socket that systemd hands over, or binds one. [`server`] accepts from it
+//! within its limits and, at the end, drains what it accepted. `connection` serves one of them and
+//! notes what it is doing. `framing` refuses what is not quite HTTP; [`routes`] decides who answers
+//! the rest. [`counter`] joins the visit to the others that wait, [`store`] has Redis count them
+//! all with one command, and each gets its own number. `page` says it as text, HTML or JSON, and
+//! [`telemetry`] writes one event, which [`output`] takes to stdout.
+//!
+//! Around it: [`config`] is every setting, [`lifecycle`] is how the process starts and ends,
+//! [`metrics`] is what it measures, `correlation` what ties a request to its traces elsewhere, and
+//! [`admin`] is what the one-off processes share.
+
+pub mod admin;
+pub mod config;
+mod connection;
+mod correlation;
+pub mod counter;
+mod framing;
+pub mod lifecycle;
+pub mod listener;
+pub mod metrics;
+pub mod output;
+mod page;
+pub mod routes;
+pub mod server;
+pub mod store;
+pub mod telemetry;
+
+/// The version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that this build was made from, as far as the builder has said.
+pub const COMMIT: &str = match option_env!("ABUKIKS_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};

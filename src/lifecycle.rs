@@ -1,0 +1,101 @@
+//! How the process starts, ends and shows that it lives.
+//!
+//! Factor IX: a process can be started or stopped at a moment's notice. It says so to whoever
+//! supervises it, by the protocol of `sd_notify(3)`, which does nothing where there is no systemd.
+//! Neither readiness nor the watchdog looks at Redis: an outage there must not restart this.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
+
+use crate::metrics::Metrics;
+
+/// How often the status line that `systemctl status` shows is renewed.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// Tells the supervisor something. It is not this service's concern whether anybody listens.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
+
+/// Says that connections are accepted.
+pub(crate) fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Says that the end has begun.
+pub(crate) fn stopping(status: &str) {
+    tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// Says that the end needs `more` time, and why.
+pub(crate) fn still_stopping(more: Duration, status: &str) {
+    let micros = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::ExtendTimeoutUsec(micros),
+        NotifyState::Status(status),
+    ]);
+}
+
+/// Keeps the supervisor informed for as long as the event loop turns: that is what the watchdog
+/// is for, so this must run on the loop that serves requests and on nothing else.
+pub(crate) async fn report(metrics: Arc<Metrics>) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let watchdog = sd_notify::watchdog_enabled();
+    // Half the period, as sd_watchdog_enabled(3) recommends.
+    let every = watchdog.map_or(STATUS_EVERY, |period| (period / 2).min(STATUS_EVERY));
+    let mut turn = tokio::time::interval(every);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = String::new();
+    loop {
+        turn.tick().await;
+        let status = metrics.summary();
+        let status_state = NotifyState::Status(&status);
+        match (watchdog.is_some(), status == last) {
+            (true, true) => tell(&[NotifyState::Watchdog]),
+            (true, false) => tell(&[NotifyState::Watchdog, status_state]),
+            (false, true) => {}
+            (false, false) => tell(&[status_state]),
+        }
+        last = status;
+    }
+}
+
+/// The signals that end the process: SIGTERM and SIGINT.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Received and ignored: there is nothing to reload, and a lost terminal ends nothing.
+    _hangup: Signal,
+}
+
+impl StopSignals {
+    /// Takes the signals over.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one and returns its name and number.
+    pub(crate) async fn next(&mut self) -> (&'static str, u8) {
+        tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", 15),
+            _ = self.interrupt.recv() => ("SIGINT", 2),
+        }
+    }
+}

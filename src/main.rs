@@ -1,0 +1,107 @@
+//! The service: environment, settings, logs, socket, serve.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use abukiks::config::{Config, EX_CONFIG};
+use abukiks::counter::Counter;
+use abukiks::lifecycle::StopSignals;
+use abukiks::listener::Listeners;
+use abukiks::metrics::Metrics;
+use abukiks::output::Output;
+use abukiks::routes::App;
+use abukiks::server::{self, Ended};
+use abukiks::store::Store;
+use abukiks::{admin, telemetry};
+
+/// `sysexits.h`: the system refused something, such as a port that is taken.
+const EX_OSERR: u8 = 71;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => {}
+        ["--help" | "-h"] => return admin::print(&admin::service_help()),
+        ["--version" | "-V"] => return admin::print(&admin::version("abukiks")),
+        ["--check-config"] => return admin::check_config(),
+        _ => {
+            eprintln!(
+                "abukiks: unknown argument; accepted are --help, --version and --check-config"
+            );
+            return ExitCode::from(admin::EX_USAGE);
+        }
+    }
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    match serve(&config) {
+        Ok(exit) => exit,
+        Err((status, error)) => {
+            eprintln!("{error}");
+            ExitCode::from(status)
+        }
+    }
+}
+
+/// Runs the service; an error comes with its exit status.
+fn serve(config: &Config) -> Result<ExitCode, (u8, String)> {
+    // Before any thread: taking sockets over changes the environment.
+    let listeners = Listeners::obtain(config).map_err(system)?;
+    if config.idle_exit.0.is_some() && !listeners.inherited {
+        return Err((
+            EX_CONFIG,
+            format!(
+                "IDLE_EXIT={} is set, but no socket was handed over that could start this process \
+                 again; without socket activation it takes off",
+                config.idle_exit
+            ),
+        ));
+    }
+    let release = config.release_id();
+    let metrics = Arc::new(Metrics::new(&release));
+    let output = Arc::new(Output::stdout(metrics.clone()).map_err(system)?);
+    let access_log = telemetry::start(config, &output).map_err(system)?;
+    let store = Store::new(config).map_err(|error| (EX_CONFIG, error.to_string()))?;
+
+    let runtime = match config.worker_threads.0 {
+        1 => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build(),
+        threads => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build(),
+    };
+    let ended = runtime.map_err(system)?.block_on(async {
+        let pump = tokio::spawn(output.clone().pump());
+        let signals = StopSignals::listen()?;
+        let (limit, fence) = (config.max_waiting_visits.0, config.counter_fence.0);
+        let (counter, counting) = Counter::start(store, limit, fence, metrics.clone());
+        let app = Arc::new(App {
+            counter,
+            metrics,
+            access_log,
+            release,
+            draining: AtomicBool::new(false),
+            max_body_bytes: config.max_body_bytes.0,
+        });
+        let ended = server::run(config, listeners, app, signals).await;
+        if matches!(ended, Ok(Ended::Drained | Ended::Idle)) {
+            // All visits are answered; what is left is to tidy up in Redis.
+            let _ = counting.await;
+        }
+        pump.abort();
+        ended
+    });
+    output.finish();
+    ended.map(ExitCode::from).map_err(system)
+}
+
+fn system(error: impl std::fmt::Display) -> (u8, String) {
+    (EX_OSERR, error.to_string())
+}

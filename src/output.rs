@@ -1,0 +1,198 @@
+//! The event stream: log lines on their way to stdout.
+//!
+//! Factor XI: the service writes to stdout and knows nothing of where it leads. It must not depend
+//! on it either. A reader that stalls fills the buffer, after which lines are dropped and counted;
+//! one that goes away (EPIPE) ends the lines, not the service. Within one turn of the event loop
+//! all lines are gathered and written with a single write(2).
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::SendFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use crate::metrics::Metrics;
+
+/// Lines that may wait for a reader, in bytes.
+const CAPACITY: usize = 1024 * 1024;
+
+/// How long the end of the process waits for the reader to take the last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Where log lines go. Cheap to share.
+#[derive(Debug)]
+pub struct Output {
+    lines: Mutex<Lines>,
+    written: Notify,
+    sink: Sink,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    dropped: u64,
+    /// The reader is gone for good.
+    closed: bool,
+}
+
+/// stdout, by what it is. Its own file description may be shared with other processes, whose
+/// writes must stay blocking, so it is never set to non-blocking itself.
+#[derive(Debug)]
+enum Sink {
+    /// A pipe or a terminal, opened anew without blocking.
+    Reopened(File),
+    /// A socket, such as systemd's journal stream: each send asks not to block.
+    Socket(OwnedFd),
+    /// A file, which does not block, or something that could not be opened anew.
+    Plain(File),
+}
+
+impl Sink {
+    fn stdout() -> io::Result<Self> {
+        let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let kind = stdout.metadata()?.file_type();
+        if kind.is_socket() {
+            return Ok(Self::Socket(stdout.into()));
+        }
+        if kind.is_fifo() || kind.is_char_device() {
+            let nonblocking =
+                i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+            let reopened = OpenOptions::new()
+                .write(true)
+                .custom_flags(nonblocking)
+                .open("/proc/self/fd/1");
+            if let Ok(reopened) = reopened {
+                return Ok(Self::Reopened(reopened));
+            }
+        }
+        Ok(Self::Plain(stdout))
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Reopened(file) | Self::Plain(file) => (&*file).write(bytes),
+            Self::Socket(socket) => Ok(rustix::net::send(
+                socket,
+                bytes,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            )?),
+        }
+    }
+}
+
+impl AsFd for Sink {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        match self {
+            Self::Reopened(file) | Self::Plain(file) => file.as_fd(),
+            Self::Socket(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Output {
+    /// Takes stdout over.
+    ///
+    /// # Errors
+    /// When there is no stdout.
+    pub fn stdout(metrics: Arc<Metrics>) -> io::Result<Self> {
+        Ok(Self {
+            lines: Mutex::default(),
+            written: Notify::new(),
+            sink: Sink::stdout()?,
+            metrics,
+        })
+    }
+
+    /// Adds what `write` writes, one whole line, to the stream.
+    pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut lines = self.lines();
+        if lines.closed || lines.bytes.len() >= CAPACITY {
+            lines.dropped += 1;
+            self.metrics.log_lines_dropped.inc();
+            return;
+        }
+        let first = lines.bytes.is_empty();
+        write(&mut lines.bytes);
+        drop(lines);
+        if first {
+            self.written.notify_one();
+        }
+    }
+
+    /// Writes lines as they come, for as long as the event loop runs.
+    pub async fn pump(self: Arc<Self>) {
+        // Files cannot be waited for, and need not be.
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; a borrowed descriptor stays open"
+        )]
+        let ready = AsyncFd::with_interest(self.sink.as_fd(), Interest::WRITABLE).ok();
+        loop {
+            self.written.notified().await;
+            while self.write_lines() == Written::Blocked {
+                let Some(ready) = &ready else { break };
+                match ready.writable().await {
+                    Ok(mut guard) => guard.clear_ready(),
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+
+    /// Writes what is left, before the process ends or when there is no event loop.
+    pub fn finish(&self) {
+        let until = Instant::now() + LAST_LINES;
+        while self.write_lines() == Written::Blocked {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut stdout = [PollFd::new(&self.sink, PollFlags::OUT)];
+            if left.is_zero()
+                || rustix::event::poll(&mut stdout, left.try_into().ok().as_ref()) == Ok(0)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Writes as much as the reader takes.
+    fn write_lines(&self) -> Written {
+        let mut lines = self.lines();
+        while !lines.bytes.is_empty() {
+            match self.sink.write(&lines.bytes) {
+                Ok(count) if count == lines.bytes.len() => lines.bytes.clear(),
+                Ok(count) => drop(lines.bytes.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Written::Blocked,
+                Err(_) => {
+                    lines.closed = true;
+                    lines.bytes = Vec::new();
+                }
+            }
+        }
+        let dropped = std::mem::take(&mut lines.dropped);
+        let closed = lines.closed;
+        drop(lines);
+        if dropped > 0 && !closed {
+            tracing::warn!(dropped, "log lines were dropped because nobody read them");
+        }
+        Written::All
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(PartialEq)]
+enum Written {
+    All,
+    /// The reader takes no more for now.
+    Blocked,
+}

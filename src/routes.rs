@@ -1,0 +1,335 @@
+//! Which request gets which answer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+
+use crate::connection::{Connection, Doing};
+use crate::correlation::{REQUEST_ID, RequestId, TraceParent};
+use crate::counter::{Counter, Refusal};
+use crate::framing::{self, Content, Fault};
+use crate::metrics::{self, Limit, Metrics};
+use crate::page::{self, Form};
+use crate::telemetry::{Access, AccessLog};
+
+/// What every request may need.
+#[derive(Debug)]
+pub struct App {
+    /// The way to a number.
+    pub counter: Counter,
+    /// What is measured.
+    pub metrics: Arc<Metrics>,
+    /// Where requests are logged.
+    pub access_log: AccessLog,
+    /// The release that answers, for `/version`.
+    pub release: String,
+    /// The process is about to end: invite nobody to stay.
+    pub draining: AtomicBool,
+    /// `MAX_BODY_BYTES`.
+    pub max_body_bytes: usize,
+}
+
+/// The resources, and whatever is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is named as its path")]
+pub enum Route {
+    Root = 0,
+    Healthz = 1,
+    Readyz = 2,
+    Metrics = 3,
+    Version = 4,
+    /// No such path.
+    Unknown = 5,
+    /// Not even a request.
+    Malformed = 6,
+}
+
+impl Route {
+    /// Every route, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Root,
+        Self::Healthz,
+        Self::Readyz,
+        Self::Metrics,
+        Self::Version,
+        Self::Unknown,
+        Self::Malformed,
+    ];
+
+    fn of(path: &str) -> Self {
+        match path {
+            "/" => Self::Root,
+            "/healthz" => Self::Healthz,
+            "/readyz" => Self::Readyz,
+            "/metrics" => Self::Metrics,
+            "/version" => Self::Version,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The route as metrics name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Root => "/",
+            Self::Healthz => "/healthz",
+            Self::Readyz => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::Version => "/version",
+            Self::Unknown => "unknown",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// What a route decides; the rest of the answer is the same for all.
+struct Answer {
+    response: Response<Full<Bytes>>,
+    bytes: u64,
+    visit: Option<i64>,
+}
+
+impl Answer {
+    fn new(status: StatusCode, content_type: HeaderValue, content: impl Into<Bytes>) -> Self {
+        let content = content.into();
+        let bytes = content.len() as u64;
+        let mut response = Response::new(Full::new(content));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        if content_type == "text/html; charset=utf-8" {
+            page_headers(headers);
+        }
+        headers.insert(header::CONTENT_TYPE, content_type);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        Self {
+            response,
+            bytes,
+            visit: None,
+        }
+    }
+
+    fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
+        Self::new(status, Form::Text.content_type(), text)
+    }
+
+    fn problem(headers: &HeaderMap, status: StatusCode, detail: &str) -> Self {
+        let (content_type, content) = page::problem(Form::wanted(headers), status, detail);
+        Self::new(status, content_type, content).with(header::VARY, "Accept")
+    }
+
+    fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
+        self.response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+        self
+    }
+}
+
+/// A page without scripts, forms or frames needs none of what these forbid.
+fn page_headers(headers: &mut HeaderMap) {
+    let page_only = [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            page::CONTENT_SECURITY_POLICY,
+        ),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+    ];
+    for (name, value) in page_only {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+/// Answers one request.
+///
+/// # Errors
+/// Never; hyper wants a `Result`.
+pub(crate) async fn answer<B>(
+    app: Arc<App>,
+    connection: Arc<Connection>,
+    request: Request<B>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let arrived = Instant::now();
+    connection.is(Doing::Answering, arrived);
+    let request_id = RequestId::of(request.headers());
+    let trace = TraceParent::of(request.headers());
+
+    let framing = framing::check(&request, app.max_body_bytes);
+    let route = match framing {
+        Err(Fault::Malformed(_)) => Route::Malformed,
+        _ => Route::of(request.uri().path()),
+    };
+    let Answer {
+        mut response,
+        bytes,
+        visit,
+    } = match framing {
+        Err(Fault::Malformed(what)) => {
+            Answer::problem(request.headers(), StatusCode::BAD_REQUEST, what)
+        }
+        Err(Fault::TooLarge) => {
+            app.metrics.hit(Limit::BodyBytes);
+            let detail = "Nothing here takes content, least of all so much.";
+            Answer::problem(request.headers(), StatusCode::PAYLOAD_TOO_LARGE, detail)
+        }
+        Ok(_) => decide(&app, route, &request, arrived).await,
+    };
+
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, request_id.header());
+    if framing != Ok(Content::None) || app.draining.load(Relaxed) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let status = response.status();
+    let answered = Instant::now();
+    let duration = answered.duration_since(arrived);
+    app.metrics.answered(route, status, duration.as_secs_f64());
+    app.access_log.write(&Access {
+        method: Some(request.method()),
+        path: request.uri().path(),
+        status,
+        bytes,
+        duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+        visit,
+        client: connection.client,
+        request_id: &request_id,
+        trace: trace.as_ref(),
+    });
+    connection.is(Doing::Answered, answered);
+    Ok(response)
+}
+
+/// Accounts for a request that never became one: nobody can say what it asked for.
+pub(crate) fn log_unreadable(app: &App, connection: &Connection, status: StatusCode) {
+    if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE || status == StatusCode::URI_TOO_LONG {
+        app.metrics.hit(Limit::Headers);
+    }
+    let (_, since) = connection.activity();
+    let duration = since.elapsed();
+    app.metrics
+        .answered(Route::Malformed, status, duration.as_secs_f64());
+    app.access_log.write(&Access {
+        method: None,
+        path: "-",
+        status,
+        bytes: 0,
+        duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+        visit: None,
+        client: connection.client,
+        request_id: &RequestId::new(),
+        trace: None,
+    });
+}
+
+async fn decide<B>(app: &App, route: Route, request: &Request<B>, arrived: Instant) -> Answer {
+    let headers = request.headers();
+    match (request.method(), route) {
+        (_, Route::Unknown | Route::Malformed) => Answer::problem(
+            headers,
+            StatusCode::NOT_FOUND,
+            "There is nothing at this address.",
+        ),
+        (&Method::GET, Route::Root) if is_prefetch(headers) => prefetched(headers),
+        (&Method::GET, Route::Root) => visit(app, headers, arrived).await,
+        (&Method::HEAD, Route::Root) => without_content(headers, StatusCode::OK),
+        (&Method::GET | &Method::HEAD, Route::Healthz) => Answer::text(StatusCode::OK, "ok\n"),
+        (&Method::GET | &Method::HEAD, Route::Readyz) => readiness(app, headers).await,
+        (&Method::GET | &Method::HEAD, Route::Version) => version(app),
+        (&Method::GET | &Method::HEAD, Route::Metrics) => Answer::new(
+            StatusCode::OK,
+            HeaderValue::from_static(metrics::CONTENT_TYPE),
+            app.metrics.render(),
+        ),
+        _ => {
+            let detail = "Only GET and HEAD are understood here.";
+            Answer::problem(headers, StatusCode::METHOD_NOT_ALLOWED, detail)
+                .with(header::ALLOW, "GET, HEAD")
+        }
+    }
+}
+
+/// `GET /`: counts a visit and greets with its number.
+async fn visit(app: &App, headers: &HeaderMap, arrived: Instant) -> Answer {
+    match app.counter.visit(arrived).await {
+        Ok(number) => {
+            let form = Form::wanted(headers);
+            let mut answer = Answer::new(
+                StatusCode::OK,
+                form.content_type(),
+                page::greeting(form, number),
+            )
+            .with(header::VARY, "Accept, Sec-Purpose");
+            answer.visit = Some(number);
+            answer
+        }
+        Err(refusal) => {
+            // The log says why; the visitor learns no more than helps.
+            let detail = match refusal {
+                Refusal::QueueFull => {
+                    "Too many visitors are waiting. Please try again in a second."
+                }
+                Refusal::Unreachable(_) | Refusal::Uncountable(_) | Refusal::Fenced => {
+                    "Visitors cannot be counted right now. Please try again in a second."
+                }
+            };
+            Answer::problem(headers, StatusCode::SERVICE_UNAVAILABLE, detail)
+                .with(header::RETRY_AFTER, "1")
+        }
+    }
+}
+
+/// Whether a browser only fetches ahead of a visit that may never come.
+fn is_prefetch(headers: &HeaderMap) -> bool {
+    headers
+        .get_all("sec-purpose")
+        .iter()
+        .any(|purpose| purpose.as_bytes().starts_with(b"prefetch"))
+}
+
+/// 204 makes a browser throw a prefetch away and ask again when the visit is real.
+fn prefetched(headers: &HeaderMap) -> Answer {
+    without_content(headers, StatusCode::NO_CONTENT)
+}
+
+/// The headers of `GET /`; the content, and with it its length, would need a visit.
+fn without_content(headers: &HeaderMap, status: StatusCode) -> Answer {
+    Answer::new(status, Form::wanted(headers).content_type(), Bytes::new())
+        .with(header::VARY, "Accept, Sec-Purpose")
+}
+
+/// `/readyz`: whether a visit could be counted here now.
+async fn readiness(app: &App, headers: &HeaderMap) -> Answer {
+    let unready = |reason: &str| {
+        Answer::problem(headers, StatusCode::SERVICE_UNAVAILABLE, reason)
+            .with(header::RETRY_AFTER, "1")
+    };
+    if app.draining.load(Relaxed) {
+        return unready("draining");
+    }
+    match app.counter.probe().await {
+        Ok(()) => Answer::text(StatusCode::OK, "ready\n"),
+        Err(refusal) => unready(&refusal.to_string()),
+    }
+}
+
+/// `/version`: what runs here.
+fn version(app: &App) -> Answer {
+    let version = serde_json::json!({
+        "version": crate::VERSION, "commit": crate::COMMIT, "release": app.release,
+    });
+    Answer::new(
+        StatusCode::OK,
+        Form::Json.content_type(),
+        version.to_string(),
+    )
+}

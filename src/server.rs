@@ -1,0 +1,392 @@
+//! Accepts connections within the limits, watches over them, and drains them at the end.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use slab::Slab;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::config::Config;
+use crate::connection::{self, Connection, Doing, Socket};
+use crate::lifecycle::{self, StopSignals};
+use crate::listener::{Listener, Listeners};
+use crate::metrics::Limit;
+use crate::routes::App;
+
+/// How often connections are looked over for having taken too long.
+const SWEEP: Duration = Duration::from_millis(100);
+
+/// The same while draining, when people wait for the end.
+const DRAIN_SWEEP: Duration = Duration::from_millis(10);
+
+/// The pause after an accept that failed for want of something, such as a file descriptor.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// File descriptors kept for other things than connections: standard streams, listeners, epoll,
+/// attempts to reach Redis, name lookups.
+const RESERVED_FILES: usize = 32;
+
+/// How the server has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every connection was brought to its end, or `DRAIN_TIMEOUT` cut what remained.
+    Drained,
+    /// `IDLE_EXIT` has passed without a connection.
+    Idle,
+    /// A second signal, of this number, wanted it at once.
+    AtOnce(u8),
+}
+
+impl From<Ended> for ExitCode {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Drained | Ended::Idle => Self::SUCCESS,
+            // As a shell reports a process that the signal has killed.
+            Ended::AtOnce(signal) => Self::from(128 + signal),
+        }
+    }
+}
+
+/// The limits and times of a server.
+struct Rules {
+    header_timeout: Duration,
+    keep_alive_timeout: Duration,
+    lame_duck: Duration,
+    drain_idle: Duration,
+    drain_timeout: Duration,
+    idle_exit: Option<Duration>,
+}
+
+/// What the accept loops, the sweep and the drain share.
+struct Server {
+    app: Arc<App>,
+    http: Arc<http1::Builder>,
+    rules: Rules,
+    connections: Mutex<Slab<Arc<Connection>>>,
+    /// A connection has opened or closed.
+    changed: Notify,
+    permits: Arc<Semaphore>,
+}
+
+/// Serves `listeners` until a signal, or idleness, ends it.
+///
+/// # Errors
+/// When a socket cannot be registered with the event loop.
+pub async fn run(
+    config: &Config,
+    listeners: Listeners,
+    app: Arc<App>,
+    mut signals: StopSignals,
+) -> io::Result<Ended> {
+    let max_connections = max_connections(config, &listeners);
+    let server = Arc::new(Server {
+        http: Arc::new(http(config)),
+        rules: Rules {
+            header_timeout: config.header_timeout.0,
+            keep_alive_timeout: config.keep_alive_timeout.0,
+            lame_duck: config.drain_lame_duck.0,
+            drain_idle: config.drain_idle.0,
+            drain_timeout: config.drain_timeout.0,
+            idle_exit: config.idle_exit.0.map(|period| period.0),
+        },
+        connections: Mutex::default(),
+        changed: Notify::new(),
+        permits: Arc::new(Semaphore::new(max_connections)),
+        app,
+    });
+    let (stop_accepting, stopped) = watch::channel(());
+    let mut accepting = JoinSet::new();
+    for listener in listeners.sockets {
+        tracing::info!(listening = %listener, inherited = listeners.inherited, "listening");
+        let listener = Async::new(listener)?;
+        let accept = server
+            .clone()
+            .accept_from(listener, listeners.inherited, stopped.clone());
+        accepting.spawn(accept);
+    }
+    drop(stopped);
+    lifecycle::ready("accepting connections");
+    tracing::info!(
+        release = server.app.release,
+        version = crate::VERSION,
+        commit = crate::COMMIT,
+        max_connections,
+        "ready"
+    );
+    let report = tokio::spawn(lifecycle::report(server.app.metrics.clone()));
+
+    let signal = tokio::select! {
+        (name, _) = signals.next() => Some(name),
+        () = server.clone().watch_over() => None,
+    };
+    let Some(signal) = signal else {
+        lifecycle::stopping("idle");
+        tracing::info!("ending: no connection for as long as IDLE_EXIT says");
+        return Ok(Ended::Idle);
+    };
+    report.abort();
+    tracing::info!(signal, connections = server.connections().len(), "draining");
+    tokio::select! {
+        () = server.drain(stop_accepting, accepting) => Ok(Ended::Drained),
+        (name, number) = signals.next() => {
+            tracing::warn!(signal = name, connections = server.connections().len(), "ending at once");
+            Ok(Ended::AtOnce(number))
+        }
+    }
+}
+
+fn http(config: &Config) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // A client that has sent its request and closed its side still gets the answer.
+    http.half_close(true);
+    http.max_header_size(config.max_header_bytes.0);
+    // hyper refuses to buffer less than 8 KiB; max_header_size is what decides.
+    http.max_buf_size(config.max_header_bytes.0.max(8192));
+    http.max_headers(config.max_headers.0);
+    http
+}
+
+/// `MAX_CONNECTIONS`, or what the limit of open files leaves.
+fn max_connections(config: &Config, listeners: &Listeners) -> usize {
+    let set = config.max_connections.0.map(|limit| limit.0);
+    let limit = set.unwrap_or_else(|| {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = files
+            .and_then(|files| usize::try_from(files).ok())
+            .unwrap_or(usize::MAX);
+        files
+            .saturating_sub(RESERVED_FILES + listeners.sockets.len())
+            .max(1)
+    });
+    limit.min(Semaphore::MAX_PERMITS)
+}
+
+/// A listening socket on the event loop.
+enum Async {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Async {
+    fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(socket) => Self::Tcp(tokio::net::TcpListener::from_std(socket)?),
+            Listener::Unix(socket) => Self::Unix(tokio::net::UnixListener::from_std(socket)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(Socket, Connection)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, client) = listener.accept().await?;
+                // Without it the kernel may hold an answer back until the last one is acknowledged.
+                // It fails on a connection that is gone, as reading from it soon will.
+                let _ = stream.set_nodelay(true);
+                Ok((Socket::Tcp(stream), Connection::new(Some(client.ip()))))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Socket::Unix(stream), Connection::new(None)))
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Accepts until told to stop. Then, where the socket is this process's own and about to
+    /// close, whoever is in its backlog is still let in: closing would reset them. Where it is
+    /// systemd's, they wait there for the next process.
+    async fn accept_from(
+        self: Arc<Self>,
+        listener: Async,
+        inherited: bool,
+        mut stop: watch::Receiver<()>,
+    ) {
+        let until_stopped = self.clone().accept_all(&listener);
+        tokio::select! {
+            () = until_stopped => {}
+            _ = stop.changed() => {}
+        }
+        if !inherited {
+            let backlog = self.accept_all(&listener);
+            let _ = tokio::time::timeout(Duration::ZERO, backlog).await;
+        }
+    }
+
+    async fn accept_all(self: Arc<Self>, listener: &Async) {
+        loop {
+            // The permit comes before the connection, so that one too many waits in the backlog.
+            let permit = match self.permits.clone().try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    self.app.metrics.hit(Limit::Connections);
+                    // The semaphore is never closed.
+                    let Ok(permit) = self.permits.clone().acquire_owned().await else {
+                        return;
+                    };
+                    permit
+                }
+            };
+            match listener.accept().await {
+                Ok((socket, connection)) => {
+                    let server = self.clone();
+                    tokio::spawn(async move {
+                        server.serve(socket, connection).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    self.app.metrics.accept_errors.inc();
+                    // The client was faster in leaving than this process in accepting.
+                    if error.kind() != io::ErrorKind::ConnectionAborted {
+                        tracing::warn!(%error, "cannot accept; trying again shortly");
+                        tokio::time::sleep(BACK_OFF).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, socket: Socket, connection: Connection) {
+        let connection = Arc::new(connection);
+        let place = self.connections().insert(connection.clone());
+        let metrics = &self.app.metrics;
+        metrics.connections_accepted.inc();
+        metrics.connections.inc();
+        self.changed.notify_one();
+        connection::serve(self.app.clone(), connection, socket, self.http.clone()).await;
+        metrics.connections.dec();
+        self.connections().remove(place);
+        self.changed.notify_one();
+    }
+
+    /// Ends connections that take too long, and returns once none has been open for `idle_exit`.
+    /// Sleeps for as long as there is nothing to watch.
+    async fn watch_over(self: Arc<Self>) {
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            while self.connections().is_empty() {
+                let opened = self.changed.notified();
+                match self.rules.idle_exit {
+                    None => opened.await,
+                    Some(idle) => {
+                        if tokio::time::timeout(idle, opened).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+            sweep.tick().await;
+            self.end_overdue(Instant::now());
+        }
+    }
+
+    fn end_overdue(&self, now: Instant) {
+        for (_, connection) in self.connections().iter() {
+            let (doing, since) = connection.activity();
+            let (allowed, limit) = match doing {
+                Doing::Idle => (self.rules.keep_alive_timeout, Limit::KeepAliveTimeout),
+                Doing::Receiving => (self.rules.header_timeout, Limit::HeaderTimeout),
+                Doing::Answering | Doing::Answered => continue,
+            };
+            if now.saturating_duration_since(since) > allowed {
+                self.app.metrics.hit(limit);
+                connection.end_while(doing);
+            }
+        }
+    }
+
+    /// Ends without losing a request. Closing idle connections outright would lose those whose
+    /// next request is on the wire, so every answer says `Connection: close` instead, and the
+    /// clients leave by themselves:
+    ///
+    /// 1. Accept as before until the connections of before the signal are gone, or have been idle
+    ///    for so long that nothing is on its way, and the lame-duck time is over. Whoever comes
+    ///    meanwhile is answered at once and does not have to wait for the next process.
+    /// 2. Stop accepting, and wait for the rest in the same way.
+    /// 3. At `drain_timeout`, cut what remains and say what it was.
+    async fn drain(&self, stop_accepting: watch::Sender<()>, mut accepting: JoinSet<()>) {
+        let begun = Instant::now();
+        lifecycle::stopping("draining");
+        self.app.draining.store(true, Relaxed);
+        let mut old: Vec<_> = self
+            .connections()
+            .iter()
+            .map(|(_, open)| Arc::downgrade(open))
+            .collect();
+        let mut stop_accepting = Some(stop_accepting);
+        let mut sweep = tokio::time::interval(DRAIN_SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = begun;
+        loop {
+            sweep.tick().await;
+            let now = Instant::now();
+            let waited = now.duration_since(begun);
+            self.end_overdue(now);
+            self.end_idle(begun, now);
+            old.retain(|connection| connection.strong_count() > 0);
+            if waited >= self.rules.lame_duck && old.is_empty() && stop_accepting.take().is_some() {
+                while accepting.join_next().await.is_some() {}
+            }
+            let left = self.connections().len();
+            if stop_accepting.is_none() && left == 0 {
+                tracing::info!(drained_ms = millis(waited), "drained");
+                return;
+            }
+            if waited >= self.rules.drain_timeout {
+                self.log_what_is_cut();
+                return;
+            }
+            if now.duration_since(told) >= Duration::from_secs(1) {
+                told = now;
+                let more = self.rules.drain_timeout - waited + Duration::from_secs(2);
+                lifecycle::still_stopping(more, &format!("draining {left} connections"));
+            }
+        }
+    }
+
+    /// Ends connections that have been idle for long enough since the drain began.
+    fn end_idle(&self, begun: Instant, now: Instant) {
+        for (_, connection) in self.connections().iter() {
+            let (doing, since) = connection.activity();
+            if doing == Doing::Idle
+                && now.saturating_duration_since(since.max(begun)) > self.rules.drain_idle
+            {
+                connection.end_while(doing);
+            }
+        }
+    }
+
+    fn log_what_is_cut(&self) {
+        let count = |wanted: Doing| {
+            self.connections()
+                .iter()
+                .filter(|(_, open)| open.activity().0 == wanted)
+                .count()
+        };
+        tracing::warn!(
+            answering = count(Doing::Answering) + count(Doing::Answered),
+            receiving = count(Doing::Receiving),
+            idle = count(Doing::Idle),
+            drain_timeout_ms = millis(self.rules.drain_timeout),
+            "DRAIN_TIMEOUT has passed; connections were cut"
+        );
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Slab<Arc<Connection>>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,547 @@
+//! The attached Redis: how it is reached, and the one command that counts.
+//!
+//! Factor IV: Redis is a resource named by a URL. Nothing here knows which server stands behind
+//! it, and any one that speaks the protocol can take its place with a change of settings.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+
+use crate::config::Config;
+
+/// The idempotent increment: what makes it safe to send a batch again when its answer was lost.
+///
+/// For each producer (a running process) Redis keeps the number of the last batch that it applied
+/// and what came of it. A greater number is applied and remembered, the same number gets the
+/// remembered result again, and a smaller one is refused: a command that timed out here and that
+/// Redis runs late must not count.
+///
+/// `INCRBY` stands before the `SET` that remembers it, and is taken back when that `SET` is
+/// refused (say by an ACL), so an error always means "not applied". A script runs alone, so nobody
+/// sees the number in between. Lua's numbers are doubles: a total beyond 2^53 is read back as text.
+const INCREMENT: &str = r"
+local last = redis.call('GET', KEYS[2])
+if last then
+  local batch, total = string.match(last, '^(%d+) (-?%d+)$')
+  if batch == ARGV[1] then return total end
+  if tonumber(batch) > tonumber(ARGV[1]) then
+    return redis.error_reply('STALE batch ' .. ARGV[1] .. ' came after batch ' .. batch)
+  end
+end
+local total = redis.call('INCRBY', KEYS[1], ARGV[2])
+if total > 9007199254740991 or total < -9007199254740991 then
+  total = redis.call('GET', KEYS[1])
+else
+  total = string.format('%.0f', total)
+end
+local kept = redis.pcall('SET', KEYS[2], ARGV[1] .. ' ' .. total, 'PX', ARGV[3])
+if kept['err'] then
+  redis.call('DECRBY', KEYS[1], ARGV[2])
+  return kept
+end
+return total
+";
+
+/// How long Redis remembers a producer's last batch.
+///
+/// A copy of a batch may reach Redis late: from the buffer of a connection that was given up, or
+/// after Redis itself stood still. It is recognised or refused for as long as the memory lives, and
+/// every batch renews the memory. So this must exceed the longest delay of a copy behind the
+/// producer's last batch. Copies are written until their visits' deadline at the latest
+/// (`REDIS_TIMEOUT`, at most a minute), and [`USER_TIMEOUT`] makes the kernel drop what a peer has not
+/// acknowledged within another minute: two minutes against an hour. While Redis stands still its
+/// clock goes on, but then the late copy waits in its sockets beside whatever came after it, and
+/// all of it runs within one turn of its event loop.
+const MEMORY: Duration = Duration::from_secs(60 * 60);
+
+/// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)).
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where the count is kept and how to get there.
+#[derive(Debug)]
+pub struct Store {
+    client: Client,
+    keys: Keys,
+    script_hash: String,
+    patience: Duration,
+    budget: Duration,
+}
+
+/// The keys of one counter. All share a hash slot, so that Redis Cluster runs the script too.
+#[derive(Debug, Clone)]
+struct Keys {
+    counter: String,
+    /// Counts the resets, so that a process can tell one from a loss of data.
+    epoch: String,
+    /// This process's last batch.
+    producer: String,
+}
+
+impl Keys {
+    fn new(counter: &str) -> Result<Self, getrandom::Error> {
+        // The slot is that of the text in the first braces, when there is any (Cluster spec).
+        let tagged = counter
+            .split_once('{')
+            .and_then(|(_, rest)| rest.split_once('}'))
+            .is_some_and(|(tag, _)| !tag.is_empty());
+        let stem = if tagged {
+            counter.to_owned()
+        } else {
+            format!("{{{counter}}}")
+        };
+        let id = u128::from(getrandom::u64()?) << 64 | u128::from(getrandom::u64()?);
+        Ok(Self {
+            counter: counter.to_owned(),
+            epoch: format!("{stem}:epoch"),
+            producer: format!("{stem}:producer:{id:032x}"),
+        })
+    }
+}
+
+/// Why Redis did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// No answer, or one that says "not now". Trying again on a new connection may help.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Redis does not know the script, for example after `SCRIPT FLUSH` or a restart.
+    #[error("the script is not loaded")]
+    UnknownScript,
+    /// The key cannot be counted up. Only a person can help.
+    #[error("{0}")]
+    Uncountable(String),
+}
+
+impl Store {
+    /// Prepares to reach the Redis of `config`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the TLS settings do not make sense, or the system gives no random numbers.
+    pub fn new(config: &Config) -> Result<Self, StoreSetupError> {
+        let url = &config.redis_url;
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_user_timeout(USER_TIMEOUT);
+        // A CLIENT SETINFO on every connection would be one more command for an ACL to allow.
+        let settings = url
+            .connection
+            .redis_settings()
+            .clone()
+            .set_skip_set_lib_name();
+        let connection = url
+            .connection
+            .clone()
+            .set_tcp_settings(tcp)
+            .set_redis_settings(settings);
+        let client = if url.is_tls() {
+            tls_client(config, connection)?
+        } else {
+            Client::open(connection)?
+        };
+        Ok(Self {
+            client,
+            keys: Keys::new(&config.counter_key.0)?,
+            script_hash: redis::Script::new(INCREMENT).get_hash().to_owned(),
+            patience: config.redis_timeout.0 / 2,
+            budget: config.redis_timeout.0,
+        })
+    }
+
+    /// The time budget of a visit.
+    pub(crate) fn budget(&self) -> Duration {
+        self.budget
+    }
+
+    /// How long a link may stay silent before its answer is sought on a new one.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Opens a connection, within the time budget of a visit.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] with what Redis or the network said.
+    pub async fn connect(&self) -> Result<Link, StoreError> {
+        // The crate's own time limits cost a timer for every command; the callers keep theirs.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let connecting = async {
+            let mut connection = self
+                .client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?;
+            let epoch = read_epoch(&mut connection, &self.keys.epoch).await?;
+            Ok(Link {
+                connection,
+                keys: self.keys.clone(),
+                hash: self.script_hash.clone(),
+                epoch,
+            })
+        };
+        match tokio::time::timeout(self.budget, connecting).await {
+            Ok(Ok(link)) => Ok(link),
+            Ok(Err(error)) => Err(classify(&error)),
+            Err(_) => Err(StoreError::Unreachable(
+                "no answer to a connection attempt".to_owned(),
+            )),
+        }
+    }
+}
+
+/// Settings from which no client can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreSetupError {
+    /// The TLS files, or the URL's combination of parts.
+    #[error("the Redis settings cannot be used: {0}")]
+    Client(#[from] RedisError),
+    /// The system's random source failed.
+    #[error("no random numbers for a producer id: {0}")]
+    Random(#[from] getrandom::Error),
+    /// A file vanished between the check of the settings and its use.
+    #[error("a TLS file cannot be read: {0}")]
+    File(#[from] std::io::Error),
+}
+
+#[cfg(feature = "tls")]
+fn tls_client(
+    config: &Config,
+    connection: redis::ConnectionInfo,
+) -> Result<Client, StoreSetupError> {
+    use redis::{ClientTlsConfig, TlsCertificates};
+    // Ignored when a library user has already installed one: then that one is used.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let read = |file: &crate::config::Optional<std::path::PathBuf>| {
+        file.0.as_ref().map(std::fs::read).transpose()
+    };
+    let client_tls = match (
+        read(&config.redis_cert_file)?,
+        read(&config.redis_key_file)?,
+    ) {
+        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig {
+            client_cert,
+            client_key,
+        }),
+        _ => None,
+    };
+    let root_cert = read(&config.redis_ca_file)?;
+    Ok(Client::build_with_tls(
+        connection,
+        TlsCertificates {
+            client_tls,
+            root_cert,
+        },
+    )?)
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls_client(
+    _config: &Config,
+    connection: redis::ConnectionInfo,
+) -> Result<Client, StoreSetupError> {
+    Ok(Client::open(connection)?)
+}
+
+/// One connection to Redis.
+#[derive(Clone)]
+pub struct Link {
+    connection: MultiplexedConnection,
+    keys: Keys,
+    hash: String,
+    /// The epoch when the connection was made.
+    pub(crate) epoch: i64,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Counts `visits` up, at most once for each `batch`, and returns the new total.
+    /// `send_script` sends the whole script, which is needed once after Redis forgot it.
+    ///
+    /// # Errors
+    /// After [`StoreError::Unreachable`] the batch may or may not have been applied: send the same
+    /// one again. After the others it was not.
+    pub(crate) async fn increment(
+        mut self,
+        batch: u64,
+        visits: usize,
+        send_script: bool,
+    ) -> Result<i64, StoreError> {
+        let mut command = if send_script {
+            let mut command = Cmd::with_capacity(7, INCREMENT.len() + 256);
+            command.arg("EVAL").arg(INCREMENT);
+            command
+        } else {
+            let mut command = Cmd::with_capacity(7, 256);
+            command.arg("EVALSHA").arg(&self.hash);
+            command
+        };
+        command
+            .arg(2)
+            .arg(&self.keys.counter)
+            .arg(&self.keys.producer)
+            .arg(batch)
+            .arg(visits)
+            .arg(MEMORY.as_secs() * 1000);
+        let total = match self.connection.send_packed_command(&command).await {
+            Ok(Value::BulkString(text)) => integer(&text),
+            Ok(Value::ServerError(error)) => return Err(self.explain(&error.into()).await),
+            Ok(_) => None,
+            Err(error) => return Err(self.explain(&error).await),
+        };
+        total.ok_or_else(|| {
+            StoreError::Unreachable("Redis gave an answer of a wrong kind".to_owned())
+        })
+    }
+
+    /// Asks whether the counter can be read, without changing anything.
+    ///
+    /// # Errors
+    /// As those of [`Link::increment`].
+    pub(crate) async fn probe(mut self) -> Result<(), StoreError> {
+        match Cmd::get(&self.keys.counter)
+            .query_async::<Option<Vec<u8>>>(&mut self.connection)
+            .await
+        {
+            Ok(held) if held.as_deref().is_none_or(|text| integer(text).is_some()) => Ok(()),
+            Ok(_) => Err(StoreError::Uncountable(self.what_stands_there().await)),
+            Err(error) => Err(self.explain(&error).await),
+        }
+    }
+
+    /// How often the counter has been reset.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`], mostly.
+    pub(crate) async fn read_epoch(mut self) -> Result<i64, StoreError> {
+        read_epoch(&mut self.connection, &self.keys.epoch)
+            .await
+            .map_err(|error| classify(&error))
+    }
+
+    /// Removes this process's memory of its last batch.
+    pub(crate) async fn forget_producer(mut self) -> Result<(), StoreError> {
+        Cmd::del(&self.keys.producer)
+            .exec_async(&mut self.connection)
+            .await
+            .map_err(|error| classify(&error))
+    }
+
+    /// The count, or `None` before the first visit.
+    ///
+    /// # Errors
+    /// [`StoreError::Uncountable`] when something else stands there.
+    pub async fn count(&mut self) -> Result<Option<i64>, StoreError> {
+        match Cmd::get(&self.keys.counter)
+            .query_async::<Option<Vec<u8>>>(&mut self.connection)
+            .await
+        {
+            Ok(None) => Ok(None),
+            Ok(Some(text)) => match integer(&text) {
+                Some(count) => Ok(Some(count)),
+                None => Err(StoreError::Uncountable(self.what_stands_there().await)),
+            },
+            Err(error) => Err(self.explain(&error).await),
+        }
+    }
+
+    /// Sets the count, marks that this was meant ([`Link::read_epoch`]), and returns what stood
+    /// there. One transaction: a visit counted meanwhile is either in the old value or on top of
+    /// the new one.
+    ///
+    /// # Errors
+    /// [`StoreError::Uncountable`] when the key holds no text at all; then nothing is changed.
+    pub async fn reset(&mut self, to: i64) -> Result<Option<String>, StoreError> {
+        let mut transaction = redis::pipe();
+        transaction.atomic();
+        transaction
+            .cmd("SET")
+            .arg(&self.keys.counter)
+            .arg(to)
+            .arg("GET");
+        transaction.cmd("INCR").arg(&self.keys.epoch).ignore();
+        let answer: Result<(Option<Vec<u8>>,), _> =
+            transaction.query_async(&mut self.connection).await;
+        match answer {
+            Ok((held,)) => Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
+            Err(error) => Err(self.explain(&error).await),
+        }
+    }
+
+    /// What stands at the counter's key, as text; `None` when there is nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Uncountable`] when it is no text at all.
+    pub async fn read(&mut self) -> Result<Option<String>, StoreError> {
+        match Cmd::get(&self.keys.counter)
+            .query_async::<Option<Vec<u8>>>(&mut self.connection)
+            .await
+        {
+            Ok(held) => Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
+            Err(error) => Err(self.explain(&error).await),
+        }
+    }
+
+    /// What kind of server this is, as far as its access rules let anybody ask.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] when the connection breaks.
+    pub async fn server(&mut self) -> Result<Server, StoreError> {
+        let info: Option<String> = self.ask(&["INFO"]).await?;
+        let said = |name: &str| {
+            let line = info
+                .as_deref()?
+                .lines()
+                .find_map(|line| line.strip_prefix(name))?;
+            Some(line.strip_prefix(':')?.trim().to_owned())
+        };
+        let fsync: Option<Vec<String>> = self.ask(&["CONFIG", "GET", "appendfsync"]).await?;
+        Ok(Server {
+            version: said("valkey_version")
+                .map(|version| format!("Valkey {version}"))
+                .or_else(|| said("redis_version").map(|version| format!("Redis {version}"))),
+            role: said("role"),
+            append_only: said("aof_enabled").map(|enabled| enabled == "1"),
+            append_fsync: fsync.and_then(|pair| pair.into_iter().nth(1)),
+        })
+    }
+
+    /// Asks something that the server's access rules may forbid.
+    async fn ask<T: redis::FromRedisValue>(
+        &mut self,
+        words: &[&str],
+    ) -> Result<Option<T>, StoreError> {
+        let mut command = Cmd::new();
+        command.arg(words);
+        match command.query_async(&mut self.connection).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.is_io_error() => Err(classify(&error)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn explain(&mut self, error: &RedisError) -> StoreError {
+        match classify(error) {
+            StoreError::Uncountable(_) => StoreError::Uncountable(self.what_stands_there().await),
+            other => other,
+        }
+    }
+
+    /// Describes what stands at the counter's key when it is no number.
+    async fn what_stands_there(&mut self) -> String {
+        let key = &self.keys.counter;
+        let kind: Result<String, _> = redis::cmd("TYPE")
+            .arg(key)
+            .query_async(&mut self.connection)
+            .await;
+        match kind.as_deref() {
+            Ok("string") => {
+                let text: Result<Vec<u8>, _> = Cmd::getrange(key, 0, 63)
+                    .query_async(&mut self.connection)
+                    .await;
+                let text = text.unwrap_or_default();
+                match integer(&text) {
+                    Some(count) => {
+                        format!("key {key} holds {count}, which cannot be counted up further")
+                    }
+                    None => format!(
+                        "key {key} holds {:?}, which is not an integer",
+                        String::from_utf8_lossy(&text)
+                    ),
+                }
+            }
+            Ok(kind) => format!("key {key} holds a {kind}, not a plain integer"),
+            Err(_) => format!("key {key} does not hold a plain integer"),
+        }
+    }
+}
+
+/// What a Redis server says of itself; `None` for what it does not tell this user.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Its name and version.
+    pub version: Option<String>,
+    /// `master` or `slave`, in the words of `INFO`.
+    pub role: Option<String>,
+    /// Whether it keeps an append-only file.
+    pub append_only: Option<bool>,
+    /// When it makes that file safe: `always`, `everysec` or `no`.
+    pub append_fsync: Option<String>,
+}
+
+impl Server {
+    /// Whether it copies another server, and so takes no writes.
+    #[must_use]
+    pub fn is_replica(&self) -> bool {
+        self.role.as_deref() == Some("slave")
+    }
+
+    /// Whether an acknowledged visit survives a crash of the server; `None` when it cannot be known.
+    #[must_use]
+    pub fn is_durable(&self) -> Option<bool> {
+        if self.append_only? {
+            Some(self.append_fsync.as_deref()? == "always")
+        } else {
+            Some(false)
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self
+            .version
+            .as_deref()
+            .unwrap_or("a server of unknown version");
+        let role = self.role.as_deref().unwrap_or("of unknown role");
+        let durability = match (self.is_durable(), self.append_only) {
+            (Some(true), _) => {
+                "a counted visit survives a crash of the server (appendfsync always)"
+            }
+            (Some(false), Some(true)) => {
+                "a crash of the server can lose the last visits (appendfsync is not always)"
+            }
+            (Some(false), _) => "a crash of the server can lose visits (appendonly is no)",
+            (None, _) => "its durability cannot be read by this user (INFO and CONFIG GET)",
+        };
+        write!(f, "{version}, {role}; {durability}")
+    }
+}
+
+async fn read_epoch(connection: &mut MultiplexedConnection, key: &str) -> Result<i64, RedisError> {
+    let epoch: Option<i64> = Cmd::get(key).query_async(connection).await?;
+    Ok(epoch.unwrap_or(0))
+}
+
+/// An integer as Redis writes it.
+fn integer(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn classify(error: &RedisError) -> StoreError {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::NoScript) => StoreError::UnknownScript,
+        // From inside a script, Redis 6 wraps the reason in "ERR Error running script".
+        _ if says(error, "WRONGTYPE")
+            || says(error, "not an integer")
+            || says(error, "would overflow") =>
+        {
+            StoreError::Uncountable(error.to_string())
+        }
+        _ => StoreError::Unreachable(error.to_string()),
+    }
+}
+
+fn says(error: &RedisError, words: &str) -> bool {
+    error.code().is_some_and(|code| code == words)
+        || error.detail().is_some_and(|detail| detail.contains(words))
+}

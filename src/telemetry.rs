@@ -1,0 +1,287 @@
+//! Logs: which events there are, and in which form they leave.
+//!
+//! Factor XI: events go to the journal or to stdout, structured, in the order in which they
+//! happened. Where they end up is the platform's business.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use hyper::{Method, StatusCode};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Layer as _, Registry};
+
+use crate::config::{Config, LogFormat, LogLevel};
+use crate::correlation::{RequestId, TraceParent};
+use crate::output::Output;
+
+/// The name under which the journal files the events.
+const IDENTIFIER: &str = "abukiks";
+
+/// Writes one event for each request.
+#[derive(Debug)]
+pub struct AccessLog {
+    form: Form,
+    release: String,
+}
+
+#[derive(Debug)]
+enum Form {
+    /// No access log, or a `LOG_LEVEL` that leaves it out.
+    Off,
+    /// As JSON by hand, which costs a fifth of what a general serializer of events does.
+    Json(Arc<Output>),
+    /// As any other event.
+    Event,
+}
+
+/// What is logged of a request.
+#[derive(Debug)]
+pub(crate) struct Access<'a> {
+    /// `None` when it could not be read.
+    pub(crate) method: Option<&'a Method>,
+    pub(crate) path: &'a str,
+    pub(crate) status: StatusCode,
+    /// Of the answer's content.
+    pub(crate) bytes: u64,
+    pub(crate) duration_us: u64,
+    pub(crate) visit: Option<i64>,
+    /// `None` on a unix socket.
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) request_id: &'a RequestId,
+    pub(crate) trace: Option<&'a TraceParent>,
+}
+
+/// Starts logging as `config` says.
+///
+/// # Errors
+/// When `LOG_FORMAT=journald` and there is no journal.
+pub fn start(config: &Config, output: &Arc<Output>) -> io::Result<AccessLog> {
+    let level = match config.log_level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let release = config.release_id();
+    let format = match config.log_format {
+        LogFormat::Auto if is_journal(io::stdout()) || is_journal(io::stderr()) => {
+            LogFormat::Journald
+        }
+        LogFormat::Auto if io::stdout().is_terminal() => LogFormat::Text,
+        LogFormat::Auto => LogFormat::Json,
+        other => other,
+    };
+    let lines = {
+        let output = output.clone();
+        move || Line {
+            output: output.clone(),
+            bytes: Vec::new(),
+        }
+    };
+    let (layer, form) = match format {
+        LogFormat::Journald => {
+            let journal = tracing_journald::layer()?
+                // Field names as journalctl(1) users type them: HTTP_STATUS, not F_HTTP_STATUS.
+                .with_field_prefix(None)
+                .with_syslog_identifier(IDENTIFIER.to_owned())
+                .with_priority_mappings(journal_priorities())
+                .with_custom_fields([("RELEASE", &release)]);
+            (journal.boxed(), Form::Event)
+        }
+        LogFormat::Text => {
+            let colours = io::stdout().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+            let text = tracing_subscriber::fmt::layer()
+                .with_target(false)
+                .with_ansi(colours)
+                .with_writer(lines);
+            (text.boxed(), Form::Event)
+        }
+        LogFormat::Json | LogFormat::Auto => {
+            let json = tracing_subscriber::fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_target(false)
+                .with_writer(lines);
+            (json.boxed(), Form::Json(output.clone()))
+        }
+    };
+    // Fails when a logger is installed already: a test may run several services in one process.
+    let _ =
+        tracing::subscriber::set_global_default(Registry::default().with(layer.with_filter(level)));
+    let form = if config.access_log.0 && level >= LevelFilter::WARN {
+        form
+    } else {
+        Form::Off
+    };
+    let _ = level;
+    Ok(AccessLog { form, release })
+}
+
+/// syslog(3) priorities: an error is an error, and what the service merely does is informational
+/// (tracing-journald's own default files it as a notice).
+fn journal_priorities() -> tracing_journald::PriorityMappings {
+    use tracing_journald::{Priority, PriorityMappings};
+    PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        ..PriorityMappings::new()
+    }
+}
+
+/// Whether `stream` leads to the journal: systemd puts device and inode of the stream that it
+/// connected into `JOURNAL_STREAM` (systemd.exec(5)). A shell behind it may have redirected it.
+fn is_journal(stream: impl AsFd) -> bool {
+    let Ok(announced) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(stream) = stream.as_fd().try_clone_to_owned() else {
+        return false;
+    };
+    let Ok(stream) = File::from(stream).metadata() else {
+        return false;
+    };
+    announced == format!("{}:{}", stream.dev(), stream.ino())
+}
+
+/// A line of the `fmt` layers, handed over whole when it is complete.
+struct Line {
+    output: Arc<Output>,
+    bytes: Vec<u8>,
+}
+
+impl io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.output
+            .line(|lines| lines.extend_from_slice(&self.bytes));
+    }
+}
+
+impl AccessLog {
+    /// Logs one request. A refusal for want of Redis is a warning; its cause is logged where it
+    /// arises, once.
+    pub(crate) fn write(&self, access: &Access<'_>) {
+        match &self.form {
+            Form::Off => {}
+            Form::Json(output) => output.line(|line| self.write_json(line, access)),
+            Form::Event => self.emit(access),
+        }
+    }
+
+    fn emit(&self, access: &Access<'_>) {
+        let Access {
+            method,
+            path,
+            status,
+            bytes,
+            duration_us,
+            visit,
+            client,
+            request_id,
+            trace,
+        } = access;
+        macro_rules! event {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    http_method = method.map(Method::as_str),
+                    http_path = path,
+                    http_status = status.as_u16(),
+                    http_bytes = bytes,
+                    duration_us,
+                    visit,
+                    client = client.map(tracing::field::display),
+                    request_id = request_id.as_str(),
+                    trace_id = trace.map(TraceParent::trace_id),
+                    parent_id = trace.map(TraceParent::parent_id),
+                    release = self.release,
+                    "{} {} {}",
+                    method.map_or("-", Method::as_str),
+                    path,
+                    status.as_u16(),
+                )
+            };
+        }
+        if status.is_server_error() {
+            event!(tracing::Level::WARN);
+        } else {
+            event!(tracing::Level::INFO);
+        }
+    }
+
+    fn write_json(&self, line: &mut Vec<u8>, access: &Access<'_>) {
+        let level = if access.status.is_server_error() {
+            "WARN"
+        } else {
+            "INFO"
+        };
+        line.extend_from_slice(b"{\"timestamp\":\"");
+        let mut timestamp = String::with_capacity(32);
+        let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+        line.extend_from_slice(timestamp.as_bytes());
+        line.extend_from_slice(b"\",\"level\":\"");
+        line.extend_from_slice(level.as_bytes());
+        line.extend_from_slice(b"\",\"message\":\"request\"");
+        if let Some(method) = access.method {
+            text_field(line, "http_method", method.as_str());
+        }
+        text_field(line, "http_path", access.path);
+        number_field(line, "http_status", access.status.as_u16());
+        number_field(line, "http_bytes", access.bytes);
+        number_field(line, "duration_us", access.duration_us);
+        if let Some(visit) = access.visit {
+            number_field(line, "visit", visit);
+        }
+        if let Some(client) = access.client {
+            // An address has nothing to escape.
+            use std::io::Write as _;
+            let _ = write!(line, ",\"client\":\"{client}\"");
+        }
+        text_field(line, "request_id", access.request_id.as_str());
+        if let Some(trace) = access.trace {
+            text_field(line, "trace_id", trace.trace_id());
+            text_field(line, "parent_id", trace.parent_id());
+        }
+        text_field(line, "release", &self.release);
+        line.extend_from_slice(b"}\n");
+    }
+}
+
+fn key(line: &mut Vec<u8>, name: &str) {
+    line.extend_from_slice(b",\"");
+    line.extend_from_slice(name.as_bytes());
+    line.extend_from_slice(b"\":");
+}
+
+/// Adds a string, escaped as JSON wants it: nothing that a client sends can forge a line.
+fn text_field(line: &mut Vec<u8>, name: &str, value: &str) {
+    key(line, name);
+    // Writing into a Vec cannot fail.
+    let _ = serde_json::to_writer(&mut *line, value);
+}
+
+fn number_field(line: &mut Vec<u8>, name: &str, value: impl itoa::Integer) {
+    key(line, name);
+    line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}

@@ -1,0 +1,12 @@
+//! What Abukiks promises, each promise in a file of its own, proved with real processes and a real
+//! redis-server. `support` starts and speaks to them; it asserts nothing about Abukiks itself.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod support;
+
+mod counting;
