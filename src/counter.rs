@@ -122,6 +122,7 @@ impl Counter {
             may_run_late: false,
             highest: None,
             epoch: None,
+            went_back: false,
             fence,
             state: LinkState::Unknown,
             metrics,
@@ -221,6 +222,8 @@ struct Batcher {
     /// The highest number that this process has given out since the last reset.
     highest: Option<i64>,
     epoch: Option<i64>,
+    /// The count stands below `highest`, and that has been logged.
+    went_back: bool,
     fence: bool,
     state: LinkState,
     metrics: Arc<Metrics>,
@@ -253,7 +256,10 @@ impl Batcher {
             if reply.is_none() {
                 reply = self.next_command().map(|command| (command, Instant::now()));
             }
-            let idle = self.batch.is_none() && self.queue.is_empty() && self.probes.is_empty();
+            let idle = reply.is_none()
+                && self.batch.is_none()
+                && self.queue.is_empty()
+                && self.probes.is_empty();
             if self.link.is_none() && !idle {
                 self.attempt_to_connect();
             }
@@ -372,8 +378,8 @@ impl Batcher {
         let size = i64::try_from(batch.size).unwrap_or(i64::MAX);
         let first = total - size + 1;
         if self.highest.is_some_and(|highest| first <= highest) && !self.was_reset(first).await {
-            self.metrics.counter_went_back.inc();
             if self.fence {
+                // The highest number stays, so this goes on until the count is above it.
                 for visit in batch.visits.into_iter().flatten() {
                     visit.answer(Err(Refusal::Fenced));
                 }
@@ -381,6 +387,7 @@ impl Batcher {
             }
         }
         self.highest = Some(total);
+        self.went_back = false;
         for (visit, number) in batch.visits.into_iter().zip(first..) {
             if let Some(visit) = visit {
                 visit.answer(Ok(number));
@@ -400,7 +407,8 @@ impl Batcher {
         self.epoch = epoch.or(self.epoch);
         if marked {
             tracing::info!(visit = first, "the count was reset");
-        } else {
+        } else if !std::mem::replace(&mut self.went_back, true) {
+            self.metrics.counter_went_back.inc();
             tracing::error!(
                 visit = first,
                 highest = self.highest,
