@@ -377,14 +377,13 @@ impl Batcher {
     async fn number(&mut self, batch: Batch, total: i64) {
         let size = i64::try_from(batch.size).unwrap_or(i64::MAX);
         let first = total - size + 1;
-        if self.highest.is_some_and(|highest| first <= highest) && !self.was_reset(first).await {
-            if self.fence {
-                // The highest number stays, so this goes on until the count is above it.
-                for visit in batch.visits.into_iter().flatten() {
-                    visit.answer(Err(Refusal::Fenced));
-                }
-                return;
+        let went_back = self.highest.is_some_and(|highest| first <= highest);
+        if went_back && !self.was_reset(first).await && self.fence {
+            // The highest number stays, so this goes on until the count is above it.
+            for visit in batch.visits.into_iter().flatten() {
+                visit.answer(Err(Refusal::Fenced));
             }
+            return;
         }
         self.highest = Some(total);
         self.went_back = false;
