@@ -27,7 +27,7 @@ use crate::routes::{self, App};
 /// How long a closed connection is still read from. Closing at once while bytes of the client are
 /// unread would make the kernel send a reset, which can destroy the answer before it is read
 /// (RFC 9112, section 9.6).
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +155,7 @@ pub(crate) async fn serve(
             }),
             Poll::Pending if connection.must_end(doing) => Poll::Ready(match doing {
                 Doing::Receiving => End::Refused(StatusCode::REQUEST_TIMEOUT),
-                Doing::Idle | Doing::Answering | Doing::Answered => End::Finished,
+                Doing::Idle | Doing::Answering | Doing::Answered => End::Idle,
             }),
             Poll::Pending => Poll::Pending,
         }
@@ -164,6 +164,8 @@ pub(crate) async fn serve(
     let mut socket = exchange.into_parts().io.into_inner().socket;
     match end {
         End::Finished => {}
+        // Nothing is on its way, so there is no answer that a reset could destroy.
+        End::Idle => return,
         End::RefusedByHyper(status) => routes::log_unreadable(&app, &connection, status),
         End::Refused(status) => {
             routes::log_unreadable(&app, &connection, status);
@@ -183,6 +185,8 @@ pub(crate) async fn serve(
 enum End {
     /// As HTTP wants it.
     Finished,
+    /// Nothing was asked for long enough.
+    Idle,
     /// hyper could not read the request and has answered with this status.
     RefusedByHyper(StatusCode),
     /// The request has not been answered; it is to get this status.

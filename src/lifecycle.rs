@@ -12,7 +12,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use crate::metrics::Metrics;
+use crate::routes::App;
 
 /// How often the status line that `systemctl status` shows is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -25,27 +25,24 @@ fn tell(states: &[NotifyState<'_>]) {
 }
 
 /// Says that connections are accepted.
-pub(crate) fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+pub(crate) fn ready() {
+    tell(&[NotifyState::Ready]);
 }
 
 /// Says that the end has begun.
-pub(crate) fn stopping(status: &str) {
-    tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+pub(crate) fn stopping() {
+    tell(&[NotifyState::Stopping]);
 }
 
-/// Says that the end needs `more` time, and why.
-pub(crate) fn still_stopping(more: Duration, status: &str) {
+/// Says that the end needs `more` time.
+pub(crate) fn still_stopping(more: Duration) {
     let micros = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
-    tell(&[
-        NotifyState::ExtendTimeoutUsec(micros),
-        NotifyState::Status(status),
-    ]);
+    tell(&[NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
 /// Keeps the supervisor informed for as long as the event loop turns: that is what the watchdog
 /// is for, so this must run on the loop that serves requests and on nothing else.
-pub(crate) async fn report(metrics: Arc<Metrics>) {
+pub(crate) async fn report(app: Arc<App>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
@@ -57,7 +54,7 @@ pub(crate) async fn report(metrics: Arc<Metrics>) {
     let mut last = String::new();
     loop {
         turn.tick().await;
-        let status = metrics.summary();
+        let status = app.status();
         let status_state = NotifyState::Status(&status);
         match (watchdog.is_some(), status == last) {
             (true, true) => tell(&[NotifyState::Watchdog]),

@@ -213,23 +213,14 @@ impl Metrics {
         self.limits[limit as usize].inc();
     }
 
-    /// The state in a few words, for `systemctl status`.
-    pub(crate) fn summary(&self) -> String {
-        format!(
-            "{} requests answered, {} connections open, Redis {}",
-            self.seen
-                .iter()
-                .flatten()
-                .filter_map(OnceLock::get)
-                .map(Counter::get)
-                .sum::<u64>(),
-            self.connections.get(),
-            if self.redis_up.get() == 1 {
-                "answers"
-            } else {
-                "not in use"
-            },
-        )
+    /// How many requests have been answered.
+    pub(crate) fn requests(&self) -> u64 {
+        self.seen
+            .iter()
+            .flatten()
+            .filter_map(OnceLock::get)
+            .map(Counter::get)
+            .sum()
     }
 
     /// The text that `/metrics` answers with.

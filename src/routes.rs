@@ -35,6 +35,28 @@ pub struct App {
     pub max_body_bytes: usize,
 }
 
+impl App {
+    /// The state in a few words, for `systemctl status`.
+    pub(crate) fn status(&self) -> String {
+        let metrics = &self.metrics;
+        format!(
+            "{}: {} connections open, {} requests answered, Redis {}",
+            if self.draining.load(Relaxed) {
+                "draining"
+            } else {
+                "serving"
+            },
+            metrics.connections.get(),
+            metrics.requests(),
+            if metrics.redis_up.get() == 1 {
+                "answers"
+            } else {
+                "does not answer or was not needed yet"
+            },
+        )
+    }
+}
+
 /// The resources, and whatever is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is named as its path")]

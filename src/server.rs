@@ -1,6 +1,8 @@
 //! Accepts connections within the limits, watches over them, and drains them at the end.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use slab::Slab;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -111,7 +113,7 @@ pub async fn run(
         accepting.spawn(accept);
     }
     drop(stopped);
-    lifecycle::ready("accepting connections");
+    lifecycle::ready();
     tracing::info!(
         release = server.app.release,
         version = crate::VERSION,
@@ -119,21 +121,24 @@ pub async fn run(
         max_connections,
         "ready"
     );
-    let report = tokio::spawn(lifecycle::report(server.app.metrics.clone()));
+    tokio::spawn(lifecycle::report(server.app.clone()));
 
     let signal = tokio::select! {
         (name, _) = signals.next() => Some(name),
         () = server.clone().watch_over() => None,
     };
-    let Some(signal) = signal else {
-        lifecycle::stopping("idle");
-        tracing::info!("ending: no connection for as long as IDLE_EXIT says");
-        return Ok(Ended::Idle);
+    let ended = match signal {
+        Some(signal) => {
+            tracing::info!(signal, connections = server.connections().len(), "draining");
+            Ended::Drained
+        }
+        None => {
+            tracing::info!("ending: no connection for as long as IDLE_EXIT says");
+            Ended::Idle
+        }
     };
-    report.abort();
-    tracing::info!(signal, connections = server.connections().len(), "draining");
     tokio::select! {
-        () = server.drain(stop_accepting, accepting) => Ok(Ended::Drained),
+        () = server.drain(stop_accepting, accepting, ended == Ended::Idle) => Ok(ended),
         (name, number) = signals.next() => {
             tracing::warn!(signal = name, connections = server.connections().len(), "ending at once");
             Ok(Ended::AtOnce(number))
@@ -185,10 +190,7 @@ impl Async {
         match self {
             Self::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
-                // Without it the kernel may hold an answer back until the last one is acknowledged.
-                // It fails on a connection that is gone, as reading from it soon will.
-                let _ = stream.set_nodelay(true);
-                Ok((Socket::Tcp(stream), Connection::new(Some(client.ip()))))
+                Ok(accepted_tcp(stream, client))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -196,6 +198,32 @@ impl Async {
             }
         }
     }
+
+    /// Accepts a connection that is there; an error when there is none.
+    fn accept_now(&self) -> io::Result<(Socket, Connection)> {
+        match self {
+            Self::Tcp(listener) => {
+                let listener = std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?);
+                let (stream, client) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(accepted_tcp(stream.try_into()?, client))
+            }
+            Self::Unix(listener) => {
+                let listener =
+                    std::os::unix::net::UnixListener::from(listener.as_fd().try_clone_to_owned()?);
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((Socket::Unix(stream.try_into()?), Connection::new(None)))
+            }
+        }
+    }
+}
+
+fn accepted_tcp(stream: tokio::net::TcpStream, client: SocketAddr) -> (Socket, Connection) {
+    // Without it the kernel may hold an answer back until the last one is acknowledged. It fails on
+    // a connection that is gone, as reading from it soon will.
+    let _ = stream.set_nodelay(true);
+    (Socket::Tcp(stream), Connection::new(Some(client.ip())))
 }
 
 impl Server {
@@ -208,18 +236,24 @@ impl Server {
         inherited: bool,
         mut stop: watch::Receiver<()>,
     ) {
-        let until_stopped = self.clone().accept_all(&listener);
         tokio::select! {
-            () = until_stopped => {}
+            () = self.clone().accept_all(&listener) => {}
             _ = stop.changed() => {}
         }
         if !inherited {
-            let backlog = self.accept_all(&listener);
-            let _ = tokio::time::timeout(Duration::ZERO, backlog).await;
+            // By the kernel's word and not the event loop's, which may not have heard of them yet.
+            while let Ok((socket, connection)) = listener.accept_now() {
+                self.serve(
+                    socket,
+                    connection,
+                    self.permits.clone().try_acquire_owned().ok(),
+                );
+            }
         }
     }
 
     async fn accept_all(self: Arc<Self>, listener: &Async) {
+        let mut failing = false;
         loop {
             // The permit comes before the connection, so that one too many waits in the backlog.
             let permit = match self.permits.clone().try_acquire_owned() {
@@ -235,35 +269,43 @@ impl Server {
             };
             match listener.accept().await {
                 Ok((socket, connection)) => {
-                    let server = self.clone();
-                    tokio::spawn(async move {
-                        server.serve(socket, connection).await;
-                        drop(permit);
-                    });
+                    failing = false;
+                    self.serve(socket, connection, Some(permit));
                 }
+                // The client was faster in leaving than this process in accepting.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     self.app.metrics.accept_errors.inc();
-                    // The client was faster in leaving than this process in accepting.
-                    if error.kind() != io::ErrorKind::ConnectionAborted {
-                        tracing::warn!(%error, "cannot accept; trying again shortly");
-                        tokio::time::sleep(BACK_OFF).await;
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::error!(%error, "cannot accept connections; trying again");
                     }
+                    tokio::time::sleep(BACK_OFF).await;
                 }
             }
         }
     }
 
-    async fn serve(&self, socket: Socket, connection: Connection) {
+    /// Serves a connection in a task of its own. From here on it is known to whoever waits for
+    /// connections to end.
+    fn serve(
+        self: &Arc<Self>,
+        socket: Socket,
+        connection: Connection,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
         let connection = Arc::new(connection);
         let place = self.connections().insert(connection.clone());
-        let metrics = &self.app.metrics;
-        metrics.connections_accepted.inc();
-        metrics.connections.inc();
+        self.app.metrics.connections_accepted.inc();
+        self.app.metrics.connections.inc();
         self.changed.notify_one();
-        connection::serve(self.app.clone(), connection, socket, self.http.clone()).await;
-        metrics.connections.dec();
-        self.connections().remove(place);
-        self.changed.notify_one();
+        let server = self.clone();
+        tokio::spawn(async move {
+            connection::serve(server.app.clone(), connection, socket, server.http.clone()).await;
+            server.app.metrics.connections.dec();
+            server.connections().remove(place);
+            server.changed.notify_one();
+            drop(permit);
+        });
     }
 
     /// Ends connections that take too long, and returns once none has been open for `idle_exit`.
@@ -312,9 +354,21 @@ impl Server {
     ///    meanwhile is answered at once and does not have to wait for the next process.
     /// 2. Stop accepting, and wait for the rest in the same way.
     /// 3. At `drain_timeout`, cut what remains and say what it was.
-    async fn drain(&self, stop_accepting: watch::Sender<()>, mut accepting: JoinSet<()>) {
+    ///
+    /// Nobody has to be warned before an idle process ends: then there is no lame-duck time.
+    async fn drain(
+        &self,
+        stop_accepting: watch::Sender<()>,
+        mut accepting: JoinSet<()>,
+        idle: bool,
+    ) {
         let begun = Instant::now();
-        lifecycle::stopping("draining");
+        let lame_duck = if idle {
+            Duration::ZERO
+        } else {
+            self.rules.lame_duck
+        };
+        lifecycle::stopping();
         self.app.draining.store(true, Relaxed);
         let mut old: Vec<_> = self
             .connections()
@@ -332,7 +386,7 @@ impl Server {
             self.end_overdue(now);
             self.end_idle(begun, now);
             old.retain(|connection| connection.strong_count() > 0);
-            if waited >= self.rules.lame_duck && old.is_empty() && stop_accepting.take().is_some() {
+            if waited >= lame_duck && old.is_empty() && stop_accepting.take().is_some() {
                 while accepting.join_next().await.is_some() {}
             }
             let left = self.connections().len();
@@ -347,7 +401,7 @@ impl Server {
             if now.duration_since(told) >= Duration::from_secs(1) {
                 told = now;
                 let more = self.rules.drain_timeout - waited + Duration::from_secs(2);
-                lifecycle::still_stopping(more, &format!("draining {left} connections"));
+                lifecycle::still_stopping(more);
             }
         }
     }

@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
@@ -28,13 +29,13 @@ const IDENTIFIER: &str = "abukiks";
 #[derive(Debug)]
 pub struct AccessLog {
     form: Form,
+    /// The least severe level that is written.
+    least: LevelFilter,
     release: String,
 }
 
 #[derive(Debug)]
 enum Form {
-    /// No access log, or a `LOG_LEVEL` that leaves it out.
-    Off,
     /// As JSON by hand, which costs a fifth of what a general serializer of events does.
     Json(Arc<Output>),
     /// As any other event.
@@ -117,13 +118,16 @@ pub fn start(config: &Config, output: &Arc<Output>) -> io::Result<AccessLog> {
     // Fails when a logger is installed already: a test may run several services in one process.
     let _ =
         tracing::subscriber::set_global_default(Registry::default().with(layer.with_filter(level)));
-    let form = if config.access_log.0 && level >= LevelFilter::WARN {
-        form
+    let least = if config.access_log.0 {
+        level
     } else {
-        Form::Off
+        LevelFilter::OFF
     };
-    let _ = level;
-    Ok(AccessLog { form, release })
+    Ok(AccessLog {
+        form,
+        least,
+        release,
+    })
 }
 
 /// syslog(3) priorities: an error is an error, and what the service merely does is informational
@@ -182,14 +186,21 @@ impl AccessLog {
     /// Logs one request. A refusal for want of Redis is a warning; its cause is logged where it
     /// arises, once.
     pub(crate) fn write(&self, access: &Access<'_>) {
+        let level = if access.status.is_server_error() {
+            Level::WARN
+        } else {
+            Level::INFO
+        };
+        if self.least < level {
+            return;
+        }
         match &self.form {
-            Form::Off => {}
-            Form::Json(output) => output.line(|line| self.write_json(line, access)),
-            Form::Event => self.emit(access),
+            Form::Json(output) => output.line(|line| self.write_json(line, level, access)),
+            Form::Event => self.emit(level, access),
         }
     }
 
-    fn emit(&self, access: &Access<'_>) {
+    fn emit(&self, level: Level, access: &Access<'_>) {
         let Access {
             method,
             path,
@@ -223,25 +234,21 @@ impl AccessLog {
                 )
             };
         }
-        if status.is_server_error() {
-            event!(tracing::Level::WARN);
+        // The level of an event is fixed where it is written.
+        if level == Level::WARN {
+            event!(Level::WARN);
         } else {
-            event!(tracing::Level::INFO);
+            event!(Level::INFO);
         }
     }
 
-    fn write_json(&self, line: &mut Vec<u8>, access: &Access<'_>) {
-        let level = if access.status.is_server_error() {
-            "WARN"
-        } else {
-            "INFO"
-        };
+    fn write_json(&self, line: &mut Vec<u8>, level: Level, access: &Access<'_>) {
         line.extend_from_slice(b"{\"timestamp\":\"");
         let mut timestamp = String::with_capacity(32);
         let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
         line.extend_from_slice(timestamp.as_bytes());
         line.extend_from_slice(b"\",\"level\":\"");
-        line.extend_from_slice(level.as_bytes());
+        line.extend_from_slice(level.as_str().as_bytes());
         line.extend_from_slice(b"\",\"message\":\"request\"");
         if let Some(method) = access.method {
             text_field(line, "http_method", method.as_str());
