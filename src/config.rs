@@ -112,7 +112,7 @@ settings! {
     MAX_HEADERS max_headers: AtLeast<1> = "100";
     /// Content of a request, in bytes, that is read and thrown away so that the client can read its answer. A request that announces more gets 413. No content is ever kept.
     MAX_BODY_BYTES max_body_bytes: AtLeast<0> = "65536";
-    /// Time from the first byte of a request to the end of its headers. Later: 408.
+    /// Time from the first byte of a request to the end of its headers. Later: 408. A new connection that sends nothing for so long is closed.
     HEADER_TIMEOUT header_timeout: Period = "10s";
     /// Time that a connection may idle between requests, or write an answer that nobody reads. Then it is closed.
     KEEP_ALIVE_TIMEOUT keep_alive_timeout: Period = "75s";

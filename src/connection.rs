@@ -32,22 +32,42 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
-    /// Waiting for a request, or writing an answer that the client does not read.
-    Idle = 0,
+    /// Nothing yet.
+    Opened = 0,
+    /// Waiting for another request, or writing an answer that the client does not read.
+    Idle = 1,
     /// Receiving the headers of a request.
-    Receiving = 1,
+    Receiving = 2,
     /// Answering a request.
-    Answering = 2,
+    Answering = 3,
     /// The answer is made and hyper has it.
-    Answered = 3,
+    Answered = 4,
 }
+
+impl Doing {
+    const ALL: [Self; 5] = [
+        Self::Opened,
+        Self::Idle,
+        Self::Receiving,
+        Self::Answering,
+        Self::Answered,
+    ];
+
+    /// Whether nothing is on its way, as far as this side can know.
+    pub(crate) fn is_nothing(self) -> bool {
+        matches!(self, Self::Opened | Self::Idle)
+    }
+}
+
+/// The bits of [`Connection::activity`] that hold what it is doing.
+const DOING_BITS: u32 = 3;
 
 /// What others may know of a connection and do to it.
 #[derive(Debug)]
 pub(crate) struct Connection {
     /// The client's address; `None` on a unix socket.
     pub(crate) client: Option<IpAddr>,
-    /// Milliseconds since `opened`, times four, plus [`Doing`].
+    /// Milliseconds since `opened`, and [`Doing`] in the lowest bits.
     activity: AtomicU64,
     opened: Instant,
     /// Asked to end while it does this ([`Doing`] plus one), or zero.
@@ -60,7 +80,7 @@ impl Connection {
     pub(crate) fn new(client: Option<IpAddr>) -> Self {
         Self {
             client,
-            activity: AtomicU64::new(Doing::Idle as u64),
+            activity: AtomicU64::new(Doing::Opened as u64),
             opened: Instant::now(),
             ending: AtomicU8::new(0),
             waker: Mutex::new(None),
@@ -70,20 +90,19 @@ impl Connection {
     /// Notes what the connection does from `since` on.
     pub(crate) fn is(&self, doing: Doing, since: Instant) {
         let millis = since.saturating_duration_since(self.opened).as_millis();
-        let millis = u64::try_from(millis).unwrap_or(u64::MAX >> 2);
-        self.activity.store(millis << 2 | doing as u64, Relaxed);
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX >> DOING_BITS);
+        self.activity
+            .store(millis << DOING_BITS | doing as u64, Relaxed);
     }
 
     /// What the connection does, and since when.
     pub(crate) fn activity(&self) -> (Doing, Instant) {
         let activity = self.activity.load(Relaxed);
-        let doing = match activity & 3 {
-            0 => Doing::Idle,
-            1 => Doing::Receiving,
-            2 => Doing::Answering,
-            _ => Doing::Answered,
-        };
-        (doing, self.opened + Duration::from_millis(activity >> 2))
+        let doing = Doing::ALL[(activity & ((1 << DOING_BITS) - 1)) as usize];
+        (
+            doing,
+            self.opened + Duration::from_millis(activity >> DOING_BITS),
+        )
     }
 
     /// Asks the connection to end, unless it has gone on to something else by the time it hears.
@@ -155,7 +174,7 @@ pub(crate) async fn serve(
             }),
             Poll::Pending if connection.must_end(doing) => Poll::Ready(match doing {
                 Doing::Receiving => End::Refused(StatusCode::REQUEST_TIMEOUT),
-                Doing::Idle | Doing::Answering | Doing::Answered => End::Idle,
+                Doing::Opened | Doing::Idle | Doing::Answering | Doing::Answered => End::Idle,
             }),
             Poll::Pending => Poll::Pending,
         }
@@ -303,7 +322,7 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
-        if buffer.filled().len() > before && self.connection.activity().0 == Doing::Idle {
+        if buffer.filled().len() > before && self.connection.activity().0.is_nothing() {
             self.connection.is(Doing::Receiving, Instant::now());
         }
         polled

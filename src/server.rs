@@ -335,7 +335,9 @@ impl Server {
             let (doing, since) = connection.activity();
             let (allowed, limit) = match doing {
                 Doing::Idle => (self.rules.keep_alive_timeout, Limit::KeepAliveTimeout),
-                Doing::Receiving => (self.rules.header_timeout, Limit::HeaderTimeout),
+                Doing::Opened | Doing::Receiving => {
+                    (self.rules.header_timeout, Limit::HeaderTimeout)
+                }
                 Doing::Answering | Doing::Answered => continue,
             };
             if now.saturating_duration_since(since) > allowed {
@@ -410,7 +412,7 @@ impl Server {
     fn end_idle(&self, begun: Instant, now: Instant) {
         for (_, connection) in self.connections().iter() {
             let (doing, since) = connection.activity();
-            if doing == Doing::Idle
+            if doing.is_nothing()
                 && now.saturating_duration_since(since.max(begun)) > self.rules.drain_idle
             {
                 connection.end_while(doing);
@@ -428,7 +430,7 @@ impl Server {
         tracing::warn!(
             answering = count(Doing::Answering) + count(Doing::Answered),
             receiving = count(Doing::Receiving),
-            idle = count(Doing::Idle),
+            idle = count(Doing::Opened) + count(Doing::Idle),
             drain_timeout_ms = millis(self.rules.drain_timeout),
             "DRAIN_TIMEOUT has passed; connections were cut"
         );
