@@ -11,3 +11,6 @@
 mod support;
 
 mod counting;
+mod documentation;
+mod run;
+mod twelve_factors;

@@ -1,0 +1,62 @@
+# What one does with Abukiks. `make` alone lists it.
+
+# The commit that a build is made from, for /version. Only this crate is rebuilt when it changes.
+COMMIT := $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
+ifneq ($(COMMIT),)
+export ABUKIKS_COMMIT ?= $(COMMIT)
+endif
+
+.PHONY: help
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: run
+run: ## build and start the service with a Redis of its own; PORT and .env set it up
+	@dev/needs.sh run
+	@setpriv --pdeathsig TERM -- dev/run.sh
+
+# The tests come last, so that their summary is what one sees at the end.
+.PHONY: test
+test: lint doc tools ## check everything: format, lints, documentation, tests
+	cargo test --locked --doc
+	cargo test --locked --lib --bins
+	cargo test --locked --test promises
+
+.PHONY: lint
+lint: ## check format and lints; warnings are errors
+	@dev/needs.sh lint
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --no-default-features -- -D warnings
+	shellcheck dev/*.sh .ci/run
+
+.PHONY: fmt
+fmt: ## format the code
+	cargo fmt
+
+.PHONY: doc
+doc: ## build the documentation; warnings are errors
+	@dev/needs.sh run
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+.PHONY: build
+build: ## build what is shipped, in target/release
+	@dev/needs.sh run
+	cargo build --locked --release --bins
+
+.PHONY: clean
+clean: ## remove what was built; the count in .run stays
+	cargo clean
+	rm -rf .run/tools
+
+# The programs of the tests that are not Debian packages.
+.PHONY: tools
+tools:
+	@dev/needs.sh test
+	@if [ -e tests/requirements.txt ]; then $(MAKE) --no-print-directory .run/tools/installed; fi
+
+.run/tools/installed: tests/requirements.txt
+	rm -rf .run/tools
+	python3 -m venv .run/tools
+	.run/tools/bin/pip install --quiet --requirement tests/requirements.txt
+	touch $@

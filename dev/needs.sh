@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Installs, with apt-get, what this machine lacks to run or to test Abukiks, and says so.
+# usage: dev/needs.sh run|lint|test
+set -euo pipefail
+
+# Everything needed beside Rust, git and make, and nothing else. `run` needs the lines of run, `lint`
+# those of run and lint, `test` all. The second column is a command that succeeds where it is there.
+needs() {
+    cat <<'END'
+run  | hash cc                          | gcc libc6-dev     | links the programs, and compiles the cryptography of rediss://
+run  | hash redis-server                | redis-server      | the backing service, the same one in tests and in production
+run  | hash setpriv setsid flock        | util-linux        | lets make run leave nothing behind
+lint | hash shellcheck                  | shellcheck        | checks the shell scripts
+test | hash readelf                     | binutils          | shows what the program is linked to
+test | hash openssl                     | openssl           | makes the certificates of a Redis with TLS
+test | hash ip                          | iproute2          | makes the networks that the tests break
+test | hash strace                      | strace            | shows what the program asks of the system
+test | hash wrk                         | wrk               | is an HTTP client that somebody else wrote
+test | hash chromium                    | chromium          | shows the page as visitors see it
+test | python3 -c 'import ensurepip'    | python3-venv      | holds schemathesis, which compares the answers with docs/openapi.yaml
+test | hash systemd-nspawn              | systemd-container | boots a systemd of the tests' own
+test | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots
+END
+}
+
+# What is missing for $1: lines of packages and what they are for.
+missing() {
+    local for check packages reason
+    while IFS='|' read -r for check packages reason; do
+        case $1:$for in
+        run:run* | lint:run* | lint:lint* | test:*)
+            bash -c "$check" &>/dev/null || echo "$packages|$reason"
+            ;;
+        esac
+    done < <(needs)
+}
+
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
+# Debian starts a service as soon as it is installed, and again at each boot. Nobody who wanted to try
+# Abukiks asked for a Redis on port 6379 of the whole machine: forbid the start while installing
+# (invoke-rc.d(8)), and switch it off for the next boot.
+install_quietly() {
+    local policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+        trap 'exit 1' HUP INT TERM
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --quiet --no-install-recommends "$@"
+}
+
+switch_redis_off() {
+    if command -v systemctl >/dev/null; then
+        as_root systemctl --quiet disable redis-server.service 2>/dev/null || true
+    fi
+    echo "The system's own redis-server service stays off; systemctl enable --now redis-server turns it on."
+}
+
+main() {
+    if ! command -v cargo >/dev/null; then
+        echo "cargo is missing: install Rust with https://rustup.rs" >&2
+        exit 1
+    fi
+    local lacking packages reason
+    lacking=$(missing "$1")
+    if [[ -z $lacking ]]; then
+        return
+    fi
+    echo "Missing on this machine:"
+    while IFS='|' read -r packages reason; do
+        echo "  ${packages}${reason}"
+    done <<<"$lacking"
+    # shellcheck disable=SC2046 # Each word is a package.
+    set -- $(cut -d'|' -f1 <<<"$lacking")
+    if ! command -v apt-get >/dev/null; then
+        echo "There is no apt-get here. Install them in this system's own way, and try again." >&2
+        exit 1
+    fi
+    if ((EUID != 0)) && ! command -v sudo >/dev/null; then
+        echo "There is no sudo here. As root: apt-get install --no-install-recommends $*" >&2
+        exit 1
+    fi
+    echo "Installing with apt-get: $*"
+    packages=("$@")
+    apt-cache show "${packages[@]}" >/dev/null 2>&1 || as_root apt-get update --quiet
+    # A list of packages may be older than the packages: then fetch it anew.
+    install_quietly "${packages[@]}" ||
+        { as_root apt-get update --quiet && install_quietly "${packages[@]}"; }
+    if [[ " $* " == *" redis-server "* ]]; then
+        switch_redis_off
+    fi
+}
+
+case ${1-} in
+run | lint | test) main "$1" ;;
+*)
+    echo "usage: $0 run|lint|test" >&2
+    exit 64
+    ;;
+esac
