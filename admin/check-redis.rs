@@ -9,7 +9,7 @@ use abukiks::admin::{self, EX_DATAERR, Failure};
 /// Run it after a change of `REDIS_URL`, before the instances are restarted: it uses the same settings
 /// and the same code as they do. It changes nothing.
 #[derive(Debug, clap::Parser)]
-#[command(version, after_help = admin::AFTER_HELP)]
+#[command(name = env!("CARGO_BIN_NAME"), version = admin::BUILD.as_str(), after_help = admin::AFTER_HELP)]
 struct Arguments {
     /// Print a JSON object.
     #[arg(long)]

@@ -8,7 +8,7 @@ use abukiks::admin;
 ///
 /// Safe while instances count: a visit is counted either before the reset or on top of it.
 #[derive(Debug, clap::Parser)]
-#[command(version, after_help = admin::AFTER_HELP)]
+#[command(name = env!("CARGO_BIN_NAME"), version = admin::BUILD.as_str(), after_help = admin::AFTER_HELP)]
 struct Arguments {
     /// The number to set.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]

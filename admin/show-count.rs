@@ -6,7 +6,7 @@ use abukiks::admin;
 
 /// Prints the count without changing it.
 #[derive(Debug, clap::Parser)]
-#[command(version, after_help = admin::AFTER_HELP)]
+#[command(name = env!("CARGO_BIN_NAME"), version = admin::BUILD.as_str(), after_help = admin::AFTER_HELP)]
 struct Arguments {
     /// Print a JSON object.
     #[arg(long)]

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use crate::config::{Config, EX_CONFIG, SETTINGS};
 use crate::store::{Link, Store, StoreError};
@@ -119,10 +120,14 @@ pub fn check_config() -> ExitCode {
     }
 }
 
-/// `--version`: the release line of a program.
+/// Version and commit, as every program of this build shows them with `--version`.
+pub static BUILD: LazyLock<String> =
+    LazyLock::new(|| format!("{} ({})", crate::VERSION, crate::COMMIT));
+
+/// `--version`: which program of which build this is.
 #[must_use]
 pub fn version(program: &str) -> String {
-    format!("{program} {} ({})", crate::VERSION, crate::COMMIT)
+    format!("{program} {}", *BUILD)
 }
 
 /// `abukiks --help`: every setting with its default and its meaning.
