@@ -79,7 +79,7 @@ build() {
         return
     fi
     echo "Building; the first time takes some minutes" >&2
-    cargo build --locked --profile run --bins --message-format=json-render-diagnostics |
+    cargo build --locked --profile local --bins --message-format=json-render-diagnostics |
         sed -n 's/.*"executable":"\([^"]*\/abukiks\)".*/\1/p'
 }
 
@@ -160,7 +160,7 @@ keep_redis() {
     ) </dev/null >/dev/null &
     local redis=$!
     cat <&0 &
-    wait -n
+    wait -n || true
     if ended $redis; then
         echo "redis-server has ended; $state/redis.log ends with:" >&2
         tail -n 3 $state/redis.log >&2

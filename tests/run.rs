@@ -74,14 +74,12 @@ impl Clone {
         self.folder.join(file).exists()
     }
 
-    /// The count, by the command that `make run` shows.
-    fn show_count(&self) -> String {
+    /// What an admin process says, with the settings that `make run` shows for one.
+    fn admin(&self, words: &[&str]) -> String {
         let url = [("REDIS_URL", "unix:///proc/self/cwd/.run/redis.sock")];
-        let output = program("show-count", &url)
-            .current_dir(&self.folder)
-            .output();
-        let output = output.expect("show-count");
-        String::from_utf8(output.stdout).expect("text")
+        let mut command = program(words[0], &url);
+        let output = command.args(&words[1..]).current_dir(&self.folder).output();
+        String::from_utf8(output.expect("an admin process").stdout).expect("text")
     }
 }
 
@@ -159,10 +157,25 @@ fn make_run_answers_with_a_real_count_and_keeps_it_for_the_next_time() {
     let clone = Clone::new();
     let run = clone.run(&[]);
     assert_eq!([run.visit(), run.visit()], [1, 2]);
-    assert_eq!(clone.show_count(), "2\n");
+    assert_eq!(clone.admin(&["show-count"]), "2\n");
     run.end();
     let run = clone.run(&[]);
     assert_eq!(run.visit(), 3);
+    run.end();
+}
+
+/// Factor X: what counts on a laptop is what counts in the tests, kept as production keeps it.
+#[test]
+fn the_redis_of_make_run_is_that_of_the_tests_and_as_durable_as_production_wants() {
+    let executable =
+        |pid: Pid| fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).expect("a program");
+    let clone = Clone::new();
+    let run = clone.run(&[]);
+    let redis = run.process("redis-server").expect("a Redis of its own");
+    let of_the_tests = Redis::start();
+    assert_eq!(executable(redis), executable(of_the_tests.process().pid()));
+    let checked = clone.admin(&["check-redis", "--json"]);
+    assert!(checked.contains("\"durable\":true"), "{checked}");
     run.end();
 }
 
@@ -283,7 +296,10 @@ fn settings_come_from_dot_env_and_the_environment_is_stronger() {
     let version = run.0.get("/version").body;
     assert!(version.contains("of the environment"), "{version}");
     assert_eq!(run.visit(), 1);
-    assert_eq!(clone.show_count(), "0 (no visit has been counted yet)\n");
+    assert_eq!(
+        clone.admin(&["show-count"]),
+        "0 (no visit has been counted yet)\n"
+    );
     run.end();
 
     let run = clone.run(&[]);
