@@ -28,7 +28,7 @@ lint: ## check format and lints; warnings are errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
-	shellcheck dev/*.sh .ci/run
+	shellcheck dev/* .ci/run
 
 .PHONY: fmt
 fmt: ## format the code
@@ -43,6 +43,13 @@ doc: ## build the documentation; warnings are errors
 build: ## build what is shipped, in target/release
 	@dev/needs.sh run
 	cargo build --locked --release --bins
+
+# Onto any systemd distribution, below PREFIX and DESTDIR (see dev/install.sh).
+.PHONY: install uninstall
+install: ## install what `make build` has built; PREFIX=/usr/local
+uninstall: ## remove what `make install` has installed
+install uninstall:
+	@dev/install.sh $@
 
 .PHONY: clean
 clean: ## remove what was built; the count in .run stays

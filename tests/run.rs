@@ -308,7 +308,7 @@ fn settings_come_from_dot_env_and_the_environment_is_stronger() {
     run.end();
 }
 
-/// The lines and their meaning are those of systemd's EnvironmentFile (systemd.exec(5)).
+/// The lines and their meaning are those of systemd's `EnvironmentFile` (systemd.exec(5)).
 #[test]
 fn dot_env_means_what_it_means_to_systemd() {
     let cases = [
