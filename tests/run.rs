@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-use crate::support::{Redis, Service, eventually, held_socket, program};
+use crate::support::{Process, Redis, Service, eventually, held_socket, program};
 
 /// A clone, as far as `make run` needs one, in a folder with a name that breaks careless scripts:
 /// too long for a unix socket, with what a shell, a URL and make take for something special.
@@ -245,6 +245,36 @@ fn it_runs_again_after_everything_was_killed_and_counts_on() {
     let run = clone.run(&[]);
     assert_eq!(run.visit(), 3);
     run.end();
+}
+
+/// Two of them on the same data would spoil it.
+#[test]
+fn a_redis_of_an_earlier_run_has_ended_before_the_next_one_starts() {
+    let clone = Clone::new();
+    let run = clone.run(&[]);
+    assert_eq!(run.visit(), 1);
+    let mut rest = run.processes();
+    let redis = run.process("redis-server").expect("a Redis of its own");
+    rest.retain(|&pid| pid != redis);
+    rustix::process::kill_process(redis, Signal::STOP).expect("it runs");
+    kill(&rest);
+
+    let output = clone.folder.join("output");
+    let mut make = clone.make_run(&[]);
+    let mut make = Process::spawn(make.stdout(fs::File::create(&output).expect("a file")));
+    let says = |text: &str| {
+        eventually(text, || {
+            let said = fs::read_to_string(&output).expect("text");
+            said.contains(text).then_some(())
+        });
+    };
+    says("Waiting for the processes of an earlier make run");
+    assert!(!make.has_ended());
+    rustix::process::kill_process(redis, Signal::CONT).expect("it waits");
+    says("Abukiks answers at ");
+    assert_eq!(clone.admin(&["show-count"]), "1\n");
+    make.signal(Signal::TERM);
+    make.wait();
 }
 
 #[test]

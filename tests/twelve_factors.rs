@@ -95,6 +95,7 @@ fn the_program_loads_nothing_but_the_c_library() {
         .map(|(_, file)| file)
         .filter(|file| file.contains(".so"))
         .collect();
+    assert!(maps.contains("/abukiks\n"), "{maps}");
     let known = |file: &str| {
         ["ld-linux", "libc.so", "libm.so", "libgcc_s.so"]
             .iter()
