@@ -13,21 +13,15 @@ fn read(path: &str) -> String {
     fs::read_to_string(file(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The rows of the first table after a line that starts with `heading`, each as its cells.
-fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
-    let cells = |line: &str| {
-        let line = line.trim_matches('|');
-        line.split(" | ")
-            .map(|cell| cell.trim().to_owned())
-            .collect()
-    };
+/// The lines of the first table after a line that starts with `heading`, without their head.
+fn table(document: &str, heading: &str) -> String {
     document
         .lines()
         .skip_while(|line| !line.starts_with(heading))
         .skip_while(|line| !line.starts_with('|'))
         .take_while(|line| line.starts_with('|'))
         .skip(2)
-        .map(cells)
+        .map(|line| format!("{line}\n"))
         .collect()
 }
 
@@ -42,23 +36,42 @@ fn dot_env_example_shows_every_setting_with_its_default_and_nothing_else() {
         .collect();
     let example = read(".env.example");
     let (_introduction, listed) = example.split_once("\n\n").expect("an introduction");
-    assert_eq!(format!("\n{listed}"), settings);
+    assert_same(".env.example", &format!("\n{listed}"), &settings);
 }
 
 #[test]
 fn readme_lists_every_setting_with_its_default_and_nothing_else() {
-    let settings: Vec<_> = SETTINGS
+    let settings: String = SETTINGS
         .iter()
         .map(|setting| {
             let default = match setting.default {
                 "" => "none".to_owned(),
                 default => format!("`{default}`"),
             };
-            let name = format!("`{}`", setting.name);
-            vec![name, default, setting.meaning.trim().to_owned()]
+            let (name, meaning) = (setting.name, setting.meaning.trim());
+            format!("| `{name}` | {default} | {meaning} |\n")
         })
         .collect();
-    assert_eq!(table(&read("README.md"), "## Settings"), settings);
+    let listed = table(&read("README.md"), "## Settings");
+    assert_same("README.md", &listed, &settings);
+}
+
+/// Says which lines differ, so that they can be copied into the document.
+fn assert_same(document: &str, listed: &str, settings: &str) {
+    let without = |these: &str, those: &str| -> String {
+        let unlike = |line: &&str| !those.lines().any(|other| other == *line);
+        these
+            .lines()
+            .filter(unlike)
+            .map(|line| format!("{line}\n"))
+            .collect()
+    };
+    assert!(
+        listed == settings,
+        "{document} lacks or has out of order:\n{}and has too much:\n{}",
+        without(settings, listed),
+        without(listed, settings),
+    );
 }
 
 #[test]
@@ -67,13 +80,17 @@ fn readme_names_for_each_factor_a_file_and_a_test_that_are_there() {
         "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII",
     ];
     let factors = table(&read("README.md"), "## The twelve factors");
-    let numbered: Vec<_> = factors
+    let rows: Vec<Vec<_>> = factors
+        .lines()
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let numbered: Vec<_> = rows
         .iter()
-        .filter_map(|row| row[0].split_whitespace().next())
+        .filter_map(|row| row[0].split(' ').next())
         .collect();
     assert_eq!(numbered, numerals);
-    for row in &factors {
-        let [factor, _how, kept_by, proved_by] = &row[..] else {
+    for row in rows {
+        let [factor, _how, kept_by, proved_by] = row[..] else {
             panic!("four columns: {row:?}");
         };
         let files = quoted(kept_by);
