@@ -56,8 +56,10 @@ install_quietly() {
 
 switch_redis_off() {
     if command -v systemctl >/dev/null; then
-        as_root systemctl --quiet disable redis-server.service 2>/dev/null || true
-    fi
+        as_root systemctl --quiet disable redis-server.service
+    else
+        as_root update-rc.d redis-server disable
+    fi || true
     echo "The system's own redis-server service stays off; systemctl enable --now redis-server turns it on."
 }
 
