@@ -137,6 +137,23 @@ fn kill(processes: &[Pid]) {
     }
 }
 
+/// A process that stands still, until this is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: Pid) -> Self {
+        rustix::process::kill_process(pid, Signal::STOP).expect("it runs");
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It has been told to end meanwhile, and does so now.
+        let _ = rustix::process::kill_process(self.0, Signal::CONT);
+    }
+}
+
 fn wait_for_the_end_of(processes: &[Pid]) {
     for pid in processes {
         eventually(&format!("process {pid:?} ends"), || {
@@ -256,7 +273,7 @@ fn a_redis_of_an_earlier_run_has_ended_before_the_next_one_starts() {
     let mut rest = run.processes();
     let redis = run.process("redis-server").expect("a Redis of its own");
     rest.retain(|&pid| pid != redis);
-    rustix::process::kill_process(redis, Signal::STOP).expect("it runs");
+    let stopped = Stopped::new(redis);
     kill(&rest);
 
     let output = clone.folder.join("output");
@@ -270,7 +287,7 @@ fn a_redis_of_an_earlier_run_has_ended_before_the_next_one_starts() {
     };
     says("Waiting for the processes of an earlier make run");
     assert!(!make.has_ended());
-    rustix::process::kill_process(redis, Signal::CONT).expect("it waits");
+    drop(stopped);
     says("Abukiks answers at ");
     assert_eq!(clone.admin(&["show-count"]), "1\n");
     make.signal(Signal::TERM);
