@@ -10,4 +10,6 @@
 #[allow(dead_code, reason = "until every test file stands")]
 mod support;
 
+mod contract;
 mod counting;
+mod page;
