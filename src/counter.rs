@@ -387,7 +387,7 @@ impl Batcher {
         }
         self.highest = Some(total);
         self.went_back = false;
-        for (visit, number) in batch.visits.into_iter().zip(first..) {
+        for (visit, number) in batch.visits.into_iter().zip(first..=total) {
             if let Some(visit) = visit {
                 visit.answer(Ok(number));
             }

@@ -12,7 +12,7 @@ const PAGE: &str = include_str!("page.html");
 /// What the page may do: nothing but be styled by its own style sheet, named by its hash.
 pub(crate) const CONTENT_SECURITY_POLICY: &str = concat!(
     "default-src 'none'; style-src 'sha256-",
-    "OqK2A43GG9ysDOHb08gGekQW5LZdl5XM7pqwbniX9hQ=",
+    "E+O9XTTGTcYLnpW1KrCTyT0QIhzrG9Kd/00qzD6doDs=",
     "'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 );
 
@@ -111,7 +111,10 @@ pub(crate) fn problem(form: Form, status: StatusCode, detail: &str) -> (HeaderVa
     match form {
         Form::Text => (form.content_type(), format!("{title}: {detail}").into()),
         Form::Html => {
-            let main = format!("<h1>{title}</h1>\n<p>{detail}</p>");
+            let main = format!(
+                "<h1>{title}</h1>\n<p>{detail} <strong>{code}</strong></p>",
+                code = status.as_u16()
+            );
             (
                 form.content_type(),
                 PAGE.replace("{title}", title)
@@ -129,5 +132,26 @@ pub(crate) fn problem(form: Form, status: StatusCode, detail: &str) -> (HeaderVa
                 problem.to_string().into(),
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+    use ring::digest::{SHA256, digest};
+
+    use super::{CONTENT_SECURITY_POLICY, PAGE};
+
+    /// Browsers would refuse the style sheet otherwise.
+    #[test]
+    fn the_content_security_policy_names_the_style_sheet_of_the_page() {
+        let (_, rest) = PAGE.split_once("<style>").expect("a style sheet");
+        let (style_sheet, _) = rest.split_once("</style>").expect("its end");
+        let hash = BASE64_STANDARD.encode(digest(&SHA256, style_sheet.as_bytes()));
+        let source = format!("style-src 'sha256-{hash}'");
+        assert!(
+            CONTENT_SECURITY_POLICY.contains(&source),
+            "the policy wants {source}"
+        );
     }
 }

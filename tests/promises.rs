@@ -7,10 +7,11 @@
     reason = "a test that cannot go on has failed"
 )]
 
-#[allow(dead_code, reason = "until every test file stands")]
 mod support;
 
+mod contract;
 mod counting;
 mod documentation;
+mod page;
 mod run;
 mod twelve_factors;
