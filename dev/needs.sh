@@ -16,7 +16,7 @@ test | hash openssl                     | openssl           | makes the certific
 test | hash ip                          | iproute2          | makes the networks that the tests break
 test | hash strace                      | strace            | shows what the program asks of the system
 test | hash wrk                         | wrk               | is an HTTP client that somebody else wrote
-test | hash chromium                    | chromium          | shows the page as visitors see it
+test | hash chromium chromedriver         | chromium chromium-driver | shows the page as visitors see it
 test | python3 -c 'import ensurepip'    | python3-venv      | holds schemathesis, which compares the answers with docs/openapi.yaml
 test | hash systemd-nspawn              | systemd-container | boots a systemd of the tests' own
 test | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots
