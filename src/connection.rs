@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::framing::LineEnds;
 use crate::routes::{self, App};
 
 /// How long a closed connection is still read from. Closing at once while bytes of the client are
@@ -72,6 +73,10 @@ pub(crate) struct Connection {
     opened: Instant,
     /// Asked to end while it does this ([`Doing`] plus one), or zero.
     ending: AtomicU8,
+    /// Requests that have come to be answered.
+    requests: AtomicU64,
+    /// The first request, counted from zero, with a line that does not end in CRLF.
+    bare_line_feed: AtomicU64,
     /// Wakes the connection's task.
     waker: Mutex<Option<Waker>>,
 }
@@ -83,6 +88,8 @@ impl Connection {
             activity: AtomicU64::new(Doing::Opened as u64),
             opened: Instant::now(),
             ending: AtomicU8::new(0),
+            requests: AtomicU64::new(0),
+            bare_line_feed: AtomicU64::new(u64::MAX),
             waker: Mutex::new(None),
         }
     }
@@ -103,6 +110,11 @@ impl Connection {
             doing,
             self.opened + Duration::from_millis(activity >> DOING_BITS),
         )
+    }
+
+    /// Whether each line of the next request to be answered ends as it must.
+    pub(crate) fn next_has_whole_lines(&self) -> bool {
+        self.requests.fetch_add(1, Relaxed) < self.bare_line_feed.load(Relaxed)
     }
 
     /// Asks the connection to end, unless it has gone on to something else by the time it hears.
@@ -150,6 +162,7 @@ pub(crate) async fn serve(
     let stream = Watched {
         socket,
         connection: connection.clone(),
+        line_ends: LineEnds::default(),
     };
     let service = service_fn({
         let (app, connection) = (app.clone(), connection.clone());
@@ -312,6 +325,7 @@ impl AsyncWrite for Socket {
 struct Watched {
     socket: Socket,
     connection: Arc<Connection>,
+    line_ends: LineEnds,
 }
 
 impl AsyncRead for Watched {
@@ -322,7 +336,19 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
-        if buffer.filled().len() > before && self.connection.activity().0.is_nothing() {
+        let received = &buffer.filled()[before..];
+        if received.is_empty() {
+            return polled;
+        }
+        let Self {
+            connection,
+            line_ends,
+            ..
+        } = &mut *self;
+        if let Some(head) = line_ends.follow(received) {
+            connection.bare_line_feed.fetch_min(head, Relaxed);
+        }
+        if self.connection.activity().0.is_nothing() {
             self.connection.is(Doing::Receiving, Instant::now());
         }
         polled

@@ -4,9 +4,11 @@
 //! hyper refuses most. What it lets through is refused here, because proxies in front pass it on
 //! and this service is the last word: a request hidden in another one's content must not count.
 
-use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use std::net::Ipv6Addr;
+
+use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
-use hyper::{HeaderMap, Method, Request, Version};
+use hyper::{HeaderMap, Method, Request, Uri, Version};
 
 /// What is wrong with a request's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,9 @@ pub(crate) enum Content {
 /// Judges the frame of a request.
 pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Content, Fault> {
     let headers = request.headers();
+    check_target(request.method(), request.uri())?;
     check_host(request.version(), headers)?;
+    check_look_alikes(headers)?;
     // hyper drops a Content-Length beside it, so the two together can no longer be told apart from
     // one alone, and nothing here takes content anyway.
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -60,6 +64,45 @@ pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Co
     Ok(Content::Announced)
 }
 
+/// The method is spelt as every registered one is, and the target has the form that belongs to it
+/// (RFC 9112, section 3.2). No user name is in it (RFC 9110, section 4.2.4).
+fn check_target(method: &Method, target: &Uri) -> Result<(), Fault> {
+    let spelt = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
+    if !method.as_str().bytes().all(spelt) {
+        return Err(Fault::Malformed("the method is not one of HTTP"));
+    }
+    let fits = match target.path() {
+        "*" => method == Method::OPTIONS,
+        // A host and a port alone, which is for tunnels.
+        "" => method == Method::CONNECT,
+        _ => method != Method::CONNECT,
+    };
+    let names_user = target
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'));
+    if fits && !names_user {
+        Ok(())
+    } else {
+        Err(Fault::Malformed("the request target is not valid"))
+    }
+}
+
+/// A header that is not quite `Content-Length` or `Transfer-Encoding`, such as `Content_Length`,
+/// means nothing here, but something to a program in front that takes both for the same.
+fn check_look_alikes(headers: &HeaderMap) -> Result<(), Fault> {
+    let looks_alike = |name: &HeaderName| {
+        let letters = || name.as_str().bytes().filter(u8::is_ascii_alphanumeric);
+        (letters().eq(*b"contentlength") && name != CONTENT_LENGTH)
+            || (letters().eq(*b"transferencoding") && name != TRANSFER_ENCODING)
+    };
+    if headers.keys().any(looks_alike) {
+        return Err(Fault::Malformed(
+            "a header looks like Content-Length or Transfer-Encoding and is neither",
+        ));
+    }
+    Ok(())
+}
+
 /// RFC 9112, section 3.2: an HTTP/1.1 request has exactly one Host, and a valid one.
 fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Fault> {
     let mut hosts = headers.get_all(HOST).iter();
@@ -78,13 +121,71 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Fault> {
         && host
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-    let valid = plain
-        || Authority::try_from(host).is_ok_and(|authority| {
-            !authority.as_str().contains('@') && !authority.host().is_empty()
-        });
-    if valid {
+    if plain || Authority::try_from(host).is_ok_and(|authority| is_host(&authority)) {
         Ok(())
     } else {
         Err(Fault::Malformed("the Host header is not a host"))
+    }
+}
+
+/// A host, and nothing else but perhaps a port.
+fn is_host(authority: &Authority) -> bool {
+    let host = authority.host();
+    let host_is_valid = match host.strip_prefix('[') {
+        Some(address) => address
+            .strip_suffix(']')
+            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty(),
+    };
+    // There is no such prefix where a user is named.
+    let port_is_valid = match authority.as_str().strip_prefix(host) {
+        Some("" | ":") => true,
+        Some(port) => port.strip_prefix(':').is_some_and(|port| {
+            port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+        }),
+        None => false,
+    };
+    host_is_valid && port_is_valid
+}
+
+/// Follows the bytes of a connection to find a line that ends in LF alone. hyper takes it for the
+/// end of a line, as RFC 9112, section 2.2, allows; to a proxy it may be a part of the line, so
+/// that two requests here were one there.
+#[derive(Debug, Default)]
+pub(crate) struct LineEnds {
+    /// Heads that are complete.
+    heads: u64,
+    /// A line of the next head has been received.
+    in_head: bool,
+    /// The line under way holds something.
+    in_line: bool,
+    after_cr: bool,
+}
+
+impl LineEnds {
+    /// Takes in what was received next. Returns which head, counted from zero, has the first line
+    /// that ends wrongly, as soon as there is one. Content counts as heads that follow: it is
+    /// never read as a request, for the connection ends with the request that announced it.
+    pub(crate) fn follow(&mut self, received: &[u8]) -> Option<u64> {
+        let mut rest = received;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let line = &rest[..end];
+            if !line.last().map_or(self.after_cr, |last| *last == b'\r') {
+                return Some(self.heads);
+            }
+            let empty = !self.in_line && line.len() <= 1;
+            // Empty lines before a request mean nothing.
+            if empty && self.in_head {
+                self.heads += 1;
+            }
+            self.in_head = !empty;
+            (self.in_line, self.after_cr) = (false, false);
+            rest = &rest[end + 1..];
+        }
+        if let Some(last) = rest.last() {
+            self.after_cr = *last == b'\r';
+            self.in_line |= rest != b"\r";
+        }
+        None
     }
 }

@@ -186,7 +186,11 @@ pub(crate) async fn answer<B>(
     let request_id = RequestId::of(request.headers());
     let trace = TraceParent::of(request.headers());
 
-    let framing = framing::check(&request, app.max_body_bytes);
+    let framing = if connection.next_has_whole_lines() {
+        framing::check(&request, app.max_body_bytes)
+    } else {
+        Err(Fault::Malformed("a line does not end in CRLF"))
+    };
     let route = match framing {
         Err(Fault::Malformed(_)) => Route::Malformed,
         _ => Route::of(request.uri().path()),
@@ -255,8 +259,10 @@ pub(crate) fn log_unreadable(app: &App, connection: &Connection, status: StatusC
 
 async fn decide<B>(app: &App, route: Route, request: &Request<B>, arrived: Instant) -> Answer {
     let headers = request.headers();
+    // Not so OPTIONS * and CONNECT, which are about the server itself.
+    let names_resource = request.uri().path().starts_with('/');
     match (request.method(), route) {
-        (_, Route::Unknown | Route::Malformed) => Answer::problem(
+        (_, Route::Unknown | Route::Malformed) if names_resource => Answer::problem(
             headers,
             StatusCode::NOT_FOUND,
             "There is nothing at this address.",
