@@ -43,15 +43,18 @@ pub(crate) enum Doing {
     Answering = 3,
     /// The answer is made and hyper has it.
     Answered = 4,
+    /// Over, but for what the client still sends.
+    Closing = 5,
 }
 
 impl Doing {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Opened,
         Self::Idle,
         Self::Receiving,
         Self::Answering,
         Self::Answered,
+        Self::Closing,
     ];
 
     /// Whether nothing is on its way, as far as this side can know.
@@ -187,30 +190,34 @@ pub(crate) async fn serve(
             }),
             Poll::Pending if connection.must_end(doing) => Poll::Ready(match doing {
                 Doing::Receiving => End::Refused(StatusCode::REQUEST_TIMEOUT),
-                Doing::Opened | Doing::Idle | Doing::Answering | Doing::Answered => End::Idle,
+                Doing::Opened
+                | Doing::Idle
+                | Doing::Answering
+                | Doing::Answered
+                | Doing::Closing => End::Idle,
             }),
             Poll::Pending => Poll::Pending,
         }
     })
     .await;
-    let mut socket = exchange.into_parts().io.into_inner().socket;
-    match end {
-        End::Finished => {}
+    let socket = exchange.into_parts().io.into_inner().socket;
+    let last_words = match end {
+        End::Finished => String::new(),
         // Nothing is on its way, so there is no answer that a reset could destroy.
         End::Idle => return,
-        End::RefusedByHyper(status) => routes::log_unreadable(&app, &connection, status),
+        End::RefusedByHyper(status) => {
+            routes::log_unreadable(&app, &connection, status);
+            String::new()
+        }
         End::Refused(status) => {
             routes::log_unreadable(&app, &connection, status);
-            let answer =
-                format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-            if socket.write_all(answer.as_bytes()).await.is_err() {
-                return;
-            }
+            format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         }
         // Nobody is there any more.
         End::Broken => return,
-    }
-    linger(socket, app.max_body_bytes).await;
+    };
+    connection.is(Doing::Closing, Instant::now());
+    linger(socket, &last_words, app.max_body_bytes).await;
 }
 
 /// How a connection came to its end.
@@ -248,8 +255,9 @@ impl End {
 }
 
 /// Ends our side, then takes in what the client still sends, up to a limit, until it ends too.
-async fn linger(mut socket: Socket, max_bytes: usize) {
+async fn linger(mut socket: Socket, last_words: &str, max_bytes: usize) {
     let drained = async {
+        socket.write_all(last_words.as_bytes()).await?;
         socket.shutdown().await?;
         let mut left = max_bytes;
         let mut scrap = [0; 4096];

@@ -338,7 +338,7 @@ impl Server {
                 Doing::Opened | Doing::Receiving => {
                     (self.rules.header_timeout, Limit::HeaderTimeout)
                 }
-                Doing::Answering | Doing::Answered => continue,
+                Doing::Answering | Doing::Answered | Doing::Closing => continue,
             };
             if now.saturating_duration_since(since) > allowed {
                 self.app.metrics.hit(limit);
@@ -431,6 +431,7 @@ impl Server {
             answering = count(Doing::Answering) + count(Doing::Answered),
             receiving = count(Doing::Receiving),
             idle = count(Doing::Opened) + count(Doing::Idle),
+            closing = count(Doing::Closing),
             drain_timeout_ms = millis(self.rules.drain_timeout),
             "DRAIN_TIMEOUT has passed; connections were cut"
         );
