@@ -24,6 +24,9 @@ pub const EX_CONFIG: u8 = 78;
 /// The guarantee that a batch counts once rests on this bound (see `MEMORY` in `store.rs`).
 const LONGEST_REDIS_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A map of headers that grows beyond 24576 panics.
+const MOST_HEADERS: usize = 10_000;
+
 /// One row of the settings table, as `abukiks --help` shows it.
 #[derive(Debug)]
 pub struct Setting {
@@ -108,7 +111,7 @@ settings! {
     MAX_CONNECTIONS max_connections: Auto<AtLeast<1>> = "auto";
     /// Size of a request's line and headers together, in bytes. A larger head gets 431.
     MAX_HEADER_BYTES max_header_bytes: AtLeast<256> = "16384";
-    /// Number of headers of a request. One more gets 431.
+    /// Number of headers of a request. One more gets 431. At most 10000.
     MAX_HEADERS max_headers: AtLeast<1> = "100";
     /// Content of a request, in bytes, that is read and thrown away so that the client can read its answer. A request that announces more gets 413. No content is ever kept.
     MAX_BODY_BYTES max_body_bytes: AtLeast<0> = "65536";
@@ -226,6 +229,12 @@ impl Config {
             problems.push(format!(
                 "REDIS_TIMEOUT={} is too long; it takes a time from 1ms to 1m",
                 self.redis_timeout
+            ));
+        }
+        if self.max_headers.0 > MOST_HEADERS {
+            problems.push(format!(
+                "MAX_HEADERS={} is too many; it takes a whole number from 1 to {MOST_HEADERS}",
+                self.max_headers
             ));
         }
         let tls_files = [
