@@ -1,10 +1,12 @@
 //! The greeting, and what is said instead when there is none, as text, HTML and JSON.
 
+use std::str::FromStr as _;
+
 use bytes::Bytes;
 use headers_accept::Accept;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, HeaderMap, HeaderValue};
-use mediatype::{MediaType, Name, names};
+use mediatype::{MediaType, Name, names, values};
 
 /// The page; `{...}` stand for what differs.
 const PAGE: &str = include_str!("page.html");
@@ -24,19 +26,29 @@ pub(crate) enum Form {
     Json,
 }
 
-static MEDIA_TYPES: [(Form, MediaType<'_>); 3] = [
+/// The media types that stand for a form, the plain ones in the order of our preference. That of a
+/// problem (RFC 9457) asks for JSON.
+static MEDIA_TYPES: [(Form, MediaType<'_>); 7] = [
     (Form::Text, MediaType::new(names::TEXT, names::PLAIN)),
     (Form::Html, MediaType::new(names::TEXT, names::HTML)),
     (Form::Json, MediaType::new(names::APPLICATION, names::JSON)),
+    (Form::Text, in_utf_8(names::TEXT, names::PLAIN)),
+    (Form::Html, in_utf_8(names::TEXT, names::HTML)),
+    (Form::Json, in_utf_8(names::APPLICATION, names::JSON)),
+    (
+        Form::Json,
+        MediaType::from_parts(
+            names::APPLICATION,
+            Name::new_unchecked("problem"),
+            Some(names::JSON),
+            &[],
+        ),
+    ),
 ];
 
-/// A form that clients ask for when they want a problem explained (RFC 9457).
-static PROBLEM_JSON: MediaType<'_> = MediaType::from_parts(
-    names::APPLICATION,
-    Name::new_unchecked("problem"),
-    Some(names::JSON),
-    &[],
-);
+const fn in_utf_8<'a>(ty: Name<'a>, subtype: Name<'a>) -> MediaType<'a> {
+    MediaType::from_parts(ty, subtype, None, &[(names::CHARSET, values::UTF_8)])
+}
 
 impl Form {
     /// The form that the client likes best (RFC 9110, section 12.5.1). Text when it does not care,
@@ -49,27 +61,24 @@ impl Form {
         if first == "*/*" {
             return Self::Text;
         }
-        let all = accepts.fold(first.as_bytes().to_vec(), |mut all, more| {
+        // Case means nothing here, but values are compared exactly: ours is UTF-8.
+        let all = accepts.fold(first.as_bytes().to_ascii_uppercase(), |mut all, more| {
             all.push(b',');
-            all.extend_from_slice(more.as_bytes());
+            all.extend(more.as_bytes().to_ascii_uppercase());
             all
         });
-        let Some(accept) = std::str::from_utf8(&all)
-            .ok()
-            .and_then(|all| all.parse::<Accept>().ok())
-        else {
+        let Some(accept) = std::str::from_utf8(&all).ok().and_then(|all| {
+            Accept::from_str(all)
+                .or_else(|_| readable(all).parse())
+                .ok()
+        }) else {
             return Self::Text;
         };
-        let known = MEDIA_TYPES.iter().map(|(_, media_type)| media_type);
-        let chosen = accept.negotiate(known.chain([&PROBLEM_JSON]));
-        match chosen {
-            Some(media_type) if *media_type == PROBLEM_JSON => Self::Json,
-            Some(media_type) => MEDIA_TYPES
-                .iter()
-                .find(|(_, known)| known == media_type)
-                .map_or(Self::Text, |(form, _)| *form),
-            None => Self::Text,
-        }
+        let chosen = accept.negotiate(MEDIA_TYPES.iter().map(|(_, known)| known));
+        MEDIA_TYPES
+            .iter()
+            .find(|(_, known)| Some(known) == chosen)
+            .map_or(Self::Text, |(form, _)| *form)
     }
 
     /// The content type of a greeting in this form.
@@ -80,6 +89,14 @@ impl Form {
             Self::Json => "application/json",
         })
     }
+}
+
+/// The members of an `Accept` list that can be read. Empty ones are allowed (RFC 9110, section
+/// 5.6.1), and what is no media range, such as the lone `*` of old Java programs, spoils no other.
+fn readable(all: &str) -> String {
+    let members = all.split(',').map(str::trim);
+    let readable = members.filter(|member| !member.is_empty() && member.parse::<Accept>().is_ok());
+    readable.collect::<Vec<_>>().join(",")
 }
 
 /// Greets the visitor with this number.
