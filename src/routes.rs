@@ -224,7 +224,10 @@ pub(crate) async fn answer<B>(
         method: Some(request.method()),
         path: request.uri().path(),
         status,
-        bytes,
+        bytes: match *request.method() {
+            Method::HEAD => 0,
+            _ => bytes,
+        },
         duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         visit,
         client: connection.client,
