@@ -356,6 +356,7 @@ impl AsyncRead for Watched {
         if let Some(head) = line_ends.follow(received) {
             connection.bare_line_feed.fetch_min(head, Relaxed);
         }
+        // Never while an answer cannot be written: hyper does not read on before it is.
         if self.connection.activity().0.is_nothing() {
             self.connection.is(Doing::Receiving, Instant::now());
         }
