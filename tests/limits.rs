@@ -145,8 +145,9 @@ fn a_target_that_is_too_long_gets_431_or_414() {
 #[test]
 fn slow_headers_get_408_after_header_timeout() {
     let redis = Redis::start();
-    let mut service = start(&redis, &[("HEADER_TIMEOUT", "300ms")]);
+    let mut service = start(&redis, &[("HEADER_TIMEOUT", "1s")]);
     // On a fresh connection, and on one that has been used before.
+    let mut told = Vec::new();
     for used in [false, true] {
         let mut client = service.connect();
         if used {
@@ -155,12 +156,14 @@ fn slow_headers_get_408_after_header_timeout() {
         let begun = Instant::now();
         client.send("GET / HTTP/1.1\r\nHost: te").unwrap();
         let late = client.read(false).unwrap();
-        assert!(begun.elapsed() >= Duration::from_millis(290));
+        assert!(begun.elapsed() >= Duration::from_millis(990));
         assert_eq!(late.status, 408);
         assert_eq!(late.header("connection"), Some("close"));
         assert!(client.is_closed());
+        told.push(client);
     }
     service.log_line("\"http_status\":408");
+    // Those that are told once are not counted again while their clients hold them open.
     assert_eq!(hits(&service, "header_timeout"), 2.0);
     assert_eq!(malformed(&service, 408), 2.0);
     assert_eq!(redis.count(), 0);
@@ -170,7 +173,7 @@ fn slow_headers_get_408_after_header_timeout() {
 #[test]
 fn headers_that_trickle_get_408_all_the_same() {
     let redis = Redis::start();
-    let service = start(&redis, &[("HEADER_TIMEOUT", "300ms")]);
+    let service = start(&redis, &[("HEADER_TIMEOUT", "1s")]);
     let mut client = service.connect();
     client.send("GET / HTTP/1.1\r\nHost: test\r\nX: ").unwrap();
     let mut reading = Client {
@@ -195,23 +198,27 @@ fn an_idle_connection_is_closed_after_keep_alive_timeout() {
     let settings = [("KEEP_ALIVE_TIMEOUT", "1s"), ("HEADER_TIMEOUT", "20s")];
     let service = start(&redis, &settings);
     let begun = Instant::now();
-    let mut silent = service.connect();
     let mut used = service.connect();
     used.get("/");
-    for client in [&mut silent, &mut used] {
-        assert!(client.is_closed(), "closed without a word");
-    }
+    assert!(used.is_closed(), "closed without a word");
     assert!(begun.elapsed() >= Duration::from_millis(990));
-    // Those two are held open by their clients, and are not counted again for that.
-    assert!(service.connect().is_closed());
-    assert_eq!(hits(&service, "keep_alive_timeout"), 3.0);
-    assert_eq!(malformed(&service, 408), 0.0, "nobody has sent anything");
+    assert_eq!(hits(&service, "keep_alive_timeout"), 1.0);
+    assert_eq!(malformed(&service, 408), 0.0, "nothing was begun");
+}
+
+#[test]
+fn a_connection_that_never_asks_is_closed_after_header_timeout() {
+    let redis = Redis::start();
+    let service = start(&redis, &[("HEADER_TIMEOUT", "1s")]);
+    assert!(service.connect().is_closed(), "closed without a word");
+    assert_eq!(hits(&service, "header_timeout"), 1.0);
+    assert_eq!(malformed(&service, 408), 0.0, "nothing was begun");
 }
 
 #[test]
 fn a_client_that_never_reads_is_closed() {
     let redis = Redis::start();
-    let settings = [("KEEP_ALIVE_TIMEOUT", "1s"), ("HEADER_TIMEOUT", "500ms")];
+    let settings = [("KEEP_ALIVE_TIMEOUT", "1s"), ("HEADER_TIMEOUT", "1s")];
     let service = start(&redis, &settings);
     let mut client = service.connect();
     let stream = client.stream.get_ref();
@@ -372,7 +379,7 @@ fn without_files_left_the_service_backs_off_says_so_and_recovers() {
     clients.extend((0..60).map(|_| service.connect()));
     let line = service.log_line("cannot accept");
     assert!(
-        line.contains("\"level\":\"WARN\"") && line.contains("os error 24"),
+        line.contains("\"level\":\"ERROR\"") && line.contains("os error 24"),
         "{line}"
     );
     // Those who are in are served, though no further file can be opened.
