@@ -12,6 +12,8 @@ use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::config::Config;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// The idempotent increment: what makes it safe to send a batch again when its answer was lost.
 ///
@@ -65,12 +67,14 @@ return result
 const MEMORY: Duration = Duration::from_secs(60 * 60);
 
 /// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)).
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where the count is kept and how to get there.
 #[derive(Debug)]
 pub struct Store {
     client: Client,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
     keys: Keys,
     script_hash: String,
     patience: Duration,
@@ -147,13 +151,10 @@ impl Store {
             .clone()
             .set_tcp_settings(tcp)
             .set_redis_settings(settings);
-        let client = if url.is_tls() {
-            tls_client(config, connection)?
-        } else {
-            Client::open(connection)?
-        };
         Ok(Self {
-            client,
+            client: Client::open(connection)?,
+            #[cfg(feature = "tls")]
+            tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
             keys: Keys::new(&config.counter_key.0)?,
             script_hash: redis::Script::new(INCREMENT).get_hash().to_owned(),
             patience: config.redis_timeout.0 / 2,
@@ -171,6 +172,24 @@ impl Store {
         self.patience
     }
 
+    async fn open(
+        &self,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let stream = tls.connect().await?;
+            let settings = self.client.get_connection_info().redis_settings();
+            let (connection, driver) =
+                MultiplexedConnection::new_with_config(settings, stream, config).await?;
+            tokio::spawn(driver);
+            return Ok(connection);
+        }
+        self.client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
     /// Opens a connection, within the time budget of a visit.
     ///
     /// # Errors
@@ -182,10 +201,7 @@ impl Store {
             .set_connection_timeout(None)
             .set_response_timeout(None);
         let connecting = async {
-            let mut connection = self
-                .client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?;
+            let mut connection = self.open(config).await?;
             // A server that hangs, loads its data or is full still lets the kernel connect: only an
             // answer shows that it is back. The increment needs the right to read this key too.
             Cmd::get(&self.keys.epoch)
@@ -210,54 +226,16 @@ impl Store {
 /// Settings from which no client can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreSetupError {
-    /// The TLS files, or the URL's combination of parts.
+    /// The URL's combination of parts.
     #[error("the Redis settings cannot be used: {0}")]
     Client(#[from] RedisError),
+    /// The TLS files, or what they hold.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsSetupError),
     /// The system's random source failed.
     #[error("no random numbers for a producer id: {0}")]
     Random(#[from] getrandom::Error),
-    /// A file vanished between the check of the settings and its use.
-    #[error("a TLS file cannot be read: {0}")]
-    File(#[from] std::io::Error),
-}
-
-#[cfg(feature = "tls")]
-fn tls_client(
-    config: &Config,
-    connection: redis::ConnectionInfo,
-) -> Result<Client, StoreSetupError> {
-    use redis::{ClientTlsConfig, TlsCertificates};
-    // Ignored when a library user has already installed one: then that one is used.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let read = |file: &crate::config::Optional<std::path::PathBuf>| {
-        file.0.as_ref().map(std::fs::read).transpose()
-    };
-    let client_tls = match (
-        read(&config.redis_cert_file)?,
-        read(&config.redis_key_file)?,
-    ) {
-        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig {
-            client_cert,
-            client_key,
-        }),
-        _ => None,
-    };
-    let root_cert = read(&config.redis_ca_file)?;
-    Ok(Client::build_with_tls(
-        connection,
-        TlsCertificates {
-            client_tls,
-            root_cert,
-        },
-    )?)
-}
-
-#[cfg(not(feature = "tls"))]
-fn tls_client(
-    _config: &Config,
-    connection: redis::ConnectionInfo,
-) -> Result<Client, StoreSetupError> {
-    Ok(Client::open(connection)?)
 }
 
 /// One connection to Redis.
