@@ -7,11 +7,16 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod crowd;
+mod proxy;
 mod support;
 
+mod batching;
 mod contract;
 mod counting;
 mod documentation;
+mod outages;
 mod page;
+mod redis_url;
 mod run;
 mod twelve_factors;
