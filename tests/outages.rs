@@ -203,11 +203,11 @@ fn a_redis_that_hangs_is_survived() {
 
 #[test]
 fn a_redis_that_loads_its_data_is_waited_for() {
-    // Half a hundred keys, each 40 ms to load, and a look at the clients after each.
+    // So many keys that loading ends when it is told to hurry, and a look at the clients after each.
     let slow = ["--enable-debug-command", "yes", "--key-load-delay", "40000"];
     let watchful = ["--loading-process-events-interval-bytes", "1024"];
     let redis = Redis::start_with(&[&slow[..], &watchful[..]].concat());
-    redis.run::<String>(&["DEBUG", "POPULATE", "100", "key", "2048"]);
+    redis.run::<String>(&["DEBUG", "POPULATE", "2000", "key", "2048"]);
     let redis = RefCell::new(redis);
     let mut service = serve(&redis.borrow().url());
     let visits = endure(
@@ -220,6 +220,9 @@ fn a_redis_that_loads_its_data_is_waited_for() {
             redis.borrow_mut().resume();
         },
         || {
+            redis
+                .borrow()
+                .run::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);
             eventually("Redis has loaded", || {
                 let pong = redis::cmd("GET")
                     .arg("key:1")
