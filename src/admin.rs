@@ -46,7 +46,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Uncountable(text) => Self::new(EX_DATAERR, text),
-            StoreError::Unreachable(_) | StoreError::UnknownScript => {
+            StoreError::Unreachable(_) | StoreError::Refused(_) | StoreError::UnknownScript => {
                 Self::new(EX_UNAVAILABLE, format!("Redis is unreachable: {error}"))
             }
         }

@@ -329,6 +329,22 @@ impl AsyncWrite for Socket {
     }
 }
 
+impl Socket {
+    /// Fails when the client has reset the connection, and wakes its task when it does so later.
+    /// A client that has only ended its own side still waits for its answer.
+    fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()> {
+        // A unix socket knows no reset.
+        let Self::Tcp(stream) = self else {
+            return Ok(());
+        };
+        // Nothing has happened on most sockets: then the kernel need not be asked.
+        if stream.poll_read_ready(context).is_pending() {
+            return Ok(());
+        }
+        stream.take_error()?.map_or(Ok(()), Err)
+    }
+}
+
 /// The socket under an HTTP connection: notices when a request begins to arrive.
 struct Watched {
     socket: Socket,
@@ -386,6 +402,10 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes whenever it is polled, and does not read while a request is answered.
+        if self.connection.activity().0 == Doing::Answering {
+            self.socket.check_reset(context)?;
+        }
         Pin::new(&mut self.socket).poll_flush(context)
     }
 

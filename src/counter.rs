@@ -9,8 +9,9 @@
 //!   never gets a number that was drawn before it came.
 //! * A batch whose answer was lost is sent again, as the same batch, until its visits' deadlines.
 //!   [`Store`] makes that safe. After that its visits are refused and its number is never reused.
-//! * The link is dropped on any doubt, and a new one is sought ten times a second while somebody
-//!   waits. Nobody waiting, nothing is tried.
+//! * The link carries one command at a time and is dropped on any doubt. A new one is sought ten
+//!   times a second while somebody waits, so nothing is sent again more often than that. Nobody
+//!   waiting, nothing is tried.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,13 +21,19 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use crate::metrics::{Gauge, Limit, Metrics};
-use crate::store::{Link, Store, StoreError};
+use crate::store::{Link, Store, StoreError, Total};
 
 /// Between two attempts to connect: at most ten a second.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(100);
 
-/// How far from its deadline a visit may be refused.
+/// How often deadlines are looked at, and so how far from its own a visit may be refused.
 const TICK: Duration = Duration::from_millis(20);
+
+/// Between two reasons that the log is told of one outage.
+const SAY_AGAIN: Duration = Duration::from_secs(1);
+
+/// How many reasons the log is told of one outage.
+const MOST_REASONS: usize = 8;
 
 /// Why a visit got no number.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -99,18 +106,22 @@ impl Counter {
     ) -> (Self, JoinHandle<()>) {
         let (asks, inbox) = mpsc::unbounded_channel();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let budget = store.budget();
         let counter = Self {
             asks,
             metrics: metrics.clone(),
             limit,
-            budget: store.budget(),
+            budget,
         };
-        let mut tick = tokio::time::interval(TICK);
+        // A short budget wants a finer tick, or nobody would be given a chance at all.
+        let margin = TICK.min(budget / 8);
+        let mut tick = tokio::time::interval(margin.max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let batcher = Batcher {
             store: Arc::new(store),
             inbox,
             tick,
+            margin,
             queue: Vec::new(),
             probes: Vec::new(),
             link: None,
@@ -121,7 +132,8 @@ impl Counter {
             send_script: false,
             may_run_late: false,
             highest: None,
-            epoch: None,
+            introduced: false,
+            trouble: "no answer in time".into(),
             went_back: false,
             fence,
             state: LinkState::Unknown,
@@ -186,26 +198,30 @@ enum LinkState {
     Up,
     Down {
         since: Instant,
-        logged: Instant,
-        reason: Arc<str>,
+        logged: Option<Instant>,
+        /// The reasons that were logged. One outage may show itself in several ways by turns.
+        told: Vec<Arc<str>>,
     },
 }
 
 /// Visits that are counted together.
 struct Batch {
     number: u64,
+    /// Zero for one that only finds out, for those who probe, whether visits could be counted.
     size: usize,
     /// In the order of their numbers; `None` for one that was refused meanwhile.
     visits: Vec<Option<Waiter<i64>>>,
 }
 
-/// The answer to whatever was asked of Redis last.
-type Reply = std::pin::Pin<Box<dyn Future<Output = Result<i64, StoreError>> + Send>>;
+/// The answer to a batch that was sent.
+type Reply = std::pin::Pin<Box<dyn Future<Output = Result<Total, StoreError>> + Send>>;
 
 struct Batcher {
     store: Arc<Store>,
     inbox: mpsc::UnboundedReceiver<Ask>,
     tick: tokio::time::Interval,
+    /// How long before its deadline a visit is refused.
+    margin: Duration,
     /// Visits that belong to no batch yet, oldest first.
     queue: Vec<Waiter<i64>>,
     probes: Vec<Waiter<()>>,
@@ -217,20 +233,23 @@ struct Batcher {
     next_batch: u64,
     /// Redis does not know the script: send it whole.
     send_script: bool,
-    /// A batch was given up without an answer: Redis may still come to it.
+    /// A link was dropped with a batch on its way: Redis may still come to that copy.
     may_run_late: bool,
-    /// The highest number that this process has given out since the last reset.
-    highest: Option<i64>,
-    epoch: Option<i64>,
+    /// The highest number that this process has given out, with the latest epoch that it has seen.
+    highest: Option<Total>,
     /// The count stands below `highest`, and that has been logged.
     went_back: bool,
     fence: bool,
+    /// The log has been told what kind of server this is.
+    introduced: bool,
+    /// What went wrong last on the way to Redis.
+    trouble: Arc<str>,
     state: LinkState,
     metrics: Arc<Metrics>,
 }
 
 /// The answer to the command on its way; never, when there is none.
-async fn answered(reply: &mut Option<(Reply, Instant)>) -> Result<i64, StoreError> {
+async fn answered(reply: &mut Option<(Reply, Instant)>) -> Result<Total, StoreError> {
     match reply {
         Some((reply, _)) => reply.await,
         None => std::future::pending().await,
@@ -267,7 +286,7 @@ impl Batcher {
                 biased;
                 answer = answered(&mut reply) => {
                     reply = None;
-                    self.settle(answer).await;
+                    self.settle(answer);
                 }
                 Some(attempt) = self.attempts.join_next(), if !self.attempts.is_empty() => {
                     // An attempt that was called off has nothing to say.
@@ -281,12 +300,11 @@ impl Batcher {
                     None => break,
                 },
                 _ = self.tick.tick(), if !idle => {
-                    if reply.as_ref().is_some_and(|(_, sent)| sent.elapsed() > self.store.patience()) {
+                    let given_up = self.refuse_late_ones();
+                    let silent = |sent: &Instant| sent.elapsed() > self.store.patience();
+                    if reply.as_ref().is_some_and(|(_, sent)| given_up || silent(sent)) {
                         reply = None;
-                        self.lose_link("no answer to a command".to_owned());
-                    }
-                    if self.refuse_late_ones() {
-                        reply = None;
+                        self.break_link("no answer to a command".into());
                     }
                 }
             }
@@ -308,39 +326,37 @@ impl Batcher {
         }
         let link = self.link.clone()?;
         if self.batch.is_none() {
-            // A visitor who left while queued is not counted.
-            let visits: Vec<_> = std::mem::take(&mut self.queue)
-                .into_iter()
-                .filter(|visit| !visit.has_left())
-                .map(Some)
-                .collect();
-            if !visits.is_empty() {
-                self.metrics.batch_visits.observe(visits.len() as f64);
-                self.batch = Some(Batch {
-                    number: self.next_batch,
-                    size: visits.len(),
-                    visits,
-                });
-                self.next_batch += 1;
-            }
+            self.batch = self.gather();
         }
-        if let Some(batch) = &self.batch {
-            return Some(Box::pin(link.increment(
-                batch.number,
-                batch.size,
-                self.send_script,
-            )));
-        }
-        self.probes.retain(|probe| !probe.has_left());
-        if self.probes.is_empty() {
-            return None;
-        }
-        Some(Box::pin(async { link.probe().await.map(|()| 0) }))
+        let batch = self.batch.as_ref()?;
+        let reply = link.increment(batch.number, batch.size, self.send_script);
+        Some(Box::pin(reply))
     }
 
-    /// Deals with the answer to the last command: that of the batch, or else of a probe.
-    async fn settle(&mut self, answer: Result<i64, StoreError>) {
-        self.send_script = false;
+    /// Makes the next batch of whoever waits.
+    fn gather(&mut self) -> Option<Batch> {
+        // A visitor who left while queued is not counted.
+        self.queue.retain(|visit| !visit.has_left());
+        self.probes.retain(|probe| !probe.has_left());
+        if self.queue.is_empty() && self.probes.is_empty() {
+            return None;
+        }
+        let visits: Vec<_> = self.queue.drain(..).map(Some).collect();
+        if !visits.is_empty() {
+            self.metrics.batch_visits.observe(visits.len() as f64);
+        }
+        let number = self.next_batch;
+        self.next_batch += 1;
+        Some(Batch {
+            number,
+            size: visits.len(),
+            visits,
+        })
+    }
+
+    /// Deals with the answer to the batch.
+    fn settle(&mut self, answer: Result<Total, StoreError>) {
+        let sent_script = std::mem::take(&mut self.send_script);
         match answer {
             Ok(total) => {
                 self.say_up();
@@ -348,20 +364,15 @@ impl Batcher {
                     probe.answer(Ok(()));
                 }
                 if let Some(batch) = self.batch.take() {
-                    self.number(batch, total).await;
+                    self.number(batch, total);
                 }
             }
-            Err(StoreError::UnknownScript) => self.send_script = true,
+            Err(StoreError::UnknownScript) if !sent_script => self.send_script = true,
             Err(StoreError::Uncountable(reason)) => {
                 let reason: Arc<str> = reason.into();
                 self.say_down(&reason);
-                for visit in self
-                    .batch
-                    .take()
-                    .into_iter()
-                    .flat_map(|batch| batch.visits)
-                    .flatten()
-                {
+                let visits = self.batch.take().map(|batch| batch.visits);
+                for visit in visits.into_iter().flatten().flatten() {
                     visit.answer(Err(Refusal::Uncountable(reason.clone())));
                 }
                 for probe in self.probes.drain(..) {
@@ -369,54 +380,63 @@ impl Batcher {
                 }
             }
             // The batch stays, to be sent again.
-            Err(StoreError::Unreachable(reason)) => self.lose_link(reason),
+            Err(StoreError::Unreachable(reason)) => self.break_link(reason.into()),
+            // As it does here, though it was not run: a server behind the same name may run it.
+            Err(refused @ (StoreError::Refused(_) | StoreError::UnknownScript)) => {
+                self.link = None;
+                self.say_down(&refused.to_string().into());
+            }
         }
     }
 
     /// Gives every visit of an applied batch its own number.
-    async fn number(&mut self, batch: Batch, total: i64) {
+    fn number(&mut self, batch: Batch, total: Total) {
         let size = i64::try_from(batch.size).unwrap_or(i64::MAX);
-        let first = total - size + 1;
-        let went_back = self.highest.is_some_and(|highest| first <= highest);
-        if went_back && !self.was_reset(first).await && self.fence {
-            // The highest number stays, so this goes on until the count is above it.
-            for visit in batch.visits.into_iter().flatten() {
-                visit.answer(Err(Refusal::Fenced));
+        let first = total.count.saturating_sub(size).saturating_add(1);
+        if let Some(highest) = self.highest
+            && first <= highest.count
+        {
+            if total.epoch > highest.epoch {
+                tracing::info!(visit = first, "the count was reset");
+            } else {
+                self.say_went_back(first, highest.count);
+                if self.fence {
+                    // The highest number stays, so this goes on until the count is above it. The
+                    // epoch may have gone back too: from here on it is a reset that raises it.
+                    self.highest = Some(Total {
+                        epoch: total.epoch,
+                        ..highest
+                    });
+                    for visit in batch.visits.into_iter().flatten() {
+                        visit.answer(Err(Refusal::Fenced));
+                    }
+                    return;
+                }
             }
-            return;
         }
         self.highest = Some(total);
         self.went_back = false;
-        for (visit, number) in batch.visits.into_iter().zip(first..=total) {
+        // Not `first..`, which would count on past the greatest number there is.
+        for (visit, number) in batch.visits.into_iter().zip(first..=total.count) {
             if let Some(visit) = visit {
                 visit.answer(Ok(number));
             }
         }
     }
 
-    /// Whether `reset-count` explains that the count went back to `first`. If not, Redis has lost
-    /// data or somebody changed the key, and numbers may repeat.
-    async fn was_reset(&mut self, first: i64) -> bool {
-        let reading = async { self.link.clone()?.read_epoch().await.ok() };
-        let epoch = tokio::time::timeout(self.store.patience(), reading)
-            .await
-            .ok()
-            .flatten();
-        let marked = epoch > self.epoch;
-        self.epoch = epoch.or(self.epoch);
-        if marked {
-            tracing::info!(visit = first, "the count was reset");
-        } else if !std::mem::replace(&mut self.went_back, true) {
-            self.metrics.counter_went_back.inc();
-            tracing::error!(
-                visit = first,
-                highest = self.highest,
-                fence = self.fence,
-                "the count went back without a reset: Redis lost data, or somebody changed the key; \
-                 numbers may repeat"
-            );
+    /// Tells the log, once, that Redis has lost data or somebody changed the key.
+    fn say_went_back(&mut self, first: i64, highest: i64) {
+        if std::mem::replace(&mut self.went_back, true) {
+            return;
         }
-        marked
+        self.metrics.counter_went_back.inc();
+        tracing::error!(
+            visit = first,
+            highest,
+            fence = self.fence,
+            "the count went back without a reset: Redis lost data, or somebody changed the key; \
+             numbers may repeat"
+        );
     }
 
     /// Starts another attempt to connect when its time has come. Attempts overlap, so that one
@@ -435,13 +455,11 @@ impl Batcher {
     fn attempted(&mut self, attempt: Result<Link, StoreError>) {
         match attempt {
             Ok(link) => {
-                self.attempts.abort_all();
-                if self.epoch.is_some_and(|known| link.epoch > known) {
-                    self.highest = None;
-                }
-                self.epoch = self.epoch.max(Some(link.epoch));
-                if matches!(self.state, LinkState::Unknown) {
-                    tokio::spawn(say_what_it_is(link.clone()));
+                // The others are called off, and one that has just failed is not heard any more.
+                self.attempts = JoinSet::new();
+                if !std::mem::replace(&mut self.introduced, true) {
+                    let introduction = say_what_it_is(link.clone());
+                    tokio::spawn(tokio::time::timeout(self.store.budget(), introduction));
                 }
                 self.link = Some(link);
             }
@@ -449,9 +467,17 @@ impl Batcher {
         }
     }
 
-    fn lose_link(&mut self, reason: String) {
+    /// Drops a link that broke with a command on its way. That alone is no outage: Redis closes
+    /// idle links too, and a visit may well be counted on the next one. An attempt that fails, or
+    /// a visit that must be refused, makes it one.
+    fn break_link(&mut self, reason: Arc<str>) {
         self.link = None;
-        self.say_down(&reason.into());
+        self.may_run_late = true;
+        self.metrics.redis_errors.inc();
+        if matches!(self.state, LinkState::Up) {
+            tracing::info!(%reason, "the link to Redis broke; connecting anew");
+        }
+        self.trouble = reason;
     }
 
     /// Refuses whoever would not get an answer in time. Returns whether the batch was given up.
@@ -459,32 +485,38 @@ impl Batcher {
         while let Ok(ask) = self.inbox.try_recv() {
             self.sort_in(ask);
         }
-        let soon = Instant::now() + TICK;
-        let reason = match &self.state {
-            LinkState::Down { reason, .. } => reason.clone(),
-            LinkState::Unknown | LinkState::Up => "no answer in time".into(),
-        };
-        let refusal = || Refusal::Unreachable(reason.clone());
-        for visit in self.queue.extract_if(.., |visit| visit.deadline <= soon) {
-            visit.answer(Err(refusal()));
+        let soon = Instant::now() + self.margin;
+        let late = |deadline: Instant| deadline <= soon;
+        let mut refused = Vec::new();
+        // Those who left are forgotten: in an outage nothing else would do it.
+        self.queue.retain(|visit| !visit.has_left());
+        refused.extend(self.queue.extract_if(.., |visit| late(visit.deadline)));
+        if let Some(batch) = &mut self.batch {
+            let places = batch.visits.iter_mut();
+            refused.extend(places.filter_map(|place| place.take_if(|visit| late(visit.deadline))));
         }
-        for probe in self.probes.extract_if(.., |probe| probe.deadline <= soon) {
-            probe.answer(Err(refusal()));
-        }
-        let Some(batch) = &mut self.batch else {
+        let probes: Vec<_> = self
+            .probes
+            .extract_if(.., |probe| late(probe.deadline))
+            .collect();
+        if refused.is_empty() && probes.is_empty() {
             return false;
-        };
-        for place in &mut batch.visits {
-            if let Some(visit) = place.take_if(|visit| visit.deadline <= soon) {
-                visit.answer(Err(refusal()));
-            }
         }
-        let given_up = batch.visits.iter().all(Option::is_none);
-        if given_up {
-            self.batch = None;
-            self.may_run_late = true;
+        let reason = self.trouble.clone();
+        self.say_down(&reason);
+        for visit in refused {
+            visit.answer(Err(Refusal::Unreachable(reason.clone())));
         }
-        given_up
+        for probe in probes {
+            probe.answer(Err(Refusal::Unreachable(reason.clone())));
+        }
+        self.batch
+            .take_if(|batch| {
+                let counts_somebody = batch.visits.iter().any(Option::is_some);
+                let tells_somebody = batch.size == 0 && !self.probes.is_empty();
+                !counts_somebody && !tells_somebody
+            })
+            .is_some()
     }
 
     fn say_up(&mut self) {
@@ -497,36 +529,35 @@ impl Batcher {
             }
         }
         self.metrics.redis_up.set(1);
+        self.trouble = "no answer in time".into();
         self.state = LinkState::Up;
     }
 
     fn say_down(&mut self, why: &Arc<str>) {
         self.metrics.redis_errors.inc();
         self.metrics.redis_up.set(0);
+        self.trouble = why.clone();
         let now = Instant::now();
-        let since = match &self.state {
-            LinkState::Down {
-                since,
-                logged,
-                reason,
-            } => {
-                if reason == why || now.duration_since(*logged) < Duration::from_secs(1) {
-                    return;
-                }
-                *since
-            }
-            LinkState::Unknown | LinkState::Up => now,
-        };
-        tracing::error!(reason = %why, "Redis does not count; visits get 503");
-        self.state = LinkState::Down {
-            since,
-            logged: now,
-            reason: why.clone(),
-        };
+        if !matches!(self.state, LinkState::Down { .. }) {
+            self.state = LinkState::Down {
+                since: now,
+                logged: None,
+                told: Vec::new(),
+            };
+        }
+        if let LinkState::Down { logged, told, .. } = &mut self.state
+            && !told.contains(why)
+            && told.len() < MOST_REASONS
+            && logged.is_none_or(|logged| now.duration_since(logged) >= SAY_AGAIN)
+        {
+            tracing::error!(reason = %why, "Redis does not count; visits get 503");
+            *logged = Some(now);
+            told.push(why.clone());
+        }
     }
 
-    /// An orderly end leaves no key behind, unless Redis may still come to a batch that was given
-    /// up: then the memory must stay until it expires by itself.
+    /// An orderly end leaves no key behind, unless Redis may still come to a copy of a batch: then
+    /// the memory, by which it would know that copy, must stay until it expires by itself.
     async fn clean_up(self) {
         if let Some(link) = self.link
             && self.next_batch > 1

@@ -5,8 +5,8 @@
 //! [`listener`] takes the socket that systemd hands over, or binds one. [`server`] accepts from it
 //! within its limits and, at the end, drains what it accepted. `connection` serves one of them and
 //! notes what it is doing. `framing` refuses what is not quite HTTP; [`routes`] decides who answers
-//! the rest. [`counter`] joins the visit to the others that wait, [`store`] has Redis count them
-//! all with one command, and each gets its own number. `page` says it as text, HTML or JSON, and
+//! the rest. [`counter`] joins the visit to the others that wait, [`store`] (over `tls` for
+//! `rediss://`) has Redis count them all with one command, and each gets its own number. `page` says it as text, HTML or JSON, and
 //! [`telemetry`] writes one event, which [`output`] takes to stdout.
 //!
 //! Around it: [`config`] is every setting, [`lifecycle`] is how the process starts and ends,
@@ -28,6 +28,8 @@ pub mod routes;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -3,6 +3,7 @@
 //! Factor IV: Redis is a resource named by a URL. Nothing here knows which server stands behind
 //! it, and any one that speaks the protocol can take its place with a change of settings.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::config::Config;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// The idempotent increment: what makes it safe to send a batch again when its answer was lost.
 ///
@@ -19,30 +22,36 @@ use crate::config::Config;
 /// remembered result again, and a smaller one is refused: a command that timed out here and that
 /// Redis runs late must not count.
 ///
-/// `INCRBY` stands before the `SET` that remembers it, and is taken back when that `SET` is
-/// refused (say by an ACL), so an error always means "not applied". A script runs alone, so nobody
-/// sees the number in between. Lua's numbers are doubles: a total beyond 2^53 is read back as text.
+/// The result is the new total and the epoch in which it was drawn, as one: a total that is not
+/// above an earlier one of the same epoch shows that Redis has lost data.
+///
+/// `INCRBY` stands before the `SET` that remembers it, and is taken back by the same command when
+/// that `SET` is refused (say by an ACL), so an error always means "not applied". A script runs
+/// alone, so nobody sees the number in between. Lua's numbers are doubles: a total beyond 2^53 is
+/// read back as text.
 const INCREMENT: &str = r"
 local last = redis.call('GET', KEYS[2])
 if last then
-  local batch, total = string.match(last, '^(%d+) (-?%d+)$')
-  if batch == ARGV[1] then return total end
+  local batch, result = string.match(last, '^(%d+) (.+)$')
+  if batch == ARGV[1] then return result end
   if tonumber(batch) > tonumber(ARGV[1]) then
     return redis.error_reply('STALE batch ' .. ARGV[1] .. ' came after batch ' .. batch)
   end
 end
+local epoch = redis.call('GET', KEYS[3]) or '0'
 local total = redis.call('INCRBY', KEYS[1], ARGV[2])
 if total > 9007199254740991 or total < -9007199254740991 then
   total = redis.call('GET', KEYS[1])
 else
   total = string.format('%.0f', total)
 end
-local kept = redis.pcall('SET', KEYS[2], ARGV[1] .. ' ' .. total, 'PX', ARGV[3])
+local result = total .. ' ' .. epoch
+local kept = redis.pcall('SET', KEYS[2], ARGV[1] .. ' ' .. result, 'PX', ARGV[3])
 if kept['err'] then
-  redis.call('DECRBY', KEYS[1], ARGV[2])
+  redis.call('INCRBY', KEYS[1], '-' .. ARGV[2])
   return kept
 end
-return total
+return result
 ";
 
 /// How long Redis remembers a producer's last batch.
@@ -58,12 +67,14 @@ return total
 const MEMORY: Duration = Duration::from_secs(60 * 60);
 
 /// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)).
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where the count is kept and how to get there.
 #[derive(Debug)]
 pub struct Store {
     client: Client,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
     keys: Keys,
     script_hash: String,
     patience: Duration,
@@ -104,9 +115,13 @@ impl Keys {
 /// Why Redis did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// No answer, or one that says "not now". Trying again on a new connection may help.
+    /// No answer: nobody knows whether the command was run.
     #[error("{0}")]
     Unreachable(String),
+    /// An answer that says "not now", such as `LOADING`, `READONLY` or `OOM`. The command was not
+    /// run. A new connection may lead to a server that says otherwise.
+    #[error("{0}")]
+    Refused(String),
     /// Redis does not know the script, for example after `SCRIPT FLUSH` or a restart.
     #[error("the script is not loaded")]
     UnknownScript,
@@ -136,13 +151,10 @@ impl Store {
             .clone()
             .set_tcp_settings(tcp)
             .set_redis_settings(settings);
-        let client = if url.is_tls() {
-            tls_client(config, connection)?
-        } else {
-            Client::open(connection)?
-        };
         Ok(Self {
-            client,
+            client: Client::open(connection)?,
+            #[cfg(feature = "tls")]
+            tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
             keys: Keys::new(&config.counter_key.0)?,
             script_hash: redis::Script::new(INCREMENT).get_hash().to_owned(),
             patience: config.redis_timeout.0 / 2,
@@ -160,26 +172,45 @@ impl Store {
         self.patience
     }
 
+    async fn open(
+        &self,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let stream = tls.connect().await?;
+            let settings = self.client.get_connection_info().redis_settings();
+            let (connection, driver) =
+                MultiplexedConnection::new_with_config(settings, stream, config).await?;
+            tokio::spawn(driver);
+            return Ok(connection);
+        }
+        self.client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
     /// Opens a connection, within the time budget of a visit.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`] with what Redis or the network said.
+    /// [`StoreError::Unreachable`] with what the network said, [`StoreError::Refused`] with what
+    /// Redis said.
     pub async fn connect(&self) -> Result<Link, StoreError> {
         // The crate's own time limits cost a timer for every command; the callers keep theirs.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);
         let connecting = async {
-            let mut connection = self
-                .client
-                .get_multiplexed_async_connection_with_config(&config)
+            let mut connection = self.open(config).await?;
+            // A server that hangs, loads its data or is full still lets the kernel connect: only an
+            // answer shows that it is back. The increment needs the right to read this key too.
+            Cmd::get(&self.keys.epoch)
+                .query_async::<Value>(&mut connection)
                 .await?;
-            let epoch = read_epoch(&mut connection, &self.keys.epoch).await?;
             Ok(Link {
                 connection,
                 keys: self.keys.clone(),
                 hash: self.script_hash.clone(),
-                epoch,
             })
         };
         match tokio::time::timeout(self.budget, connecting).await {
@@ -195,54 +226,16 @@ impl Store {
 /// Settings from which no client can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreSetupError {
-    /// The TLS files, or the URL's combination of parts.
+    /// The URL's combination of parts.
     #[error("the Redis settings cannot be used: {0}")]
     Client(#[from] RedisError),
+    /// The TLS files, or what they hold.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsSetupError),
     /// The system's random source failed.
     #[error("no random numbers for a producer id: {0}")]
     Random(#[from] getrandom::Error),
-    /// A file vanished between the check of the settings and its use.
-    #[error("a TLS file cannot be read: {0}")]
-    File(#[from] std::io::Error),
-}
-
-#[cfg(feature = "tls")]
-fn tls_client(
-    config: &Config,
-    connection: redis::ConnectionInfo,
-) -> Result<Client, StoreSetupError> {
-    use redis::{ClientTlsConfig, TlsCertificates};
-    // Ignored when a library user has already installed one: then that one is used.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let read = |file: &crate::config::Optional<std::path::PathBuf>| {
-        file.0.as_ref().map(std::fs::read).transpose()
-    };
-    let client_tls = match (
-        read(&config.redis_cert_file)?,
-        read(&config.redis_key_file)?,
-    ) {
-        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig {
-            client_cert,
-            client_key,
-        }),
-        _ => None,
-    };
-    let root_cert = read(&config.redis_ca_file)?;
-    Ok(Client::build_with_tls(
-        connection,
-        TlsCertificates {
-            client_tls,
-            root_cert,
-        },
-    )?)
-}
-
-#[cfg(not(feature = "tls"))]
-fn tls_client(
-    _config: &Config,
-    connection: redis::ConnectionInfo,
-) -> Result<Client, StoreSetupError> {
-    Ok(Client::open(connection)?)
 }
 
 /// One connection to Redis.
@@ -251,8 +244,25 @@ pub struct Link {
     connection: MultiplexedConnection,
     keys: Keys,
     hash: String,
-    /// The epoch when the connection was made.
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Total {
+    /// The count after the batch: the number of its last visit.
+    pub(crate) count: i64,
+    /// How often the count had been reset by then.
     pub(crate) epoch: i64,
+}
+
+impl Total {
+    fn read(text: &[u8]) -> Option<Self> {
+        let (count, epoch) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+        Some(Self {
+            count: count.parse().ok()?,
+            epoch: epoch.parse().ok()?,
+        })
+    }
 }
 
 impl fmt::Debug for Link {
@@ -264,8 +274,8 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// Counts `visits` up, at most once for each `batch`, and returns the new total.
-    /// `send_script` sends the whole script, which is needed once after Redis forgot it.
+    /// Counts `visits` up, at most once for each `batch`, and returns the new total. No visits at
+    /// all show whether some could be counted. `send_script` sends the whole script, which is needed once after Redis forgot it.
     ///
     /// # Errors
     /// After [`StoreError::Unreachable`] the batch may or may not have been applied: send the same
@@ -275,57 +285,33 @@ impl Link {
         batch: u64,
         visits: usize,
         send_script: bool,
-    ) -> Result<i64, StoreError> {
+    ) -> Result<Total, StoreError> {
         let mut command = if send_script {
-            let mut command = Cmd::with_capacity(7, INCREMENT.len() + 256);
+            let mut command = Cmd::with_capacity(8, INCREMENT.len() + 256);
             command.arg("EVAL").arg(INCREMENT);
             command
         } else {
-            let mut command = Cmd::with_capacity(7, 256);
+            let mut command = Cmd::with_capacity(8, 320);
             command.arg("EVALSHA").arg(&self.hash);
             command
         };
         command
-            .arg(2)
+            .arg(3)
             .arg(&self.keys.counter)
             .arg(&self.keys.producer)
+            .arg(&self.keys.epoch)
             .arg(batch)
             .arg(visits)
             .arg(MEMORY.as_secs() * 1000);
         let total = match self.connection.send_packed_command(&command).await {
-            Ok(Value::BulkString(text)) => integer(&text),
+            Ok(Value::BulkString(text)) => Total::read(&text),
             Ok(Value::ServerError(error)) => return Err(self.explain(&error.into()).await),
             Ok(_) => None,
             Err(error) => return Err(self.explain(&error).await),
         };
         total.ok_or_else(|| {
-            StoreError::Unreachable("Redis gave an answer of a wrong kind".to_owned())
+            StoreError::Unreachable("the server gave an answer that Redis would not".to_owned())
         })
-    }
-
-    /// Asks whether the counter can be read, without changing anything.
-    ///
-    /// # Errors
-    /// As those of [`Link::increment`].
-    pub(crate) async fn probe(mut self) -> Result<(), StoreError> {
-        match Cmd::get(&self.keys.counter)
-            .query_async::<Option<Vec<u8>>>(&mut self.connection)
-            .await
-        {
-            Ok(held) if held.as_deref().is_none_or(|text| integer(text).is_some()) => Ok(()),
-            Ok(_) => Err(StoreError::Uncountable(self.what_stands_there().await)),
-            Err(error) => Err(self.explain(&error).await),
-        }
-    }
-
-    /// How often the counter has been reset.
-    ///
-    /// # Errors
-    /// [`StoreError::Unreachable`], mostly.
-    pub(crate) async fn read_epoch(mut self) -> Result<i64, StoreError> {
-        read_epoch(&mut self.connection, &self.keys.epoch)
-            .await
-            .map_err(|error| classify(&error))
     }
 
     /// Removes this process's memory of its last batch.
@@ -354,7 +340,7 @@ impl Link {
         }
     }
 
-    /// Sets the count, marks that this was meant ([`Link::read_epoch`]), and returns what stood
+    /// Sets the count, marks that this was meant (the epoch), and returns what stood
     /// there. One transaction: a visit counted meanwhile is either in the old value or on top of
     /// the new one.
     ///
@@ -404,14 +390,15 @@ impl Link {
                 .find_map(|line| line.strip_prefix(name))?;
             Some(line.strip_prefix(':')?.trim().to_owned())
         };
-        let fsync: Option<Vec<String>> = self.ask(&["CONFIG", "GET", "appendfsync"]).await?;
+        let fsync: Option<HashMap<String, String>> =
+            self.ask(&["CONFIG", "GET", "appendfsync"]).await?;
         Ok(Server {
             version: said("valkey_version")
                 .map(|version| format!("Valkey {version}"))
                 .or_else(|| said("redis_version").map(|version| format!("Redis {version}"))),
             role: said("role"),
             append_only: said("aof_enabled").map(|enabled| enabled == "1"),
-            append_fsync: fsync.and_then(|pair| pair.into_iter().nth(1)),
+            append_fsync: fsync.and_then(|pair| pair.into_values().next()),
         })
     }
 
@@ -517,14 +504,11 @@ impl fmt::Display for Server {
     }
 }
 
-async fn read_epoch(connection: &mut MultiplexedConnection, key: &str) -> Result<i64, RedisError> {
-    let epoch: Option<i64> = Cmd::get(key).query_async(connection).await?;
-    Ok(epoch.unwrap_or(0))
-}
-
-/// An integer as Redis writes it.
+/// An integer exactly as Redis writes it: `INCRBY` takes neither `+5` nor `007`.
 fn integer(text: &[u8]) -> Option<i64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+    let text = std::str::from_utf8(text).ok()?;
+    let number = text.parse().ok()?;
+    (itoa::Buffer::new().format::<i64>(number) == text).then_some(number)
 }
 
 fn classify(error: &RedisError) -> StoreError {
@@ -537,7 +521,14 @@ fn classify(error: &RedisError) -> StoreError {
         {
             StoreError::Uncountable(error.to_string())
         }
-        _ => StoreError::Unreachable(error.to_string()),
+        // In the words of Redis, which are what people search for.
+        _ => match error.code() {
+            // In the words of Redis, which are what people search for.
+            Some(code) => {
+                StoreError::Refused(format!("{code} {}", error.detail().unwrap_or_default()))
+            }
+            None => StoreError::Unreachable(error.to_string()),
+        },
     }
 }
 

@@ -7,14 +7,19 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod crowd;
+mod proxy;
 mod support;
 
+mod batching;
 mod contract;
 mod counting;
 mod documentation;
 mod framing;
 mod http;
 mod limits;
+mod outages;
 mod page;
+mod redis_url;
 mod run;
 mod twelve_factors;

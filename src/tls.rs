@@ -1,0 +1,138 @@
+//! Encrypted connections to Redis, for `rediss://`.
+//!
+//! The redis crate would read and parse all certificates of the system for every attempt to
+//! connect, within the event loop, and fail if one of them is bad, even when `REDIS_CA_FILE` says
+//! which to trust. Here that is done once, at start, and sessions can be resumed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redis::ConnectionAddr;
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::config::{Config, Optional};
+use crate::store::USER_TIMEOUT;
+
+/// Where an encrypted Redis is, whom to trust there, and who this is.
+pub(crate) struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+    host: String,
+    port: u16,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+/// TLS settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// A file has no certificate or key in it, or cannot be read.
+    #[error("{name}={} cannot be used ({error}); it takes a PEM file", file.display())]
+    File {
+        /// The setting.
+        name: &'static str,
+        /// The file that it names.
+        file: PathBuf,
+        /// What is wrong with it.
+        error: pem::Error,
+    },
+    /// Certificates that do not fit their key, and the like.
+    #[error("the TLS settings of Redis cannot be used: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// The URL's host is neither a name nor an address.
+    #[error("REDIS_URL names a host that no certificate can be made for: {0}")]
+    Host(#[from] InvalidDnsNameError),
+    /// The URL wants certificates not to be checked.
+    #[error("REDIS_URL ends with #insecure; it takes rediss:// with certificates that are checked")]
+    Insecure,
+}
+
+impl Tls {
+    /// Reads the certificates that `config` names, or else the system's.
+    pub(crate) fn new(config: &Config) -> Result<Self, TlsSetupError> {
+        let (host, port) = match config.redis_url.connection.addr() {
+            ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                ..
+            } => (host.clone(), *port),
+            _ => return Err(TlsSetupError::Insecure),
+        };
+        let mut roots = RootCertStore::empty();
+        if let Some(authorities) = certificates("REDIS_CA_FILE", &config.redis_ca_file)? {
+            for authority in authorities {
+                roots.add(authority)?;
+            }
+        } else {
+            // One that cannot be read is no reason to distrust the others.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let own = certificates("REDIS_CERT_FILE", &config.redis_cert_file)?;
+        let client = match (own, &config.redis_key_file.0) {
+            (Some(chain), Some(file)) => {
+                let key = PrivateKeyDer::from_pem_file(file)
+                    .map_err(|error| in_file("REDIS_KEY_FILE", file, error))?;
+                builder.with_client_auth_cert(chain, key)?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        Ok(Self {
+            connector: Arc::new(client).into(),
+            name: host.clone().try_into()?,
+            host,
+            port,
+        })
+    }
+
+    /// Connects and checks whom it has reached.
+    pub(crate) async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect((&*self.host, self.port)).await?;
+        stream.set_nodelay(true)?;
+        let timeout = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, timeout)?;
+        self.connector.connect(self.name.clone(), stream).await
+    }
+}
+
+/// The certificates in the file that a setting names, at least one.
+fn certificates(
+    name: &'static str,
+    file: &Optional<PathBuf>,
+) -> Result<Option<Vec<CertificateDer<'static>>>, TlsSetupError> {
+    let Some(file) = &file.0 else {
+        return Ok(None);
+    };
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| in_file(name, file, error))?;
+    if certificates.is_empty() {
+        return Err(in_file(name, file, pem::Error::NoItemsFound));
+    }
+    Ok(Some(certificates))
+}
+
+fn in_file(name: &'static str, file: &Path, error: pem::Error) -> TlsSetupError {
+    TlsSetupError::File {
+        name,
+        file: file.to_owned(),
+        error,
+    }
+}

@@ -1,0 +1,186 @@
+//! The batching against a small model: visits arrive and leave, links break at any byte, answers
+//! are lost, scripts forgotten, in any order.
+//!
+//! The library is called directly, without HTTP, so that the order of events is the test's own.
+//! Redis is a real one; only the wire to it is cut.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use abukiks::config::Config;
+use abukiks::counter::Counter;
+use abukiks::metrics::Metrics;
+use abukiks::store::Store;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Cases, TestRunner};
+use tokio::task::{JoinHandle, yield_now};
+
+use crate::proxy::{Fate, Proxy};
+use crate::support::Redis;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Some visits arrive together.
+    Arrive(usize),
+    /// The visitor who has waited longest leaves.
+    Leave,
+    /// Somebody asks whether visits can be counted.
+    Probe,
+    /// Something happens to the next increment.
+    Break(Fate),
+    /// Every link is cut, with or without a command on its way.
+    Cut,
+    /// Redis forgets the script.
+    Forget,
+    /// The event loop goes round this often.
+    Turn(usize),
+    /// Everybody who waits is answered.
+    Settle,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let fate = prop_oneof![
+        (0..400_usize).prop_map(Fate::CutRequestAt),
+        (0..12_usize).prop_map(Fate::CutAnswerAt),
+        Just(Fate::Silence),
+        Just(Fate::Pass),
+    ];
+    let step = prop_oneof![
+        6 => (1..6_usize).prop_map(Step::Arrive),
+        2 => Just(Step::Leave),
+        1 => Just(Step::Probe),
+        3 => fate.prop_map(Step::Break),
+        1 => Just(Step::Cut),
+        1 => Just(Step::Forget),
+        4 => (1..30_usize).prop_map(Step::Turn),
+        2 => Just(Step::Settle),
+    ];
+    vec(step, 1..25)
+}
+
+/// What one visit came to, in the order of a clock that every event moves on.
+#[derive(Debug, Clone, Copy)]
+struct Outcome {
+    began: u64,
+    ended: u64,
+    number: Option<i64>,
+}
+
+/// What the model knows: everything that was asked for, and what became of it.
+#[derive(Debug, Default)]
+struct Model {
+    arrived: usize,
+    outcomes: Vec<Outcome>,
+}
+
+impl Model {
+    fn check(&self, count: i64) -> Result<(), TestCaseError> {
+        let answered: Vec<(Outcome, i64)> = self
+            .outcomes
+            .iter()
+            .filter_map(|outcome| Some((*outcome, outcome.number?)))
+            .collect();
+        let numbers: HashSet<i64> = answered.iter().map(|(_, number)| *number).collect();
+        prop_assert_eq!(numbers.len(), answered.len(), "a number was given twice");
+        prop_assert!(numbers.iter().all(|number| (1..=count).contains(number)));
+        // At most once: even those who were refused or left are counted no more than that.
+        prop_assert!(count <= i64::try_from(self.arrived).expect("a few"));
+        for (earlier, low) in &answered {
+            for (later, high) in &answered {
+                prop_assert!(
+                    earlier.ended > later.began || low < high,
+                    "{high} was given to a visit that began after {low} had been given"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn play(redis: &Redis, steps: &[Step]) -> Result<(), TestCaseError> {
+    redis.run::<()>(&["FLUSHALL"]);
+    let proxy = Proxy::to(redis);
+    let settings = [("REDIS_URL", &*proxy.url()), ("REDIS_TIMEOUT", "300ms")]
+        .map(|(name, value)| (name.into(), value.into()));
+    let config = Config::from_vars(settings).expect("settings");
+    let metrics = Arc::new(Metrics::new("test"));
+    let store = Store::new(&config).expect("a store");
+    let (counter, counting) = Counter::start(store, 1000, false, metrics.clone());
+
+    let clock = Arc::new(AtomicU64::new(0));
+    let mut model = Model::default();
+    let mut waiting: Vec<JoinHandle<Outcome>> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Arrive(count) => {
+                model.arrived += count;
+                waiting.extend((0..*count).map(|_| {
+                    let (counter, clock) = (counter.clone(), clock.clone());
+                    tokio::spawn(async move {
+                        let began = clock.fetch_add(1, Relaxed);
+                        let number = counter.visit(Instant::now()).await.ok();
+                        let ended = clock.fetch_add(1, Relaxed);
+                        Outcome {
+                            began,
+                            ended,
+                            number,
+                        }
+                    })
+                }));
+            }
+            Step::Leave => {
+                if let Some(visit) = waiting.iter().find(|visit| !visit.is_finished()) {
+                    visit.abort();
+                }
+            }
+            Step::Probe => {
+                let counter = counter.clone();
+                tokio::spawn(async move { counter.probe().await });
+            }
+            Step::Break(fate) => proxy.next([*fate]),
+            Step::Cut => proxy.cut(),
+            Step::Forget => redis.run(&["SCRIPT", "FLUSH"]),
+            Step::Turn(count) => {
+                for _ in 0..*count {
+                    yield_now().await;
+                }
+            }
+            Step::Settle => settle(&mut waiting, &mut model).await,
+        }
+    }
+    settle(&mut waiting, &mut model).await;
+    prop_assert_eq!(metrics.waiting_visits.get(), 0);
+    // With the last of its users the counter ends, and what it had begun has then been settled.
+    drop(counter);
+    counting.await.expect("it does not fail");
+    model.check(redis.count())
+}
+
+async fn settle(waiting: &mut Vec<JoinHandle<Outcome>>, model: &mut Model) {
+    for visit in waiting.drain(..) {
+        // One that left has no outcome.
+        if let Ok(outcome) = visit.await {
+            model.outcomes.push(outcome);
+        }
+    }
+}
+
+#[test]
+fn numbers_are_right_in_whatever_order_things_break() {
+    let redis = Redis::start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let cases = Cases {
+        cases: 32,
+        failure_persistence: None,
+        ..Cases::default()
+    };
+    TestRunner::new(cases)
+        .run(&steps(), |steps| runtime.block_on(play(&redis, &steps)))
+        .unwrap_or_else(|error| panic!("{error}"));
+}

@@ -1,0 +1,251 @@
+//! Any Redis can be attached by its URL alone (factor IV), whatever it asks for.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
+};
+use tempfile::TempDir;
+
+use crate::proxy::Proxy;
+use crate::support::{Redis, Service};
+
+/// A database and a user of its own: nobody else may count.
+fn redis_with_user() -> Redis {
+    let redis = Redis::start();
+    redis.run::<()>(&["ACL", "SETUSER", "default", "-incrby"]);
+    let passwords = [">123456", ">p@ss:w/rd 100%"];
+    redis.run::<()>(&[
+        "ACL",
+        "SETUSER",
+        "visitor",
+        "on",
+        "~*",
+        "+@all",
+        passwords[0],
+        passwords[1],
+    ]);
+    redis
+}
+
+/// What stands in a database, which is emptied.
+fn take_count(redis: &Redis, database: u8) -> Option<i64> {
+    let (count,) = redis::pipe()
+        .cmd("SELECT")
+        .arg(database)
+        .ignore()
+        .cmd("GETDEL")
+        .arg("visitorCount")
+        .query(&mut redis.connect())
+        .expect("Redis answers");
+    count
+}
+
+#[test]
+fn every_scheme_takes_a_user_a_password_and_a_database() {
+    let redis = redis_with_user();
+    let proxy = Proxy::to(&redis);
+    let (host, path) = (proxy.address(), redis.socket().display().to_string());
+    for password in ["123456", "p%40ss%3Aw%2Frd%20100%25"] {
+        for url in [
+            format!("redis://visitor:{password}@{host}/2"),
+            format!("redis://visitor:{password}@{host}/2?protocol=resp3"),
+            format!("unix://{path}?db=2&user=visitor&pass={password}"),
+            format!("redis+unix://{path}?db=2&user=visitor&pass={password}&protocol=resp3"),
+        ] {
+            let mut service = Service::start_with(&[("REDIS_URL", &url)]);
+            assert_eq!(service.get("/").number(), 1, "{url}");
+            // Also what is asked about the server can be read, in either protocol.
+            service.log_line("appendonly is no");
+            assert_eq!(take_count(&redis, 2), Some(1), "{url}");
+        }
+    }
+    assert_eq!(redis.count(), 0);
+}
+
+#[test]
+fn resp3_is_spoken_when_it_is_asked_for() {
+    let redis = Redis::start();
+    let service = Service::start_with(&[("REDIS_URL", &format!("{}?protocol=resp3", redis.url()))]);
+    assert_eq!(service.get("/").number(), 1);
+    let clients: String = redis.run(&["CLIENT", "LIST"]);
+    assert!(clients.contains("resp=3"), "{clients}");
+}
+
+#[test]
+fn a_password_for_the_default_user_needs_no_name() {
+    let redis = Redis::start_with(&["--requirepass", "007"]);
+    let proxy = Proxy::to(&redis);
+    for (number, url) in [
+        format!("redis://:007@{}/", proxy.address()),
+        format!("unix://{}?pass=007", redis.socket().display()),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let service = Service::start_with(&[("REDIS_URL", url)]);
+        assert_eq!(service.get("/").number(), number as i64 + 1, "{url}");
+    }
+}
+
+/// Certificates for one test, and a Redis that shows one of them.
+struct Tls {
+    folder: TempDir,
+    authority: Issuer<'static, KeyPair>,
+    /// An address that no other test of this machine uses, so that its ports are free.
+    host: String,
+}
+
+/// Where a certificate and its key are.
+struct Identity {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+const TLS_PORT: &str = "6390";
+
+impl Tls {
+    fn new(test: u8) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = authority(&folder.path().join("ca.pem"));
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        Self {
+            folder,
+            authority,
+            host: format!("127.{}.{low}.{test}", high | 0x40),
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Signs a certificate for `name`.
+    fn identity(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+        let identity = Identity {
+            certificate: self.file(&format!("{name}.pem")),
+            key: self.file(&format!("{name}.key")),
+        };
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params
+            .signed_by(&key, &self.authority)
+            .expect("a signature");
+        write(&identity.certificate, &certificate.pem());
+        write(&identity.key, &key.serialize_pem());
+        identity
+    }
+
+    /// Starts a Redis that shows `identity`, and asks its clients for theirs if told so.
+    fn redis(&self, identity: &Identity, ask_clients: &str) -> Redis {
+        let ca = self.file("ca.pem");
+        Redis::start_with(&[
+            "--bind",
+            &self.host,
+            "--tls-port",
+            TLS_PORT,
+            "--tls-ca-cert-file",
+            text(&ca),
+            "--tls-cert-file",
+            text(&identity.certificate),
+            "--tls-key-file",
+            text(&identity.key),
+            "--tls-auth-clients",
+            ask_clients,
+        ])
+    }
+
+    /// Starts a service that is attached to it.
+    fn serve(&self, settings: &[(&str, &Path)]) -> Service {
+        let url = format!("rediss://{}:{TLS_PORT}/", self.host);
+        let mut all = vec![("REDIS_URL", &*url)];
+        all.extend(settings.iter().map(|(name, file)| (*name, text(file))));
+        Service::start_with(&all)
+    }
+}
+
+/// Makes a certificate authority, and writes its certificate.
+fn authority(file: &Path) -> Issuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let name = "an authority of this test";
+    params.distinguished_name.push(DnType::CommonName, name);
+    let key = KeyPair::generate().expect("a key");
+    write(file, &params.self_signed(&key).expect("a signature").pem());
+    Issuer::new(params, key)
+}
+
+fn write(file: &Path, pem: &str) {
+    std::fs::write(file, pem).expect("the folder is there");
+}
+
+fn text(file: &Path) -> &str {
+    file.to_str().expect("UTF-8")
+}
+
+/// Checks that visits are refused, and that the log says why.
+fn assert_refused(mut service: Service, why: &str) {
+    let answer = service.get("/");
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    let said = service.log_line("Redis does not count");
+    assert!(said.contains(why), "{said}");
+}
+
+#[test]
+fn a_private_authority_is_trusted_when_it_is_named_and_only_then() {
+    let tls = Tls::new(1);
+    let redis = tls.redis(&tls.identity(&tls.host, |_| {}), "no");
+    let service = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
+    assert_eq!(service.get("/").number(), 1);
+    assert_eq!(service.get("/readyz").status, 200);
+
+    assert_refused(tls.serve(&[]), "invalid peer certificate: UnknownIssuer");
+    let other = tls.file("other.pem");
+    authority(&other);
+    let service = tls.serve(&[("REDIS_CA_FILE", &other)]);
+    // Which of the two depends on whether the authorities have the same name.
+    assert_refused(service, "invalid peer certificate");
+    assert_eq!(redis.count(), 1);
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused() {
+    let tls = Tls::new(2);
+    let _redis = tls.redis(&tls.identity("redis.example", |_| {}), "no");
+    let service = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
+    assert_refused(service, "not valid for name");
+}
+
+#[test]
+fn a_certificate_that_has_expired_is_refused() {
+    let tls = Tls::new(3);
+    let expired = tls.identity(&tls.host, |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let _redis = tls.redis(&expired, "no");
+    let service = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
+    assert_refused(service, "certificate expired");
+}
+
+#[test]
+fn a_client_certificate_is_shown_when_there_is_one() {
+    let tls = Tls::new(4);
+    let _redis = tls.redis(&tls.identity(&tls.host, |_| {}), "yes");
+    let client = tls.identity("abukiks", |_| {});
+    let ca = tls.file("ca.pem");
+    let service = tls.serve(&[
+        ("REDIS_CA_FILE", &ca),
+        ("REDIS_CERT_FILE", &client.certificate),
+        ("REDIS_KEY_FILE", &client.key),
+    ]);
+    assert_eq!(service.get("/").number(), 1);
+    assert_refused(tls.serve(&[("REDIS_CA_FILE", &ca)]), "ertificate");
+}
