@@ -9,12 +9,19 @@
 
 mod support;
 
+mod activation;
+mod admin;
+mod config;
 mod contract;
 mod counting;
 mod documentation;
 mod framing;
 mod http;
 mod limits;
+mod drain;
+mod going_back;
+mod lifecycle;
+mod logs;
 mod page;
 mod run;
 mod twelve_factors;
