@@ -252,10 +252,13 @@ impl Config {
             );
         }
         if self.max_headers.0 > MOST_HEADERS {
-            problems.push(format!(
-                "MAX_HEADERS={} is too many; it takes a whole number from 1 to {MOST_HEADERS}",
-                self.max_headers
-            ));
+            contradiction(
+                &["MAX_HEADERS"],
+                format!(
+                    "MAX_HEADERS={} is too many; it takes a whole number from 1 to {MOST_HEADERS}",
+                    self.max_headers
+                ),
+            );
         }
         let tls_files = [
             ("REDIS_CA_FILE", &self.redis_ca_file),

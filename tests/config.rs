@@ -103,7 +103,11 @@ const CASES: &[Case] = &[
         same!("256", "16384"),
         &["255", "0", "-1", "16k"],
     ),
-    ("MAX_HEADERS", COUNTS, NO_COUNTS),
+    (
+        "MAX_HEADERS",
+        same!("1", "24576"),
+        &["0", "24577", "-1", "many"],
+    ),
     ("MAX_BODY_BYTES", same!("0", "65536"), &["-1", "64k"]),
     ("HEADER_TIMEOUT", PERIODS, NO_PERIODS),
     ("KEEP_ALIVE_TIMEOUT", PERIODS, NO_PERIODS),
