@@ -87,10 +87,7 @@ pub fn run<A: clap::Parser>(
     });
     match done {
         Ok(text) => print(&text),
-        Err(Failure { status, text }) => {
-            eprintln!("{text}");
-            ExitCode::from(status)
-        }
+        Err(Failure { status, text }) => fail(status, text),
     }
 }
 
@@ -108,15 +105,21 @@ pub fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Prints why there is nothing more to do, on stderr, and returns the exit status for it. That
+/// nobody reads stderr is no reason to end in another way.
+#[must_use]
+pub fn fail(status: u8, text: impl fmt::Display) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{text}");
+    ExitCode::from(status)
+}
+
 /// `abukiks --check-config`: the effective settings, or all that is wrong with them.
 #[must_use]
 pub fn check_config() -> ExitCode {
-    match Config::from_env() {
-        Ok(config) => print(&config.effective()),
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(EX_CONFIG)
-        }
+    // Whatever the service would refuse, down to the content of a certificate file.
+    match prepare() {
+        Ok((config, _)) => print(&config.effective()),
+        Err(Failure { status, text }) => fail(status, text),
     }
 }
 

@@ -69,16 +69,13 @@ macro_rules! settings {
         }, )+ ];
 
         impl Config {
-            fn read(source: &Figment) -> Result<Self, ConfigError> {
-                let mut problems = Vec::new();
+            /// `None` when a setting is wrong, after all of them have been looked at.
+            fn read(source: &Figment, problems: &mut Problems) -> Option<Self> {
                 let mut effective = Vec::new();
                 $( let $field: Option<$type> = read_one(
-                    source, stringify!($name), &mut problems, &mut effective,
+                    source, stringify!($name), problems, &mut effective,
                 ); )+
-                match ($($field,)+) {
-                    ($(Some($field),)+) => Ok(Self { $($field,)+ effective }),
-                    _ => Err(ConfigError(problems)),
-                }
+                Some(Self { $($field: $field?,)+ effective })
             }
         }
     };
@@ -147,6 +144,9 @@ struct Effective {
     origin: String,
 }
 
+/// What is wrong with which setting.
+type Problems = Vec<(&'static str, String)>;
+
 /// Everything that is wrong with the settings, one line each.
 #[derive(Debug, thiserror::Error)]
 pub struct ConfigError(Vec<String>);
@@ -174,22 +174,30 @@ impl Config {
     pub fn from_vars(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
-        let environment = Variables::environment(vars)?;
-        let secret = secret_redis_url(&environment)?;
-        let defaults = Variables {
-            origin: "default".to_owned(),
-            values: SETTINGS
-                .iter()
-                .map(|setting| (setting.name, setting.default.to_owned()))
-                .collect(),
-        };
-        let mut source = Figment::from(defaults).merge(environment);
-        if let Some(secret) = secret {
-            source = source.merge(secret);
+        let mut problems = Problems::new();
+        let environment = Variables::environment(vars, &mut problems);
+        let secret = secret_redis_url(&environment, &mut problems);
+        let mut given = vec![environment];
+        given.extend(secret);
+        let mut config = Self::read(&Variables::source(&given), &mut problems);
+        if config.is_none() {
+            // With its default in place of each wrong one, what contradicts what is told as well.
+            for variables in &mut given {
+                variables
+                    .values
+                    .retain(|known, _| problems.iter().all(|(wrong, _)| wrong != known));
+            }
+            config = Self::read(&Variables::source(&given), &mut Problems::new());
         }
-        let config = Self::read(&source)?;
-        config.contradictions()?;
-        Ok(config)
+        if let Some(config) = &config {
+            config.contradictions(&mut problems);
+        }
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(ConfigError(
+                problems.into_iter().map(|(_, text)| text).collect(),
+            )),
+        }
     }
 
     /// The effective settings as `NAME=value  # origin` lines, secrets redacted.
@@ -216,26 +224,41 @@ impl Config {
         }
     }
 
-    /// Settings that are right alone and wrong together.
-    fn contradictions(&self) -> Result<(), ConfigError> {
-        let mut problems = Vec::new();
+    /// Settings that are right alone and wrong together. Where one of them is wrong by itself,
+    /// that has been said, and nothing follows from it.
+    fn contradictions(&self, problems: &mut Problems) {
+        let known: Vec<_> = problems.iter().map(|(name, _)| *name).collect();
+        let mut contradiction = |names: &[&'static str], text: String| {
+            if names.iter().all(|name| !known.contains(name)) {
+                problems.push((names[0], text));
+            }
+        };
         if self.drain_lame_duck.0 > self.drain_timeout.0 {
-            problems.push(format!(
-                "DRAIN_LAME_DUCK={} is longer than DRAIN_TIMEOUT={}; it takes at most that",
-                self.drain_lame_duck, self.drain_timeout
-            ));
+            contradiction(
+                &["DRAIN_LAME_DUCK", "DRAIN_TIMEOUT"],
+                format!(
+                    "DRAIN_LAME_DUCK={} is longer than DRAIN_TIMEOUT={}; it takes at most that",
+                    self.drain_lame_duck, self.drain_timeout
+                ),
+            );
         }
         if self.redis_timeout.0 > LONGEST_REDIS_TIMEOUT {
-            problems.push(format!(
-                "REDIS_TIMEOUT={} is too long; it takes a time from 1ms to 1m",
-                self.redis_timeout
-            ));
+            contradiction(
+                &["REDIS_TIMEOUT"],
+                format!(
+                    "REDIS_TIMEOUT={} is too long; it takes a time from 1ms to 1m",
+                    self.redis_timeout
+                ),
+            );
         }
         if self.max_headers.0 > MOST_HEADERS {
-            problems.push(format!(
-                "MAX_HEADERS={} is too many; it takes a whole number from 1 to {MOST_HEADERS}",
-                self.max_headers
-            ));
+            contradiction(
+                &["MAX_HEADERS"],
+                format!(
+                    "MAX_HEADERS={} is too many; it takes a whole number from 1 to {MOST_HEADERS}",
+                    self.max_headers
+                ),
+            );
         }
         let tls_files = [
             ("REDIS_CA_FILE", &self.redis_ca_file),
@@ -245,34 +268,40 @@ impl Config {
         for (name, file) in tls_files {
             if let Optional(Some(path)) = file {
                 if !self.redis_url.is_tls() {
-                    problems.push(format!(
-                        "{name}={} is set, but the Redis URL {} is not encrypted; {name} takes effect with rediss:// only",
-                        path.display(), self.redis_url
-                    ));
+                    contradiction(
+                        &[name, "REDIS_URL"],
+                        format!(
+                            "{name}={} is set, but the Redis URL {} is not encrypted; {name} takes effect with rediss:// only",
+                            path.display(),
+                            self.redis_url
+                        ),
+                    );
                 } else if let Err(error) = std::fs::read(path) {
-                    problems.push(format!(
-                        "{name}={} cannot be read ({error}); it takes a readable PEM file",
-                        path.display()
-                    ));
+                    contradiction(
+                        &[name],
+                        format!(
+                            "{name}={} cannot be read ({error}); it takes a readable PEM file",
+                            path.display()
+                        ),
+                    );
                 }
             }
         }
         if self.redis_cert_file.0.is_some() != self.redis_key_file.0.is_some() {
-            problems.push(
+            contradiction(
+                &["REDIS_CERT_FILE", "REDIS_KEY_FILE"],
                 "REDIS_CERT_FILE and REDIS_KEY_FILE belong together; set both or neither"
                     .to_owned(),
             );
         }
         if cfg!(not(feature = "tls")) && self.redis_url.is_tls() {
-            problems.push(format!(
-                "REDIS_URL={} asks for TLS, which this build leaves out; it takes redis:// or unix://",
-                self.redis_url
-            ));
-        }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError(problems))
+            contradiction(
+                &["REDIS_URL"],
+                format!(
+                    "REDIS_URL={} asks for TLS, which this build leaves out; it takes redis:// or unix://",
+                    self.redis_url
+                ),
+            );
         }
     }
 }
@@ -281,7 +310,7 @@ impl Config {
 fn read_one<T: FromSetting + fmt::Display>(
     source: &Figment,
     name: &'static str,
-    problems: &mut Vec<String>,
+    problems: &mut Problems,
     effective: &mut Vec<Effective>,
 ) -> Option<T> {
     let text: String = source.extract_inner_lossy(name).unwrap_or_default();
@@ -295,7 +324,10 @@ fn read_one<T: FromSetting + fmt::Display>(
         } else {
             format!("{name}={text:?} (from {origin})")
         };
-        problems.push(format!("{held} is not valid; {name} takes {}", T::ACCEPTS));
+        problems.push((
+            name,
+            format!("{held} is not valid; {name} takes {}", T::ACCEPTS),
+        ));
         return None;
     };
     effective.push(Effective {
@@ -308,6 +340,7 @@ fn read_one<T: FromSetting + fmt::Display>(
 
 /// Hands variables to figment as verbatim strings. figment's own `Env` guesses types (a password
 /// of digits becomes a number), trims, and quotes secrets in its errors.
+#[derive(Clone)]
 struct Variables {
     origin: String,
     values: BTreeMap<&'static str, String>,
@@ -317,9 +350,9 @@ impl Variables {
     /// The settings among `vars`. An empty variable counts as absent, as `NAME=` in a file means.
     fn environment(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, ConfigError> {
+        problems: &mut Problems,
+    ) -> Self {
         let mut values = BTreeMap::new();
-        let mut problems = Vec::new();
         for (name, value) in vars {
             let known = SETTINGS
                 .iter()
@@ -332,16 +365,28 @@ impl Variables {
                 Ok(value) => {
                     values.insert(name, value);
                 }
-                Err(_) => problems.push(format!("{name} is not UTF-8; {name} takes text")),
+                Err(_) => problems.push((name, format!("{name} is not UTF-8; {name} takes text"))),
             }
         }
-        if !problems.is_empty() {
-            return Err(ConfigError(problems));
-        }
-        Ok(Self {
+        Self {
             origin: "environment".to_owned(),
             values,
-        })
+        }
+    }
+
+    /// The defaults with everything `given` on top, the last of them uppermost.
+    fn source(given: &[Self]) -> Figment {
+        let defaults = Self {
+            origin: "default".to_owned(),
+            values: SETTINGS
+                .iter()
+                .map(|setting| (setting.name, setting.default.to_owned()))
+                .collect(),
+        };
+        given
+            .iter()
+            .cloned()
+            .fold(Figment::from(defaults), Figment::merge)
     }
 }
 
@@ -361,16 +406,18 @@ impl Provider for Variables {
 }
 
 /// The Redis URL from `REDIS_URL_FILE` or the systemd credential, if there is one.
-fn secret_redis_url(environment: &Variables) -> Result<Option<Variables>, ConfigError> {
+fn secret_redis_url(environment: &Variables, problems: &mut Problems) -> Option<Variables> {
     let named = environment
         .values
         .get("REDIS_URL_FILE")
+        .filter(|file| PathBuf::read(file).is_some())
         .map(|file| (PathBuf::from(file), format!("REDIS_URL_FILE {file}")));
     let credential = environment
         .values
         .get("CREDENTIALS_DIRECTORY")
         .map(|folder| Path::new(folder).join("redis-url"))
-        .filter(|file| file.exists())
+        // One that is there and cannot be looked at is an error, not absent.
+        .filter(|file| file.try_exists().unwrap_or(true))
         .map(|file| (file, "systemd credential redis-url".to_owned()));
 
     let inline = environment
@@ -387,24 +434,34 @@ fn secret_redis_url(environment: &Variables) -> Result<Option<Variables>, Config
         )
         .collect();
     if given.len() > 1 {
-        return Err(ConfigError(vec![format!(
-            "the Redis URL is given more than once, by {}; keep one of them",
-            given.join(" and by ")
-        )]));
+        problems.push((
+            "REDIS_URL",
+            format!(
+                "the Redis URL is given more than once, by {}; keep one of them",
+                given.join(" and by ")
+            ),
+        ));
+        return None;
     }
-    let Some((file, origin)) = named.or(credential) else {
-        return Ok(None);
-    };
-    let text = std::fs::read_to_string(&file).map_err(|error| {
-        ConfigError(vec![format!(
-            "{origin} cannot be read ({error}); it takes a readable file with a Redis URL"
-        )])
-    })?;
-    let url = text.lines().next().unwrap_or_default().to_owned();
-    Ok(Some(Variables {
-        origin,
-        values: BTreeMap::from([("REDIS_URL", url)]),
-    }))
+    let (file, origin) = named.or(credential)?;
+    match std::fs::read_to_string(&file) {
+        Ok(text) => {
+            let url = text.lines().next().unwrap_or_default().to_owned();
+            Some(Variables {
+                origin,
+                values: BTreeMap::from([("REDIS_URL", url)]),
+            })
+        }
+        Err(error) => {
+            problems.push((
+                "REDIS_URL",
+                format!(
+                    "{origin} cannot be read ({error}); it takes a readable file with a Redis URL"
+                ),
+            ));
+            None
+        }
+    }
 }
 
 impl FromSetting for IpAddr {
@@ -424,7 +481,7 @@ impl FromSetting for u16 {
 impl FromSetting for PathBuf {
     const ACCEPTS: &'static str = "the path of a file";
     fn read(text: &str) -> Option<Self> {
-        Some(Self::from(text))
+        (!text.chars().any(char::is_control)).then(|| Self::from(text))
     }
 }
 
@@ -670,6 +727,12 @@ impl FromSetting for RedisUrl {
     fn read(text: &str) -> Option<Self> {
         let connection = text.into_connection_info().ok()?;
         let mut url = redis::parse_redis_url(text)?;
+        // A `?` or `#` that stands raw in a password ends the host before its time: what follows
+        // would be shown as if it were no secret, and the connection would go somewhere else.
+        let known = ["protocol", "db", "user", "pass"];
+        if url.fragment().is_some() || url.query_pairs().any(|(name, _)| !known.contains(&&*name)) {
+            return None;
+        }
         if url.password().is_some() {
             url.set_password(Some("***")).ok()?;
         }

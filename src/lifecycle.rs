@@ -89,7 +89,7 @@ impl StopSignals {
     }
 
     /// Waits for the next one and returns its name and number.
-    pub(crate) async fn next(&mut self) -> (&'static str, u8) {
+    pub async fn next(&mut self) -> (&'static str, u8) {
         tokio::select! {
             _ = self.terminate.recv() => ("SIGTERM", 15),
             _ = self.interrupt.recv() => ("SIGINT", 2),

@@ -64,7 +64,10 @@ impl fmt::Display for Listener {
                 Err(error) => write!(f, "a TCP socket ({error})"),
             },
             Self::Unix(socket) => match socket.local_addr() {
-                Ok(address) => write!(f, "{address:?}"),
+                Ok(address) => match address.as_pathname() {
+                    Some(path) => write!(f, "unix:{}", path.display()),
+                    None => write!(f, "{address:?}"),
+                },
                 Err(error) => write!(f, "a unix socket ({error})"),
             },
         }

@@ -19,37 +19,39 @@ use abukiks::{admin, telemetry};
 const EX_OSERR: u8 = 71;
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let arguments: Vec<_> = arguments
+        .iter()
+        .map(|argument| argument.to_string_lossy())
+        .collect();
+    match arguments.iter().map(|text| &**text).collect::<Vec<_>>()[..] {
         [] => {}
         ["--help" | "-h"] => return admin::print(&admin::service_help()),
         ["--version" | "-V"] => return admin::print(&admin::version("abukiks")),
         ["--check-config"] => return admin::check_config(),
         _ => {
-            eprintln!(
-                "abukiks: unknown argument; accepted are --help, --version and --check-config"
+            return admin::fail(
+                admin::EX_USAGE,
+                format!(
+                    "unknown arguments {arguments:?}; accepted is one of --help, --version and \
+                     --check-config, or none"
+                ),
             );
-            return ExitCode::from(admin::EX_USAGE);
         }
     }
     let config = match Config::from_env() {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(EX_CONFIG);
-        }
+        Err(error) => return admin::fail(EX_CONFIG, error),
     };
     match serve(&config) {
         Ok(exit) => exit,
-        Err((status, error)) => {
-            eprintln!("{error}");
-            ExitCode::from(status)
-        }
+        Err((status, error)) => admin::fail(status, error),
     }
 }
 
 /// Runs the service; an error comes with its exit status.
 fn serve(config: &Config) -> Result<ExitCode, (u8, String)> {
+    let store = Store::new(config).map_err(|error| (EX_CONFIG, error.to_string()))?;
     // Before any thread: taking sockets over changes the environment.
     let listeners = Listeners::obtain(config).map_err(system)?;
     if config.idle_exit.0.is_some() && !listeners.inherited {
@@ -66,7 +68,6 @@ fn serve(config: &Config) -> Result<ExitCode, (u8, String)> {
     let metrics = Arc::new(Metrics::new(&release));
     let output = Arc::new(Output::stdout(metrics.clone()).map_err(system)?);
     let access_log = telemetry::start(config, &output).map_err(system)?;
-    let store = Store::new(config).map_err(|error| (EX_CONFIG, error.to_string()))?;
 
     let runtime = match config.worker_threads.0 {
         1 => tokio::runtime::Builder::new_current_thread()
@@ -76,10 +77,11 @@ fn serve(config: &Config) -> Result<ExitCode, (u8, String)> {
             .worker_threads(threads)
             .enable_all()
             .build(),
-    };
-    let ended = runtime.map_err(system)?.block_on(async {
+    }
+    .map_err(system)?;
+    let ended = runtime.block_on(async {
         let pump = tokio::spawn(output.clone().pump());
-        let signals = StopSignals::listen()?;
+        let mut signals = StopSignals::listen()?;
         let (limit, fence) = (config.max_waiting_visits.0, config.counter_fence.0);
         let (counter, counting) = Counter::start(store, limit, fence, metrics.clone());
         let app = Arc::new(App {
@@ -90,14 +92,19 @@ fn serve(config: &Config) -> Result<ExitCode, (u8, String)> {
             draining: AtomicBool::new(false),
             max_body_bytes: config.max_body_bytes.0,
         });
-        let ended = server::run(config, listeners, app, signals).await;
-        if matches!(ended, Ok(Ended::Drained | Ended::Idle)) {
+        let mut ended = server::run(config, listeners, app, &mut signals).await;
+        if let Ok(Ended::Drained) = ended {
             // All visits are answered; what is left is to tidy up in Redis.
-            let _ = counting.await;
+            tokio::select! {
+                _ = counting => {}
+                (_, number) = signals.next() => ended = Ok(Ended::AtOnce(number)),
+            }
         }
         pump.abort();
         ended
     });
+    // Dropping it would wait for a name lookup that hangs.
+    runtime.shutdown_background();
     output.finish();
     ended.map(ExitCode::from).map_err(system)
 }

@@ -2,7 +2,7 @@
 //!
 //! Factor XI: the service writes to stdout and knows nothing of where it leads. It must not depend
 //! on it either. A reader that stalls fills the buffer, after which lines are dropped and counted;
-//! one that goes away (EPIPE) ends the lines, not the service. Within one turn of the event loop
+//! so are those that nobody can read, because the reader is gone or the disk full. Within one turn of the event loop
 //! all lines are gathered and written with a single write(2).
 
 use std::fs::{File, OpenOptions};
@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -23,8 +23,14 @@ use crate::metrics::Metrics;
 /// Lines that may wait for a reader, in bytes.
 const CAPACITY: usize = 1024 * 1024;
 
-/// How long the end of the process waits for the reader to take the last lines.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for a reader that takes nothing.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for a reader that takes the last lines slowly.
+const LAST_LINES: Duration = Duration::from_secs(10);
+
+/// A pipe that poll(2) says is writable takes as much without blocking (`PIPE_BUF` in pipe(7)).
+const PIPE_ROOM: usize = 4096;
 
 /// Where log lines go. Cheap to share.
 #[derive(Debug)]
@@ -39,8 +45,6 @@ pub struct Output {
 struct Lines {
     bytes: Vec<u8>,
     dropped: u64,
-    /// The reader is gone for good.
-    closed: bool,
 }
 
 /// stdout, by what it is. Its own file description may be shared with other processes, whose
@@ -51,7 +55,10 @@ enum Sink {
     Reopened(File),
     /// A socket, such as systemd's journal stream: each send asks not to block.
     Socket(OwnedFd),
-    /// A file, which does not block, or something that could not be opened anew.
+    /// A pipe or a terminal that could not be opened anew, say because it is another user's:
+    /// written to in small parts, each when there is room.
+    Shared(File),
+    /// A file, which does not block.
     Plain(File),
 }
 
@@ -72,6 +79,7 @@ impl Sink {
             if let Ok(reopened) = reopened {
                 return Ok(Self::Reopened(reopened));
             }
+            return Ok(Self::Shared(stdout));
         }
         Ok(Self::Plain(stdout))
     }
@@ -79,6 +87,13 @@ impl Sink {
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Reopened(file) | Self::Plain(file) => (&*file).write(bytes),
+            Self::Shared(file) => {
+                let mut stdout = [PollFd::new(file, PollFlags::OUT)];
+                if rustix::event::poll(&mut stdout, Some(&Timespec::default()))? == 0 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                (&*file).write(&bytes[..bytes.len().min(PIPE_ROOM)])
+            }
             Self::Socket(socket) => Ok(rustix::net::send(
                 socket,
                 bytes,
@@ -91,7 +106,7 @@ impl Sink {
 impl AsFd for Sink {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         match self {
-            Self::Reopened(file) | Self::Plain(file) => file.as_fd(),
+            Self::Reopened(file) | Self::Shared(file) | Self::Plain(file) => file.as_fd(),
             Self::Socket(socket) => socket.as_fd(),
         }
     }
@@ -114,7 +129,7 @@ impl Output {
     /// Adds what `write` writes, one whole line, to the stream.
     pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut lines = self.lines();
-        if lines.closed || lines.bytes.len() >= CAPACITY {
+        if lines.bytes.len() >= CAPACITY {
             lines.dropped += 1;
             self.metrics.log_lines_dropped.inc();
             return;
@@ -151,38 +166,41 @@ impl Output {
     pub fn finish(&self) {
         let until = Instant::now() + LAST_LINES;
         while self.write_lines() == Written::Blocked {
-            let left = until.saturating_duration_since(Instant::now());
+            let wait = until.saturating_duration_since(Instant::now()).min(STALLED);
             let mut stdout = [PollFd::new(&self.sink, PollFlags::OUT)];
-            if left.is_zero()
-                || rustix::event::poll(&mut stdout, left.try_into().ok().as_ref()) == Ok(0)
-            {
+            if rustix::event::poll(&mut stdout, wait.try_into().ok().as_ref()) == Ok(0) {
                 return;
             }
         }
     }
 
-    /// Writes as much as the reader takes.
+    /// Writes as much as the reader takes, and at the end of it whether lines are missing.
     fn write_lines(&self) -> Written {
-        let mut lines = self.lines();
-        while !lines.bytes.is_empty() {
-            match self.sink.write(&lines.bytes) {
-                Ok(count) if count == lines.bytes.len() => lines.bytes.clear(),
-                Ok(count) => drop(lines.bytes.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Written::Blocked,
-                Err(_) => {
-                    lines.closed = true;
-                    lines.bytes = Vec::new();
+        loop {
+            let mut lines = self.lines();
+            while !lines.bytes.is_empty() {
+                match self.sink.write(&lines.bytes) {
+                    Ok(count) => drop(lines.bytes.drain(..count)),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Written::Blocked;
+                    }
+                    Err(_) => {
+                        let lost = lines.bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+                        self.metrics.log_lines_dropped.inc_by(lost);
+                        lines.dropped += lost;
+                        lines.bytes.clear();
+                        return Written::All;
+                    }
                 }
             }
-        }
-        let dropped = std::mem::take(&mut lines.dropped);
-        let closed = lines.closed;
-        drop(lines);
-        if dropped > 0 && !closed {
+            let dropped = std::mem::take(&mut lines.dropped);
+            drop(lines);
+            if dropped == 0 {
+                return Written::All;
+            }
             tracing::warn!(dropped, "log lines were dropped because nobody read them");
         }
-        Written::All
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {

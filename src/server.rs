@@ -37,10 +37,10 @@ const RESERVED_FILES: usize = 32;
 /// How the server has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Every connection was brought to its end, or `DRAIN_TIMEOUT` cut what remained.
+    /// Every connection was brought to its end.
     Drained,
-    /// `IDLE_EXIT` has passed without a connection.
-    Idle,
+    /// `DRAIN_TIMEOUT` has passed; what remains is to be cut.
+    Cut,
     /// A second signal, of this number, wanted it at once.
     AtOnce(u8),
 }
@@ -48,7 +48,7 @@ pub enum Ended {
 impl From<Ended> for ExitCode {
     fn from(ended: Ended) -> Self {
         match ended {
-            Ended::Drained | Ended::Idle => Self::SUCCESS,
+            Ended::Drained | Ended::Cut => Self::SUCCESS,
             // As a shell reports a process that the signal has killed.
             Ended::AtOnce(signal) => Self::from(128 + signal),
         }
@@ -84,7 +84,7 @@ pub async fn run(
     config: &Config,
     listeners: Listeners,
     app: Arc<App>,
-    mut signals: StopSignals,
+    signals: &mut StopSignals,
 ) -> io::Result<Ended> {
     let max_connections = max_connections(config, &listeners);
     let server = Arc::new(Server {
@@ -121,24 +121,22 @@ pub async fn run(
         max_connections,
         "ready"
     );
-    tokio::spawn(lifecycle::report(server.app.clone()));
+    // Ends with this function, and not before: a drain may take longer than the watchdog waits.
+    let mut reporting = JoinSet::new();
+    reporting.spawn(lifecycle::report(server.app.clone()));
 
     let signal = tokio::select! {
         (name, _) = signals.next() => Some(name),
         () = server.clone().watch_over() => None,
     };
-    let ended = match signal {
+    match signal {
         Some(signal) => {
             tracing::info!(signal, connections = server.connections().len(), "draining");
-            Ended::Drained
         }
-        None => {
-            tracing::info!("ending: no connection for as long as IDLE_EXIT says");
-            Ended::Idle
-        }
-    };
+        None => tracing::info!("ending: no connection for as long as IDLE_EXIT says"),
+    }
     tokio::select! {
-        () = server.drain(stop_accepting, accepting, ended == Ended::Idle) => Ok(ended),
+        ended = server.drain(stop_accepting, accepting, signal.is_none()) => Ok(ended),
         (name, number) = signals.next() => {
             tracing::warn!(signal = name, connections = server.connections().len(), "ending at once");
             Ok(Ended::AtOnce(number))
@@ -363,7 +361,7 @@ impl Server {
         stop_accepting: watch::Sender<()>,
         mut accepting: JoinSet<()>,
         idle: bool,
-    ) {
+    ) -> Ended {
         let begun = Instant::now();
         let lame_duck = if idle {
             Duration::ZERO
@@ -394,11 +392,11 @@ impl Server {
             let left = self.connections().len();
             if stop_accepting.is_none() && left == 0 {
                 tracing::info!(drained_ms = millis(waited), "drained");
-                return;
+                return Ended::Drained;
             }
             if waited >= self.rules.drain_timeout {
                 self.log_what_is_cut();
-                return;
+                return Ended::Cut;
             }
             if now.duration_since(told) >= Duration::from_secs(1) {
                 told = now;

@@ -54,6 +54,15 @@ end
 return result
 ";
 
+/// Sets the count and marks that it was meant. `GET` comes first: at a key of another type it
+/// fails, and then nothing has been changed.
+const RESET: &str = r"
+local old = redis.call('GET', KEYS[1])
+redis.call('INCR', KEYS[2])
+redis.call('SET', KEYS[1], ARGV[1])
+return old
+";
+
 /// How long Redis remembers a producer's last batch.
 ///
 /// A copy of a batch may reach Redis late: from the buffer of a connection that was given up, or
@@ -275,7 +284,8 @@ impl fmt::Debug for Link {
 
 impl Link {
     /// Counts `visits` up, at most once for each `batch`, and returns the new total. No visits at
-    /// all show whether some could be counted. `send_script` sends the whole script, which is needed once after Redis forgot it.
+    /// all show whether some could be counted. `send_script` sends the whole script, which is
+    /// needed once after Redis forgot it.
     ///
     /// # Errors
     /// After [`StoreError::Unreachable`] the batch may or may not have been applied: send the same
@@ -340,25 +350,22 @@ impl Link {
         }
     }
 
-    /// Sets the count, marks that this was meant (the epoch), and returns what stood
-    /// there. One transaction: a visit counted meanwhile is either in the old value or on top of
-    /// the new one.
+    /// Sets the count, marks that this was meant (the epoch), and returns what stood there. One
+    /// script: a visit counted meanwhile is either in the old value or on top of the new one.
     ///
     /// # Errors
     /// [`StoreError::Uncountable`] when the key holds no text at all; then nothing is changed.
     pub async fn reset(&mut self, to: i64) -> Result<Option<String>, StoreError> {
-        let mut transaction = redis::pipe();
-        transaction.atomic();
-        transaction
-            .cmd("SET")
+        let answer = redis::cmd("EVAL")
+            .arg(RESET)
+            .arg(2)
             .arg(&self.keys.counter)
+            .arg(&self.keys.epoch)
             .arg(to)
-            .arg("GET");
-        transaction.cmd("INCR").arg(&self.keys.epoch).ignore();
-        let answer: Result<(Option<Vec<u8>>,), _> =
-            transaction.query_async(&mut self.connection).await;
+            .query_async::<Option<Vec<u8>>>(&mut self.connection)
+            .await;
         match answer {
-            Ok((held,)) => Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
+            Ok(held) => Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
             Err(error) => Err(self.explain(&error).await),
         }
     }
@@ -521,7 +528,6 @@ fn classify(error: &RedisError) -> StoreError {
         {
             StoreError::Uncountable(error.to_string())
         }
-        // In the words of Redis, which are what people search for.
         _ => match error.code() {
             // In the words of Redis, which are what people search for.
             Some(code) => {

@@ -3,6 +3,7 @@
 //! Factor XI: events go to the journal or to stdout, structured, in the order in which they
 //! happened. Where they end up is the platform's business.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::net::IpAddr;
@@ -87,17 +88,29 @@ pub fn start(config: &Config, output: &Arc<Output>) -> io::Result<AccessLog> {
             bytes: Vec::new(),
         }
     };
-    let (layer, form) = match format {
-        LogFormat::Journald => {
-            let journal = tracing_journald::layer()?
+    let journal = match (format, config.log_format) {
+        (LogFormat::Journald, LogFormat::Journald) => {
+            Some(tracing_journald::layer().map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("LOG_FORMAT=journald, but the journal cannot be reached: {error}"),
+                )
+            })?)
+        }
+        // A sandbox can have the journal's stream and not its socket; then the stream has to do.
+        (LogFormat::Journald, _) => tracing_journald::layer().ok(),
+        _ => None,
+    };
+    let (layer, form) = match (format, journal) {
+        (_, Some(journal)) => {
+            let journal = journal
                 // Field names as journalctl(1) users type them: HTTP_STATUS, not F_HTTP_STATUS.
                 .with_field_prefix(None)
                 .with_syslog_identifier(IDENTIFIER.to_owned())
-                .with_priority_mappings(journal_priorities())
-                .with_custom_fields([("RELEASE", &release)]);
+                .with_priority_mappings(journal_priorities());
             (journal.boxed(), Form::Event)
         }
-        LogFormat::Text => {
+        (LogFormat::Text, _) => {
             let colours = io::stdout().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
             let text = tracing_subscriber::fmt::layer()
@@ -106,7 +119,7 @@ pub fn start(config: &Config, output: &Arc<Output>) -> io::Result<AccessLog> {
                 .with_writer(lines);
             (text.boxed(), Form::Event)
         }
-        LogFormat::Json | LogFormat::Auto => {
+        _ => {
             let json = tracing_subscriber::fmt::layer()
                 .json()
                 .flatten_event(true)
@@ -212,6 +225,7 @@ impl AccessLog {
             request_id,
             trace,
         } = access;
+        let path = &*printable(path);
         macro_rules! event {
             ($level:expr) => {
                 tracing::event!(
@@ -253,7 +267,7 @@ impl AccessLog {
         if let Some(method) = access.method {
             text_field(line, "http_method", method.as_str());
         }
-        text_field(line, "http_path", access.path);
+        text_field(line, "http_path", &printable(access.path));
         number_field(line, "http_status", access.status.as_u16());
         number_field(line, "http_bytes", access.bytes);
         number_field(line, "duration_us", access.duration_us);
@@ -273,6 +287,23 @@ impl AccessLog {
         text_field(line, "release", &self.release);
         line.extend_from_slice(b"}\n");
     }
+}
+
+/// A path in the characters that RFC 3986 leaves a URI. What a client sends beyond them could
+/// steer the terminal of whoever reads the log, even inside a JSON string (U+009B, U+202E).
+fn printable(path: &str) -> Cow<'_, str> {
+    if path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Cow::Borrowed(path);
+    }
+    let mut printable = String::with_capacity(3 * path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() {
+            printable.push(byte.into());
+        } else {
+            printable += &format!("%{byte:02X}");
+        }
+    }
+    Cow::Owned(printable)
 }
 
 fn key(line: &mut Vec<u8>, name: &str) {

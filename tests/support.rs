@@ -4,8 +4,11 @@
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -415,4 +418,100 @@ impl Client {
 /// A listening socket for a service that takes it over as fd 3, as systemd would.
 pub(crate) fn held_socket() -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")
+}
+
+/// The service with `sockets` (one or two) handed over by the protocol of `sd_listen_fds(3)`. The
+/// second one takes the place of stderr on its way.
+pub(crate) fn activated(sockets: &[BorrowedFd<'_>], settings: &[(&str, &str)]) -> Command {
+    activated_by(&[], sockets, settings)
+}
+
+/// The same, started by way of a `wrapper` that executes its arguments.
+pub(crate) fn activated_by(
+    wrapper: &[&str],
+    sockets: &[BorrowedFd<'_>],
+    settings: &[(&str, &str)],
+) -> Command {
+    let redirections = match sockets {
+        [_] => "3<&0 0</dev/null",
+        [_, _] => "3<&0 4<&2 0</dev/null 2>/dev/null",
+        _ => panic!("one or two sockets"),
+    };
+    let script = format!(
+        "export LISTEN_FDS={} LISTEN_PID=$$; exec \"$@\" {redirections}",
+        sockets.len()
+    );
+    let mut command = Command::new("/bin/sh");
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LOG_FORMAT", "json")
+        .envs(settings.iter().copied())
+        .args(["-c", &script, "sh"])
+        .args(wrapper)
+        .arg(env!("CARGO_BIN_EXE_abukiks"));
+    let carrier = |socket: &BorrowedFd<'_>| socket.try_clone_to_owned().expect("a descriptor");
+    command.stdin(carrier(&sockets[0]));
+    if let Some(second) = sockets.get(1) {
+        command.stderr(carrier(second));
+    }
+    command
+}
+
+/// The service manager's end of `sd_notify(3)`.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    socket: UnixDatagram,
+    folder: TempDir,
+}
+
+impl Manager {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        Self { socket, folder }
+    }
+
+    /// What `NOTIFY_SOCKET` says.
+    pub(crate) fn path(&self) -> String {
+        self.folder.path().join("notify").display().to_string()
+    }
+
+    /// The next message. Waits for it.
+    pub(crate) fn next(&self) -> String {
+        let mut message = [0; 4096];
+        let length = self.socket.recv(&mut message).expect("a message");
+        String::from_utf8(message[..length].to_vec()).expect("text")
+    }
+
+    /// All messages up to the first that contains `text`, and that one. Waits for it.
+    pub(crate) fn until(&self, text: &str) -> Vec<String> {
+        let mut messages = vec![self.next()];
+        while !messages.last().is_some_and(|last| last.contains(text)) {
+            messages.push(self.next());
+        }
+        messages
+    }
+
+    /// Whatever else has been sent already.
+    pub(crate) fn rest(&self) -> Vec<String> {
+        self.socket.set_nonblocking(true).expect("a socket");
+        let mut message = [0; 4096];
+        let mut messages = Vec::new();
+        while let Ok(length) = self.socket.recv(&mut message) {
+            messages.push(String::from_utf8_lossy(&message[..length]).into_owned());
+        }
+        messages
+    }
+}
+
+/// Tells the threads of a test to end when the test does, also by failing.
+#[derive(Debug)]
+pub(crate) struct SetAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }

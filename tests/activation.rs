@@ -1,0 +1,277 @@
+//! The socket and the supervisor: `sd_listen_fds(3)` and `sd_notify(3)`, spoken for real.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::{Client, Manager, Process, Redis, Service, activated, held_socket, program};
+
+#[test]
+fn ready_is_said_once_and_when_the_port_answers() {
+    let redis = Redis::start();
+    let manager = Manager::new();
+    let mut service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("NOTIFY_SOCKET", &manager.path()),
+    ]);
+    let first = manager.next();
+    assert!(first.starts_with("READY=1\n"), "{first}");
+    assert_eq!(service.get("/").number(), 1);
+
+    assert!(service.stop().success());
+    let messages = manager.rest();
+    let stopping = messages
+        .iter()
+        .filter(|message| message.contains("STOPPING=1"))
+        .count();
+    assert_eq!(stopping, 1, "{messages:?}");
+    assert!(messages.iter().all(|message| !message.contains("READY=1")));
+}
+
+#[test]
+fn the_status_line_shows_live_figures() {
+    let redis = Redis::start();
+    let manager = Manager::new();
+    let service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("NOTIFY_SOCKET", &manager.path()),
+    ]);
+    service.get("/");
+    let messages = manager.until("1 requests answered");
+    assert!(
+        messages
+            .last()
+            .is_some_and(|last| last.contains("Redis answers"))
+    );
+}
+
+#[test]
+fn the_watchdog_is_fed_at_half_its_period_with_redis_standing_still_and_while_draining() {
+    let redis = Redis::start();
+    let manager = Manager::new();
+    let period = Duration::from_millis(800);
+    let mut service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("REDIS_TIMEOUT", "30s"),
+        ("NOTIFY_SOCKET", &manager.path()),
+        ("WATCHDOG_USEC", &period.as_micros().to_string()),
+    ]);
+    service.get("/");
+    redis.process().signal(Signal::STOP);
+    let mut waiting = service.connect();
+    waiting
+        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        .unwrap();
+
+    let fed = |times: u32| {
+        manager.until("WATCHDOG=1");
+        let begun = Instant::now();
+        for _ in 0..times {
+            manager.until("WATCHDOG=1");
+        }
+        // The promise is a bound: within the period each, with twice the half of it as margin.
+        assert!(begun.elapsed() < period * times, "{:?}", begun.elapsed());
+    };
+    fed(4);
+    service.process.signal(Signal::TERM);
+    manager.until("STOPPING=1");
+    fed(4);
+    redis.process().signal(Signal::CONT);
+    assert_eq!(waiting.read(false).unwrap().number(), 2);
+    assert!(service.process.wait().success());
+}
+
+#[test]
+fn a_drain_that_takes_long_asks_for_the_time_it_needs() {
+    let redis = Redis::start();
+    let manager = Manager::new();
+    let mut service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("REDIS_TIMEOUT", "30s"),
+        ("NOTIFY_SOCKET", &manager.path()),
+    ]);
+    service.get("/");
+    redis.process().signal(Signal::STOP);
+    let mut waiting = service.connect();
+    waiting
+        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        .unwrap();
+    service.process.signal(Signal::TERM);
+    let messages = manager.until("EXTEND_TIMEOUT_USEC=");
+    assert!(
+        messages
+            .iter()
+            .any(|message| message.contains("STOPPING=1"))
+    );
+    redis.process().signal(Signal::CONT);
+    assert_eq!(waiting.read(false).unwrap().number(), 2);
+    assert!(service.process.wait().success());
+}
+
+#[test]
+fn every_socket_handed_over_is_served_ip_version_6_and_unix_alike() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("http.sock");
+    let unix = UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    // A PORT that is taken: it must not even be tried.
+    let taken = held_socket();
+    let mut service = Service::from_command(activated(
+        &[tcp.as_fd(), unix.as_fd()],
+        &[
+            ("REDIS_URL", &redis.url()),
+            ("PORT", &taken.local_addr().unwrap().port().to_string()),
+        ],
+    ));
+    let mut client = Client::connect(tcp.local_addr().unwrap());
+    assert_eq!(client.get("/").number(), 1);
+
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("Visitor count: 2"), "{answer}");
+
+    let line = service.log_line(&format!("unix:{}", path.display()));
+    assert!(line.contains("\"inherited\":true"), "{line}");
+    // A client on a unix socket has no address to log.
+    let line = service.log_line("\"visit\":2");
+    assert!(!line.contains("client"), "{line}");
+}
+
+#[test]
+fn what_cannot_be_listened_on_is_refused_and_no_port_bound_instead() {
+    let file = File::open("/dev/null").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let held = held_socket();
+    let connected = TcpStream::connect(held.local_addr().unwrap()).unwrap();
+    let (paired, _other) = UnixStream::pair().unwrap();
+    let kinds: [(&str, BorrowedFd<'_>); 4] = [
+        ("a file", file.as_fd()),
+        ("a UDP socket", udp.as_fd()),
+        ("a connection", connected.as_fd()),
+        ("a unix connection", paired.as_fd()),
+    ];
+    for (kind, descriptor) in kinds {
+        let output = activated(&[descriptor], &[("PORT", "0")]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(71), "{kind}: {said}");
+        assert_eq!(said.lines().count(), 1, "{kind}: {said}");
+        assert!(said.contains("LISTEN_FDS"), "{kind}: {said}");
+        assert!(output.stdout.is_empty(), "{kind}");
+    }
+}
+
+#[test]
+fn sockets_meant_for_another_process_are_left_alone() {
+    let redis = Redis::start();
+    let held = held_socket();
+    let mut command = activated(
+        &[held.as_fd()],
+        &[("REDIS_URL", &redis.url()), ("PORT", "0")],
+    );
+    // As a child of the activated process would see it.
+    let inner = env!("CARGO_BIN_EXE_abukiks");
+    let script = format!("export LISTEN_FDS=1 LISTEN_PID=1; exec {inner} 3<&0 0</dev/null");
+    command = {
+        let mut other = std::process::Command::new("/bin/sh");
+        other.env_clear().envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        other
+            .args(["-c", &script])
+            .stdin(Stdio::from(held.as_fd().try_clone_to_owned().unwrap()));
+        other
+    };
+    let mut service = Service::from_command(command);
+    assert_ne!(service.address, held.local_addr().unwrap());
+    assert!(
+        service
+            .log_line("listening")
+            .contains("\"inherited\":false")
+    );
+    assert_eq!(service.get("/").number(), 1);
+}
+
+#[test]
+fn a_socket_that_was_handed_over_outlives_the_process() {
+    let redis = Redis::start();
+    let held = held_socket();
+    let start = || {
+        Service::from_command(activated(
+            &[held.as_fd()],
+            &[("REDIS_URL", &redis.url()), ("DRAIN_LAME_DUCK", "0")],
+        ))
+    };
+    let mut first = start();
+    assert_eq!(first.get("/").number(), 1);
+    assert!(first.stop().success());
+
+    // Nobody serves now, and nobody is refused.
+    let mut client = Client::connect(held.local_addr().unwrap());
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    let _second = start();
+    assert_eq!(client.read(false).unwrap().number(), 2);
+}
+
+#[test]
+fn port_0_takes_a_free_port_and_logs_it() {
+    let redis = Redis::start();
+    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("PORT", "0")]);
+    let line = service.log_line("listening");
+    assert!(line.contains("\"listening\":\"http://127.0.0.1:"), "{line}");
+    assert!(line.contains("\"inherited\":false"), "{line}");
+    assert_ne!(service.address.port(), 0);
+    assert_eq!(service.get("/").number(), 1);
+}
+
+#[test]
+fn a_port_that_is_taken_gives_one_clear_line() {
+    let taken = held_socket();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = program("abukiks", &[("PORT", &port)]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(71), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains(&format!("127.0.0.1:{port} (HOST and PORT)")),
+        "{said}"
+    );
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn without_a_supervisor_that_listens_the_service_serves_all_the_same() {
+    let redis = Redis::start();
+    let held = held_socket();
+    let mut service = Service::from_command(activated(
+        &[held.as_fd()],
+        &[
+            ("REDIS_URL", &redis.url()),
+            ("NOTIFY_SOCKET", "/nowhere/notify"),
+            ("WATCHDOG_USEC", "1000000"),
+        ],
+    ));
+    assert_eq!(service.get("/").number(), 1);
+    assert!(service.stop().success());
+}
+
+#[test]
+fn a_wrong_stderr_does_not_change_how_it_ends() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = program("abukiks", &[("PORT", "many")]);
+    let mut process = Process::spawn(command.stderr(writer).stdout(Stdio::null()));
+    assert_eq!(process.wait().code(), Some(78));
+}

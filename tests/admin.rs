@@ -1,0 +1,234 @@
+//! One-off processes: the same release, the same settings, the same Redis.
+
+use std::process::Output;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use crate::support::{Client, Redis, Service, SetAtEnd, eventually, program};
+
+const TASKS: [&str; 3] = ["reset-count", "show-count", "check-redis"];
+
+fn run(name: &str, settings: &[(&str, &str)], arguments: &[&str]) -> Output {
+    program(name, settings).args(arguments).output().unwrap()
+}
+
+/// What a task that did its work has printed.
+fn said(redis: &Redis, name: &str, arguments: &[&str]) -> String {
+    let output = run(name, &[("REDIS_URL", &redis.url())], arguments);
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
+}
+
+#[test]
+fn reset_count_prints_what_the_count_was() {
+    let redis = Redis::start();
+    assert_eq!(
+        said(&redis, "reset-count", &[]),
+        "the count was nothing and is now 0"
+    );
+    let () = redis.run(&["SET", "visitorCount", "41"]);
+    assert_eq!(
+        said(&redis, "reset-count", &["--to", "7", "--dry-run"]),
+        "the count was 41 and would become 7"
+    );
+    assert_eq!(redis.count(), 41);
+    assert_eq!(
+        said(&redis, "reset-count", &["--to", "7"]),
+        "the count was 41 and is now 7"
+    );
+    assert_eq!(redis.count(), 7);
+    let json: serde_json::Value =
+        serde_json::from_str(&said(&redis, "reset-count", &["--json", "--to=-2"])).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!({ "key": "visitorCount", "old": "7", "new": -2, "dryRun": false })
+    );
+    assert_eq!(redis.count(), -2);
+}
+
+#[test]
+fn show_count_changes_nothing() {
+    let redis = Redis::start();
+    assert!(said(&redis, "show-count", &[]).starts_with("0 "));
+    let () = redis.run(&["SET", "visitorCount", "12"]);
+    assert_eq!(said(&redis, "show-count", &[]), "12");
+    assert_eq!(
+        said(&redis, "show-count", &["--json"]),
+        r#"{"count":12,"key":"visitorCount"}"#
+    );
+    assert_eq!(redis.count(), 12);
+    let keys: Vec<String> = redis.run(&["KEYS", "*"]);
+    assert_eq!(keys, ["visitorCount"]);
+}
+
+#[test]
+fn check_redis_tells_what_the_attached_redis_can_promise() {
+    let redis = Redis::start();
+    let text = said(&redis, "check-redis", &[]);
+    assert!(
+        text.contains("can lose visits (appendonly is no)"),
+        "{text}"
+    );
+    assert!(text.contains("visitorCount holds nothing yet"), "{text}");
+    let durable = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let json: serde_json::Value =
+        serde_json::from_str(&said(&durable, "check-redis", &["--json"])).unwrap();
+    assert_eq!(json["durable"], true);
+    assert_eq!(json["role"], "master");
+    let keys: Vec<String> = durable.run(&["KEYS", "*"]);
+    assert!(keys.is_empty());
+}
+
+#[test]
+fn a_replica_is_not_a_redis_to_count_in() {
+    let first = Redis::start();
+    // A replica of nobody: it looks for its primary and refuses writes meanwhile.
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", "1"]);
+    let output = run("check-redis", &[("REDIS_URL", &replica.url())], &[]);
+    assert_eq!(output.status.code(), Some(65), "{output:?}");
+    assert!(said(&first, "check-redis", &[]).contains("master"));
+}
+
+#[test]
+fn exit_statuses_say_what_was_wrong() {
+    for task in TASKS {
+        let status = |settings: &[(&str, &str)], arguments: &[&str]| {
+            let output = run(task, settings, arguments);
+            assert!(output.stdout.is_empty(), "{task}: {output:?}");
+            assert!(!output.stderr.is_empty(), "{task}");
+            output.status.code()
+        };
+        assert_eq!(status(&[], &["--nonsense"]), Some(64), "{task}");
+        assert_eq!(status(&[], &["leftover"]), Some(64), "{task}");
+        assert_eq!(
+            status(&[("REDIS_URL", "nonsense")], &[]),
+            Some(78),
+            "{task}"
+        );
+        assert_eq!(
+            status(&[("REDIS_URL", "unix:///nowhere/redis.sock")], &[]),
+            Some(69),
+            "{task}"
+        );
+        let redis = Redis::start();
+        let () = redis.run(&["RPUSH", "visitorCount", "a list"]);
+        assert_eq!(
+            status(&[("REDIS_URL", &redis.url())], &[]),
+            Some(65),
+            "{task}"
+        );
+        let keys: Vec<String> = redis.run(&["KEYS", "*"]);
+        assert_eq!(keys, ["visitorCount"], "{task} has changed something");
+    }
+    assert_eq!(
+        run("reset-count", &[], &["--to", "many"]).status.code(),
+        Some(64)
+    );
+}
+
+#[test]
+fn help_and_version_need_no_redis_and_help_shows_where_the_settings_come_from() {
+    for task in TASKS {
+        let help = run(task, &[], &["--help"]);
+        assert!(help.status.success());
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert!(
+            help.contains("same environment variables as the service"),
+            "{help}"
+        );
+        assert!(help.contains("69 Redis is unreachable"), "{help}");
+        assert!(help.contains("--json"), "{help}");
+        let version = run(task, &[], &["--version"]);
+        assert!(version.status.success());
+        let version = String::from_utf8(version.stdout).unwrap();
+        assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    }
+}
+
+#[test]
+fn tasks_take_secrets_as_the_service_does() {
+    let redis = Redis::start_with(&["--requirepass", "12 \"34"]);
+    let url = format!("{}?pass=12%20%2234", redis.url());
+    let file = redis.folder().join("redis-url");
+    std::fs::write(&file, format!("{url}\n")).unwrap();
+    let file = file.display().to_string();
+    let folder = redis.folder().display().to_string();
+    for task in TASKS {
+        for setting in [
+            ("REDIS_URL", &url),
+            ("REDIS_URL_FILE", &file),
+            ("CREDENTIALS_DIRECTORY", &folder),
+        ] {
+            let output = run(task, &[(setting.0, setting.1)], &["--json"]);
+            assert!(output.status.success(), "{task} {setting:?} {output:?}");
+            let said = String::from_utf8(output.stdout).unwrap();
+            assert!(!said.contains("34"), "the password is shown: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_reset_while_instances_count_separates_the_visits_before_from_those_after() {
+    let redis = Redis::start();
+    let mut services: Vec<_> = (0..4).map(|_| Service::start(&redis)).collect();
+    let (stop, answers) = (&AtomicBool::new(false), &AtomicUsize::new(0));
+    let more = || {
+        let before = answers.load(Relaxed);
+        eventually("visits are counted", || {
+            (answers.load(Relaxed) > before + 200).then_some(())
+        });
+    };
+    // The numbers of the three spans can be told apart: up from 1, up from a million, up from
+    // minus a million.
+    let (up, down) = (1_000_000, -1_000_000);
+    let (was_first, was_second, mut numbers) = std::thread::scope(|scope| {
+        let _also_on_failure = SetAtEnd(stop);
+        let visitors: Vec<_> = services
+            .iter()
+            .flat_map(|service| [service.address; 4])
+            .map(|address| {
+                scope.spawn(move || {
+                    let mut client = Client::connect(address);
+                    let mut numbers = Vec::new();
+                    while !stop.load(Relaxed) {
+                        numbers.push(client.get("/").number());
+                        answers.fetch_add(1, Relaxed);
+                    }
+                    numbers
+                })
+            })
+            .collect();
+        let reset = |to: i64| -> i64 {
+            more();
+            let to = format!("--to={to}");
+            let said = said(&redis, "reset-count", &["--json", &to]);
+            let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+            json["old"].as_str().unwrap().parse().unwrap()
+        };
+        let (was_first, was_second) = (reset(up), reset(down));
+        more();
+        stop.store(true, Relaxed);
+        let numbers: Vec<i64> = visitors
+            .into_iter()
+            .flat_map(|visitor| visitor.join().unwrap())
+            .collect();
+        (was_first, was_second, numbers)
+    });
+    numbers.sort_unstable();
+    let expected: Vec<i64> = (down + 1..=redis.count())
+        .chain(1..=was_first)
+        .chain(up + 1..=was_second)
+        .collect();
+    assert!(
+        numbers == expected,
+        "{was_first} {was_second} {}",
+        redis.count()
+    );
+    for service in &mut services {
+        assert_eq!(service.metric("abukiks_counter_went_back_total"), 0.0);
+        service.log_line("the count was reset");
+    }
+}

@@ -1,0 +1,76 @@
+//! A count that goes back without a reset is noticed, and with a fence refused.
+
+use crate::support::{Redis, Service, eventually, program};
+
+const WENT_BACK: &str = "the count went back without a reset";
+
+#[test]
+fn a_count_that_goes_back_is_an_error_in_the_log_and_in_a_metric() {
+    let redis = Redis::start();
+    let mut service = Service::start(&redis);
+    for number in 1..=5 {
+        assert_eq!(service.get("/").number(), number);
+    }
+    let () = redis.run(&["SET", "visitorCount", "2"]);
+    // Without a fence the visitor is served all the same.
+    assert_eq!(service.get("/").number(), 3);
+    let line = service.log_line(WENT_BACK);
+    for said in [
+        "\"level\":\"ERROR\"",
+        "\"visit\":3",
+        "\"highest\":5",
+        "\"fence\":false",
+    ] {
+        assert!(line.contains(said), "{said} in {line}");
+    }
+    assert_eq!(service.metric("abukiks_counter_went_back_total"), 1.0);
+    // Known now, it is not said again for every number that follows.
+    assert_eq!(service.get("/").number(), 4);
+    assert_eq!(service.metric("abukiks_counter_went_back_total"), 1.0);
+}
+
+/// A service behind a fence whose count has just gone back from 1000 to 2.
+fn fenced(redis: &Redis) -> Service {
+    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("COUNTER_FENCE", "on")]);
+    let () = redis.run(&["SET", "visitorCount", "999"]);
+    assert_eq!(service.get("/").number(), 1000);
+    let () = redis.run(&["SET", "visitorCount", "2"]);
+    for _ in 0..3 {
+        let refused = service.get("/");
+        assert_eq!(refused.status, 503);
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
+    assert!(service.log_line(WENT_BACK).contains("\"fence\":true"));
+    assert_eq!(service.metric("abukiks_counter_went_back_total"), 1.0);
+    service
+}
+
+#[test]
+fn a_fence_refuses_visits_until_reset_count() {
+    let redis = Redis::start();
+    let mut service = fenced(&redis);
+    let reset = program("reset-count", &[("REDIS_URL", &redis.url())])
+        .status()
+        .unwrap();
+    assert!(reset.success());
+    assert_eq!(service.get("/").number(), 1);
+    service.log_line("the count was reset");
+    assert!(service.stop().success());
+    let errors = service.whole_log();
+    let errors = errors
+        .iter()
+        .filter(|line| line.contains(WENT_BACK))
+        .count();
+    assert_eq!(errors, 1, "said once, not for every visit");
+}
+
+#[test]
+fn a_fence_refuses_visits_until_the_count_is_raised() {
+    let redis = Redis::start();
+    let service = fenced(&redis);
+    let () = redis.run(&["SET", "visitorCount", "1000"]);
+    eventually("visits are counted", || {
+        let answer = service.get("/");
+        (answer.status == 200).then(|| assert_eq!(answer.number(), 1001))
+    });
+}

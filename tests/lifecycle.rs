@@ -1,0 +1,198 @@
+//! A process comes and goes at a moment's notice, and keeps nothing.
+
+use std::net::TcpListener;
+use std::os::fd::AsFd as _;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use crate::support::{
+    Client, Manager, Process, Redis, Service, activated, activated_by, eventually, held_socket,
+    program,
+};
+
+#[test]
+fn an_idle_process_ends_and_the_next_visitor_starts_another() {
+    let redis = Redis::start();
+    let held = held_socket();
+    let settings = [("REDIS_URL", &*redis.url()), ("IDLE_EXIT", "300ms")];
+    let start = || Service::from_command(activated(&[held.as_fd()], &settings));
+    let mut first = start();
+    assert_eq!(Client::connect(first.address).get("/").number(), 1);
+    assert!(first.process.wait().success());
+    first.log_line("no connection for as long as IDLE_EXIT says");
+
+    let mut client = Client::connect(held.local_addr().unwrap());
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    let _second = start();
+    assert_eq!(client.read(false).unwrap().number(), 2);
+}
+
+#[test]
+fn no_visitor_is_lost_who_comes_just_when_an_idle_process_ends() {
+    for threads in ["1", "4"] {
+        visit_while_processes_end(threads);
+    }
+}
+
+fn visit_while_processes_end(threads: &str) {
+    let redis = Redis::start();
+    let held = held_socket();
+    let address = held.local_addr().unwrap();
+    let url = redis.url();
+    let settings = [
+        ("REDIS_URL", &*url),
+        ("IDLE_EXIT", "1ms"),
+        ("WORKER_THREADS", threads),
+    ];
+    let done = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let visitor = scope.spawn(move || {
+            for number in 1..=300 {
+                assert_eq!(Client::connect(address).get("/").number(), number);
+            }
+            done.store(true, Relaxed);
+        });
+        while !done.load(Relaxed) && !visitor.is_finished() {
+            let mut command = activated(&[held.as_fd()], &settings);
+            let mut process = Process::spawn(command.stdout(Stdio::null()));
+            assert!(process.wait().success());
+        }
+    });
+    assert_eq!(redis.count(), 300);
+}
+
+#[test]
+fn idle_exit_without_a_socket_that_starts_it_again_is_refused() {
+    let output = program("abukiks", &[("IDLE_EXIT", "1m"), ("PORT", "0")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("IDLE_EXIT=1m"), "{said}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn ready_comes_soon_after_exec() {
+    let manager = Manager::new();
+    let mut times: Vec<_> = (0..5)
+        .map(|_| {
+            let mut command = program(
+                "abukiks",
+                &[("PORT", "0"), ("NOTIFY_SOCKET", &manager.path())],
+            );
+            let begun = Instant::now();
+            let _process = Process::spawn(command.stdout(Stdio::null()));
+            manager.until("READY=1");
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    // Measured, never asserted: it says more about the machine than about the service.
+    println!("exec to READY=1: median {:?} of {times:?}", times[2]);
+}
+
+#[test]
+fn nothing_is_connected_before_the_first_visitor_wants_it() {
+    let backing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}/", backing.local_addr().unwrap());
+    let mut service = Service::start_with(&[("REDIS_URL", &url), ("REDIS_TIMEOUT", "100ms")]);
+    assert_eq!(service.get("/healthz").status, 200);
+    backing.set_nonblocking(true).unwrap();
+    assert!(backing.accept().is_err(), "connected without need");
+    assert_eq!(service.get("/").status, 503);
+    assert!(backing.accept().is_ok());
+    assert!(service.stop().success());
+}
+
+#[test]
+fn a_redis_whose_name_cannot_be_resolved_delays_no_start() {
+    let mut service = Service::start_with(&[
+        ("REDIS_URL", "redis://nowhere.invalid/"),
+        ("REDIS_TIMEOUT", "200ms"),
+    ]);
+    assert_eq!(service.get("/healthz").status, 200);
+    assert_eq!(service.get("/").status, 503);
+    assert!(service.stop().success());
+}
+
+#[test]
+fn a_name_lookup_that_hangs_does_not_hold_up_the_end() {
+    // In a network of its own where the name server swallows every question.
+    let folder = tempfile::tempdir().unwrap();
+    let resolver = folder.path().join("resolv.conf");
+    std::fs::write(
+        &resolver,
+        "nameserver 192.0.2.1\noptions timeout:30 attempts:5\n",
+    )
+    .unwrap();
+    let script = format!(
+        "ip link set lo up && ip route add 192.0.2.1 dev lo && \
+         mount --bind {} /etc/resolv.conf && exec \"$@\"",
+        resolver.display()
+    );
+    let wrapper = ["unshare", "-mn", "sh", "-c", &*script, "sh"];
+    let allowed = Command::new(wrapper[0])
+        .args(&wrapper[1..])
+        .arg("true")
+        .output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no network namespace can be made here");
+        return;
+    }
+    let held = held_socket();
+    let mut service = Service::from_command(activated_by(
+        &wrapper,
+        &[held.as_fd()],
+        &[
+            ("REDIS_URL", "redis://redis.example/"),
+            ("REDIS_TIMEOUT", "200ms"),
+        ],
+    ));
+    assert_eq!(service.get("/").status, 503);
+    // The lookup would take 150 seconds; the test has less patience.
+    assert!(service.stop().success());
+}
+
+#[test]
+fn worker_threads_count_right_and_drain() {
+    let redis = Redis::start();
+    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("WORKER_THREADS", "4")]);
+    let address = service.address;
+    let mut numbers: Vec<_> = std::thread::scope(|scope| {
+        let visitors: Vec<_> = (0..16)
+            .map(|_| {
+                scope.spawn(move || {
+                    let mut client = Client::connect(address);
+                    (0..50)
+                        .map(|_| client.get("/").number())
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        visitors
+            .into_iter()
+            .flat_map(|visitor| visitor.join().unwrap())
+            .collect()
+    });
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=800).collect::<Vec<_>>());
+    assert!(service.stop().success());
+    service.log_line("\"message\":\"drained\"");
+}
+
+#[test]
+fn a_process_keeps_no_state_so_any_may_answer() {
+    let redis = Redis::start();
+    let (one, mut other) = (Service::start(&redis), Service::start(&redis));
+    let numbers = [one.get("/"), other.get("/"), one.get("/")].map(|answer| answer.number());
+    assert_eq!(numbers, [1, 2, 3]);
+    other.process.signal(Signal::KILL);
+    eventually("it is gone", || other.process.has_ended().then_some(()));
+    assert_eq!(one.get("/").number(), 4);
+    assert_eq!(Service::start(&redis).get("/").number(), 5);
+}
