@@ -47,12 +47,13 @@ def request(path, status, head, content_type):
 for path in PATHS:
     for accept, form in FORMS.items():
         lines = f"{path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: {accept}\r\n"
-        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "get"]:
+        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]:
             request(path, NOT_ALLOWED, f"{method} {lines}\r\n", form)
         request(path, NOT_ALLOWED, f"POST {lines}Content-Length: 2\r\n\r\n{{}}", form)
         request(path, TOO_LARGE, f"POST {lines}Content-Length: 99999999\r\n\r\n", form)
         request(path, BAD_REQUEST, f"GET {lines}Content-Length: 2\r\n\r\n{{}}", form)
         request(path, BAD_REQUEST, f"POST {lines}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", form)
+        request(path, BAD_REQUEST, f"get {lines}\r\n", form)
         request(path, BAD_REQUEST, f"GET {lines}Host: another\r\n\r\n", form)
 # What cannot be read is answered without content.
 request("/", 400, f"GET / HTTP/1.1\r\nHost: {HOST}\r\nno header\r\n\r\n", "")

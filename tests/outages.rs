@@ -303,9 +303,10 @@ fn a_redis_without_room_for_another_client_is_survived() {
         &[&["CONFIG", "SET", "maxclients", "1"], SHOW_OUT],
         &[&["CONFIG", "SET", "maxclients", "1000"]],
     );
+    // Redis says so and hangs up; whether its words or the hang-up are noticed first is chance.
     assert!(
         log.iter()
-            .any(|line| line.contains("max number of clients")),
+            .any(|line| line.contains("max number of clients") || line.contains("Broken pipe")),
         "{log:#?}"
     );
 }
