@@ -482,7 +482,7 @@ fn check_config_refuses_whatever_the_service_refuses() {
         let (code, stdout, stderr) = run(&settings, arguments);
         assert_eq!((code, &*stdout), (Some(78), ""), "{stderr}");
         assert!(
-            stderr.contains("TLS") || stderr.contains("certificate"),
+            stderr.contains("REDIS_CA_FILE") && stderr.contains("PEM"),
             "{stderr}"
         );
     }
