@@ -8,6 +8,8 @@
 )]
 
 mod crowd;
+mod load;
+mod machine;
 mod proxy;
 mod support;
 
@@ -29,4 +31,5 @@ mod outages;
 mod page;
 mod redis_url;
 mod run;
+mod systemd;
 mod twelve_factors;

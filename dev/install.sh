@@ -1,0 +1,66 @@
+#!/bin/sh
+# Installs the release onto any systemd distribution, or takes it away again:
+#   dev/install.sh install|uninstall
+# From the environment, as GNU make's conventions have it: PREFIX (default /usr/local), DESTDIR (a
+# root folder to install into, for packagers), BUILD (where the programs are, default
+# target/release). UNITDIR is where the units go, if not below PREFIX.
+set -eu
+cd "$(dirname "$0")/.."
+umask 022
+
+PREFIX=${PREFIX:-/usr/local}
+DESTDIR=${DESTDIR:-}
+BUILD=${BUILD:-target/release}
+bindir=$PREFIX/bin
+libexecdir=$PREFIX/libexec/abukiks
+datadir=$PREFIX/share/abukiks
+unitdir=${UNITDIR:-$PREFIX/lib/systemd/system}
+
+tasks='reset-count show-count check-redis'
+
+# What is installed, one file a line: mode, source, place.
+files() {
+    echo "755 $BUILD/abukiks $bindir/abukiks"
+    echo "755 dev/abukiks-admin $bindir/abukiks-admin"
+    for task in $tasks; do
+        echo "755 $BUILD/$task $libexecdir/$task"
+    done
+    for unit in nixos/units/*.service nixos/units/*.socket nixos/units/*.target nixos/units/*.slice; do
+        echo "644 $unit $unitdir/${unit##*/}"
+    done
+    echo "644 nixos/units/redis-tcp.conf $datadir/redis-tcp.conf"
+}
+
+# Copies a file whole or not at all: a running program is replaced, not written into. Text files
+# learn where the rest has been put.
+put() {
+    mode=$1 source=$2 place=$DESTDIR$3
+    mkdir -p "${place%/*}"
+    case $source in
+    "$BUILD"/*) cp "$source" "$place.new" ;;
+    *) sed -e "s|@bindir@|$bindir|g" -e "s|@libexecdir@|$libexecdir|g" \
+        -e "s|@datadir@|$datadir|g" "$source" >"$place.new" ;;
+    esac
+    chmod "$mode" "$place.new"
+    mv -f "$place.new" "$place"
+}
+
+case ${1:-} in
+install)
+    files | while read -r mode source place; do put "$mode" "$source" "$place"; done
+    ;;
+uninstall)
+    files | while read -r _ _ place; do rm -f "$DESTDIR$place"; done
+    for folder in "$libexecdir" "$datadir"; do
+        rmdir "$DESTDIR$folder" 2>/dev/null || true
+    done
+    ;;
+*)
+    echo "usage: dev/install.sh install|uninstall" >&2
+    exit 64
+    ;;
+esac
+# A packager's DESTDIR is not the system that runs.
+if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+fi

@@ -1,0 +1,467 @@
+//! Boots a real systemd for a test: a container with an init, a journal and a Redis of its own,
+//! with Abukiks installed by `dev/install.sh`. Each test gets a machine of its own, a thin layer
+//! over a root folder that is made once and kept in the user's cache, and speaks to it by its
+//! network namespace. Needs root, mmdebstrap and systemd-nspawn.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use rustix::fs::FlockOperation;
+use rustix::process::Pid;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
+
+use crate::support::{Client, Process, eventually};
+
+/// The distribution inside: its systemd is 257.
+const SUITE: &str = "trixie";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps";
+
+/// What must be on the machine that tests.
+const TOOLS: [&str; 7] = [
+    "mmdebstrap",
+    "nsenter",
+    "setpriv",
+    "strip",
+    "systemd-analyze",
+    "systemd-nspawn",
+    "wrk",
+];
+
+const CGROUPS: [&str; 2] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"];
+
+/// What machines are made of, or why none can be made here.
+static PARTS: OnceLock<Result<Parts, String>> = OnceLock::new();
+
+#[derive(Debug)]
+struct Parts {
+    /// The root folder that all share and none writes to.
+    root: PathBuf,
+    /// The programs under test, without debug symbols: a machine's copy of them is small.
+    programs: PathBuf,
+    cache: PathBuf,
+}
+
+/// A booted machine. The thread that booted it is in the machine's network, with all that it
+/// starts, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    init: Pid,
+    name: String,
+    network_outside: File,
+    _container: Process,
+    /// What this machine has changed.
+    layer: TempDir,
+}
+
+impl Machine {
+    /// Boots one; `None`, after a line that says why, where that cannot be. On CI that is a
+    /// failure.
+    pub(crate) fn boot() -> Option<Self> {
+        match PARTS.get_or_init(|| Parts::obtain().inspect_err(|why| skip(why))) {
+            Ok(parts) => Some(Self::boot_from(parts)),
+            Err(why) => {
+                let on_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+                assert!(!on_ci, "cannot test systemd here: {why}");
+                None
+            }
+        }
+    }
+
+    fn boot_from(parts: &Parts) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "abukiks-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Relaxed)
+        );
+        let layer = tempfile::Builder::new()
+            .prefix(&format!("{name}-"))
+            .tempdir_in(&parts.cache)
+            .expect("a folder");
+        let folder = |name: &str| {
+            let folder = layer.path().join(name);
+            fs::create_dir(&folder).expect("a folder");
+            folder
+        };
+        let (changes, _work, _whole) = (folder("changes"), folder("work"), folder("whole"));
+        install(&changes, &parts.programs);
+        configure(&changes, &parts.root);
+
+        let console = File::create(layer.path().join("console")).expect("a file");
+        let mut container = Process::spawn(
+            Command::new("setpriv")
+                .args(["--pdeathsig", "TERM", "unshare", "--mount"])
+                .args(["--propagation", "private", "sh", "-euc", BOOT, &name])
+                .arg(layer.path())
+                .arg(&parts.root)
+                .stdin(Stdio::null())
+                .stdout(console.try_clone().expect("a second handle"))
+                .stderr(console),
+        );
+        let init = eventually("the machine's init starts", || {
+            if container.has_ended() {
+                let console = fs::read_to_string(layer.path().join("console"));
+                panic!("no machine: {}", console.unwrap_or_default());
+            }
+            let pid = container.pid().as_raw_nonzero();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+            children.split_whitespace().find_map(|child| {
+                let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+                (name == "systemd\n").then(|| Pid::from_raw(child.parse().ok()?))?
+            })
+        });
+        let own = |kind: &str| File::open(format!("/proc/thread-self/ns/{kind}"));
+        let machine = Self {
+            init,
+            name,
+            network_outside: own("net").expect("a network"),
+            _container: container,
+            layer,
+        };
+        let inside = File::open(machine.proc("ns/net")).expect("a network");
+        enter(&inside).expect("root may");
+        eventually("the machine is up", || {
+            let state = machine.try_run(&["systemctl", "is-system-running", "--wait"]);
+            let state = String::from_utf8_lossy(&state.stdout).into_owned();
+            matches!(state.trim(), "running" | "degraded").then_some(())
+        });
+        machine
+    }
+
+    fn proc(&self, entry: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{entry}", self.init.as_raw_nonzero()))
+    }
+
+    /// A command inside the machine.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg("--all")
+            .arg(format!("--target={}", self.init.as_raw_nonzero()))
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command, whatever comes of it.
+    pub(crate) fn try_run(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("nsenter is there")
+    }
+
+    /// Runs a command that must succeed, and returns what it prints.
+    pub(crate) fn run(&self, words: &[&str]) -> String {
+        let output = self.try_run(words);
+        assert!(
+            output.status.success(),
+            "{words:?} ended with {}: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.journal(&["--lines=30", "--output=short"]),
+        );
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    pub(crate) fn systemctl(&self, words: &[&str]) -> String {
+        self.run(&[&["systemctl"], words].concat())
+    }
+
+    /// A property of a unit.
+    pub(crate) fn show(&self, unit: &str, property: &str) -> String {
+        let property = format!("--property={property}");
+        let value = self.systemctl(&["show", unit, &property, "--value"]);
+        value.trim_end().to_owned()
+    }
+
+    /// What the journal holds of this, by default one message a line.
+    pub(crate) fn journal(&self, words: &[&str]) -> String {
+        let base = &["journalctl", "--no-pager", "--quiet", "--output=cat"];
+        let output = self.try_run(&[base, words].concat());
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Waits until the journal holds `text` among this.
+    pub(crate) fn logged(&self, words: &[&str], text: &str) -> String {
+        eventually(text, || {
+            let journal = self.journal(words);
+            journal.contains(text).then_some(journal)
+        })
+    }
+
+    /// A file inside the machine, as others see it from outside.
+    pub(crate) fn file(&self, path: &str) -> PathBuf {
+        self.proc("root").join(path.trim_start_matches('/'))
+    }
+
+    /// Writes a file inside the machine.
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let file = self.file(path);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        fs::write(file, text).expect("a file");
+    }
+
+    /// Puts a drop-in for a unit into force.
+    pub(crate) fn drop_in(&self, unit: &str, text: &str) {
+        self.write(&format!("/etc/systemd/system/{unit}.d/test.conf"), text);
+        self.systemctl(&["daemon-reload"]);
+    }
+
+    /// A connection to an instance.
+    pub(crate) fn connect(&self, port: u16) -> Client {
+        Client::connect(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))
+    }
+
+    /// The count as it stands in Redis.
+    pub(crate) fn count(&self) -> i64 {
+        let count = self.redis(&["GET", "visitorCount"]);
+        count.parse().unwrap_or(0)
+    }
+
+    /// Runs a Redis command.
+    pub(crate) fn redis(&self, words: &[&str]) -> String {
+        let cli = &["redis-cli", "-s", "/run/redis/redis-server.sock"];
+        self.run(&[cli, words].concat()).trim_end().to_owned()
+    }
+
+    /// The process of an instance.
+    pub(crate) fn main_pid(&self, port: u16) -> u32 {
+        let pid = self.show(&format!("abukiks@{port}"), "MainPID");
+        pid.parse().expect("a number")
+    }
+
+    /// Installs the programs in this folder over those that are there.
+    pub(crate) fn install(&self, programs: &Path) {
+        install(&self.file("/"), programs);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if enter(&self.network_outside).is_err() {
+            // The thread ends with the test; only one that ran on would notice.
+            eprintln!("the test's thread stays in the network of a machine that is gone");
+        }
+        // Its init dies with the container, and all others with the init. Only then can what they
+        // have used be taken away.
+        let _ = rustix::process::kill_process(self.init, rustix::process::Signal::KILL);
+        let gone = self.proc("");
+        eventually("the machine is off", || (!gone.exists()).then_some(()));
+        for cgroup in CGROUPS {
+            let cgroup = Path::new(cgroup).join(&self.name);
+            if cgroup.exists() {
+                eventually("its control groups can go", || remove_cgroup(&cgroup).ok());
+            }
+        }
+        // The folder that overlayfs works in may be read by nobody, root aside.
+        let _ = fs::remove_dir_all(self.layer.path());
+    }
+}
+
+/// `$0` is the machine's name, `$1` its folder, `$2` the root folder under it. The mount is seen by
+/// this process alone and goes with it. Without a systemd outside, which would do so, the machine
+/// gets control groups of its own: two that shared them would end each other's processes.
+const BOOT: &str = r#"
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/changes,workdir=$1/work" "$1/whole"
+if [ -d /run/systemd/system ]; then
+    own=
+else
+    own=--keep-unit
+    for hierarchy in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+        if [ -d "$hierarchy" ]; then
+            mkdir "$hierarchy/$0"
+            echo $$ >"$hierarchy/$0/cgroup.procs"
+        fi
+    done
+fi
+exec systemd-nspawn --quiet -D "$1/whole" -M "$0" --boot --private-network --register=no $own
+"#;
+
+fn enter(network: &File) -> rustix::io::Result<()> {
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+}
+
+fn remove_cgroup(cgroup: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(cgroup)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    fs::remove_dir(cgroup)
+}
+
+/// Says once, past the capture of test output, that machines are left out.
+fn skip(why: &str) {
+    let _ = writeln!(
+        io::stderr(),
+        "skipped: the tests on a booted systemd: {why}"
+    );
+}
+
+/// `make install` as a packager does it.
+fn install(destination: &Path, programs: &Path) {
+    let status = Command::new("dev/install.sh")
+        .arg("install")
+        .env("DESTDIR", destination)
+        .env("BUILD", programs)
+        .status();
+    assert!(status.expect("a shell").success());
+}
+
+/// What an administrator sets up: a Redis on a unix socket for its group, and who is in the group.
+fn configure(changes: &Path, root: &Path) {
+    let write = |path: &str, text: &str| {
+        let path = changes.join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    };
+    let redis = fs::read_to_string(root.join("etc/redis/redis.conf")).expect("redis is there");
+    let socket = "unixsocket /run/redis/redis-server.sock\nunixsocketperm 770\n";
+    write("etc/redis/redis.conf", &format!("{redis}\n{socket}"));
+    write(
+        "etc/abukiks/abukiks.env",
+        "REDIS_URL=unix:///run/redis/redis-server.sock\n",
+    );
+    write(
+        "etc/systemd/system/abukiks@.service.d/redis-group.conf",
+        "[Service]\nSupplementaryGroups=redis\n",
+    );
+    // What the journal lets pass by default grows with the disk. Little enough to be reached here.
+    write(
+        "etc/systemd/journald.conf.d/strict.conf",
+        "[Journal]\nRateLimitIntervalSec=30s\nRateLimitBurst=500\n",
+    );
+    // A journal in /var holds what a test writes; one in /run would soon be full.
+    fs::create_dir_all(changes.join("var/log/journal")).expect("a folder");
+}
+
+impl Parts {
+    fn obtain() -> Result<Self, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("needs root".to_owned());
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let missing: Vec<_> = TOOLS
+            .into_iter()
+            .filter(|tool| !std::env::split_paths(&path).any(|folder| folder.join(tool).exists()))
+            .collect();
+        if !missing.is_empty() {
+            return Err(format!("not installed: {}", missing.join(", ")));
+        }
+        let base = std::env::var_os("XDG_CACHE_HOME")
+            .filter(|folder| !folder.is_empty())
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+            .ok_or("neither XDG_CACHE_HOME nor HOME is set")?;
+        let cache = base.join("abukiks");
+        let root = make_root(&cache).map_err(|error| format!("no {SUITE} root: {error}"))?;
+        remove_leftovers(&cache);
+        let programs = strip().map_err(|error| format!("no programs: {error}"))?;
+        Ok(Self {
+            root,
+            programs,
+            cache,
+        })
+    }
+}
+
+/// Makes the root folder, unless an earlier run has: some 200 MB, in a minute or so.
+fn make_root(cache: &Path) -> io::Result<PathBuf> {
+    let root = cache.join(format!("{SUITE}+{}", PACKAGES.replace(',', "+")));
+    fs::create_dir_all(cache)?;
+    let lock = File::create(cache.join("lock"))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+    if root.exists() {
+        return Ok(root);
+    }
+    let half_made = cache.join("half-made");
+    if half_made.exists() {
+        fs::remove_dir_all(&half_made)?;
+    }
+    let _ = writeln!(io::stderr(), "making {} once", root.display());
+    let mut command = Command::new("mmdebstrap");
+    command
+        .args(["--variant=minbase", "--include", PACKAGES, SUITE])
+        .arg(&half_made)
+        .stdin(Stdio::null());
+    if let Some(mirror) = mirror() {
+        command.arg(format!("deb {mirror} {SUITE} main"));
+    }
+    let output = command.output()?;
+    if !output.status.success() {
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = log.lines().last().unwrap_or("mmdebstrap failed").to_owned();
+        return Err(io::Error::other(last));
+    }
+    fs::rename(half_made, &root)?;
+    Ok(root)
+}
+
+/// Removes what test runs that were killed have left behind.
+fn remove_leftovers(cache: &Path) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name
+            .strip_prefix("abukiks-")
+            .and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Where this machine gets its Debian packages from; mmdebstrap knows a default.
+fn mirror() -> Option<String> {
+    let sources = fs::read_to_string("/etc/apt/sources.list.d/debian.sources").ok()?;
+    let mirror = sources
+        .lines()
+        .find_map(|line| line.strip_prefix("URIs:"))?;
+    Some(mirror.split_whitespace().next()?.to_owned())
+}
+
+/// Copies the programs under test without their debug symbols.
+fn strip() -> io::Result<PathBuf> {
+    let programs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("stripped");
+    fs::create_dir_all(&programs)?;
+    for program in [
+        env!("CARGO_BIN_EXE_abukiks"),
+        env!("CARGO_BIN_EXE_reset-count"),
+        env!("CARGO_BIN_EXE_show-count"),
+        env!("CARGO_BIN_EXE_check-redis"),
+    ] {
+        let program = Path::new(program);
+        let stripped = programs.join(program.file_name().unwrap_or_default());
+        let newer = |file: &Path| fs::metadata(file).map(|file| (file.mtime(), file.mtime_nsec()));
+        if newer(&stripped).is_ok_and(|stripped| newer(program).is_ok_and(|made| stripped > made)) {
+            continue;
+        }
+        let status = Command::new("strip")
+            .arg("-o")
+            .arg(&stripped)
+            .arg(program)
+            .status()?;
+        if !status.success() {
+            return Err(io::Error::other(format!("strip: {status}")));
+        }
+    }
+    Ok(programs)
+}
+
+impl Machine {
+    /// The programs under test, as they were installed.
+    pub(crate) fn programs(&self) -> &Path {
+        match PARTS.get() {
+            Some(Ok(parts)) => &parts.programs,
+            _ => unreachable!("this machine was made of them"),
+        }
+    }
+}
