@@ -221,7 +221,10 @@ fn accepted_tcp(stream: tokio::net::TcpStream, client: SocketAddr) -> (Socket, C
     // Without it the kernel may hold an answer back until the last one is acknowledged. It fails on
     // a connection that is gone, as reading from it soon will.
     let _ = stream.set_nodelay(true);
-    (Socket::Tcp(stream), Connection::new(Some(client.ip())))
+    (
+        Socket::Tcp(stream),
+        Connection::new(Some(client.ip().to_canonical())),
+    )
 }
 
 impl Server {
