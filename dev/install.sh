@@ -14,6 +14,7 @@ BUILD=${BUILD:-target/release}
 bindir=$PREFIX/bin
 libexecdir=$PREFIX/libexec/abukiks
 datadir=$PREFIX/share/abukiks
+docdir=$PREFIX/share/doc/abukiks
 unitdir=${UNITDIR:-$PREFIX/lib/systemd/system}
 
 tasks='reset-count show-count check-redis'
@@ -48,10 +49,14 @@ put() {
 case ${1:-} in
 install)
     files | while read -r mode source place; do put "$mode" "$source" "$place"; done
+    # The manual is what the program itself says.
+    mkdir -p "$DESTDIR$docdir"
+    "$DESTDIR$bindir/abukiks" --help >"$DESTDIR$docdir/abukiks.txt"
     ;;
 uninstall)
     files | while read -r _ _ place; do rm -f "$DESTDIR$place"; done
-    for folder in "$libexecdir" "$datadir"; do
+    rm -f "$DESTDIR$docdir/abukiks.txt"
+    for folder in "$libexecdir" "$datadir" "$docdir"; do
         rmdir "$DESTDIR$folder" 2>/dev/null || true
     done
     ;;

@@ -148,15 +148,54 @@ fn the_units_verify_in_silence_and_expose_little() {
     let service = "abukiks@5001.service";
     assert!(exposure(&machine, service) <= 0.3);
     machine.systemctl(&["start", service]);
-    let dropins = "/etc/systemd/system/abukiks@.service.d";
-    machine.run(&[
-        "ln",
-        "-s",
-        "/usr/local/share/abukiks/redis-tcp.conf",
-        dropins,
-    ]);
-    machine.systemctl(&["daemon-reload"]);
+    open_for_redis_by_tcp(&machine);
     assert!(exposure(&machine, service) <= 1.1);
+}
+
+/// Puts the drop-in that is shipped into force.
+fn open_for_redis_by_tcp(machine: &Machine) {
+    let dropins = "/etc/systemd/system/abukiks@.service.d";
+    let shipped = "/usr/local/share/abukiks/redis-tcp.conf";
+    machine.run(&["ln", "-s", shipped, dropins]);
+    machine.systemctl(&["daemon-reload"]);
+}
+
+#[test]
+fn a_redis_by_tcp_is_reached_with_the_drop_in_that_is_shipped_and_only_then() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    let url = "REDIS_URL=redis://127.0.0.1:6379/\n";
+    machine.write("/etc/abukiks/abukiks.env", url);
+    machine.systemctl(&["start", "abukiks@5001"]);
+    assert_eq!(machine.connect(5001).get("/").status, 503);
+    open_for_redis_by_tcp(&machine);
+    machine.systemctl(&["restart", "abukiks@5001"]);
+    assert_eq!(machine.connect(5001).get("/").number(), 1);
+}
+
+#[test]
+fn uninstall_leaves_nothing_of_what_install_has_put_there() {
+    let destination = tempfile::tempdir().expect("a folder");
+    let programs = Path::new(env!("CARGO_BIN_EXE_abukiks")).parent();
+    let run = |action: &str| {
+        let status = Command::new("dev/install.sh")
+            .arg(action)
+            .env("DESTDIR", destination.path())
+            .env("BUILD", programs.expect("a folder"))
+            .status();
+        assert!(status.expect("a shell").success());
+        let found = Command::new("find")
+            .arg(destination.path())
+            .args(["-type", "f"])
+            .output();
+        String::from_utf8(found.expect("find").stdout).expect("text")
+    };
+    let installed = run("install");
+    for file in ["bin/abukiks", "abukiks@.service", "doc/abukiks/abukiks.txt"] {
+        assert!(installed.contains(file), "{installed}");
+    }
+    assert_eq!(run("uninstall"), "");
 }
 
 #[test]
