@@ -1,0 +1,81 @@
+{
+  lib,
+  rustPlatform,
+  redis,
+  testers,
+  # What the release says it was built from: the flake passes its revision.
+  commit ? "unknown",
+}:
+
+let
+  inherit (lib) fileset;
+  root = ../.;
+in
+rustPlatform.buildRustPackage (finalAttrs: {
+  pname = "abukiks";
+  inherit ((lib.importTOML ../Cargo.toml).package) version;
+
+  # What the build and its tests read. An edit of anything else builds nothing anew.
+  src = fileset.toSource {
+    inherit root;
+    fileset = fileset.unions [
+      ../Cargo.lock
+      ../Cargo.toml
+      ../admin
+      (fileset.maybeMissing ../benches)
+      ../dev/abukiks-admin
+      ../dev/install.sh
+      ../src
+      ../tests
+      ./units
+    ];
+  };
+
+  cargoLock.lockFile = ../Cargo.lock;
+
+  env.ABUKIKS_COMMIT = commit;
+
+  # The messages of panics name source files. Let none of them tell where this build ran: neither
+  # its folder, which differs between sandboxes, nor the toolchain, which would become a dependency.
+  # Rust flags in the environment would replace those of nixpkgs; flags of a `cfg` are added to them.
+  postPatch = ''
+    mkdir -p .cargo
+    cat >> .cargo/config.toml <<END
+    [target.'cfg(all())']
+    rustflags = [
+      "--remap-path-prefix=$NIX_BUILD_TOP=/build",
+      "--remap-path-prefix=$(rustc --print sysroot)=/toolchain",
+    ]
+    END
+  '';
+
+  nativeCheckInputs = [ redis ];
+
+  # What a build sandbox cannot have: a service manager, containers, other users, a second build.
+  checkFlags = map (promise: "--skip=${promise}::") [
+    "image"
+    "install"
+    "nix"
+    "reproducible"
+    "systemd"
+  ];
+
+  # The same script as on any other distribution fills in where things are. A DESTDIR, be it the
+  # root, tells it to leave the running system alone.
+  postInstall = ''
+    mv $out/bin built
+    BUILD=built DESTDIR=/ PREFIX=$out sh dev/install.sh install
+  '';
+
+  passthru.tests.version = testers.testVersion { package = finalAttrs.finalPackage; };
+
+  meta = {
+    description = "Twelve-factor visitor counter, the model service for Rust, Nix and systemd";
+    homepage = "https://github.com/abukiks/abukiks";
+    changelog = "https://github.com/abukiks/abukiks/blob/v${finalAttrs.version}/CHANGELOG.md";
+    license = lib.licenses.mit;
+    maintainers = [ ];
+    mainProgram = "abukiks";
+    platforms = lib.platforms.unix;
+  };
+})
