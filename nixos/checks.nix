@@ -33,21 +33,18 @@ let
     doCheck = false;
   });
 
+  documented = lib.evalModules {
+    modules = [
+      ./module.nix
+      { _module.check = false; }
+      # Of the rest of NixOS the options of Abukiks look at this one.
+      { options.services.prometheus.enable = lib.mkEnableOption "Prometheus"; }
+      { _module.args = { inherit pkgs; }; }
+    ];
+  };
+
   documentation = pkgs.nixosOptionsDoc {
-    options.services = {
-      inherit
-        (lib.evalModules {
-          modules = [
-            ./module.nix
-            { _module.check = false; }
-            # Of the rest of NixOS the options of Abukiks look at this one.
-            { options.services.prometheus.enable = lib.mkEnableOption "Prometheus"; }
-            { _module.args = { inherit pkgs; }; }
-          ];
-        }).options.services
-        abukiks
-        ;
-    };
+    options.services = { inherit (documented.options.services) abukiks; };
     warningsAreErrors = true;
   };
 in
