@@ -61,11 +61,17 @@ impl Podman {
         let mut command = self.command();
         command.args(["run", "--rm", "--name", name, "--network", "host"]);
         command.args(["--read-only", "--cap-drop", "all", "--user", "65532"]);
-        command.args(["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]);
+        command.args([
+            "--ulimit",
+            "nofile=1000:1000",
+            "--ulimit",
+            "nproc=1000:1000",
+        ]);
         command.arg("--volume");
         command.arg(format!("{}:/redis.sock", redis.socket().display()));
         command.args(["--env", "REDIS_URL=unix:///redis.sock", "--env", "PORT=0"]);
-        Service::from_command(command.arg("localhost/abukiks:test"))
+        command.arg("localhost/abukiks:test");
+        Service::from_command(command)
     }
 }
 

@@ -31,6 +31,7 @@ mod logs;
 mod nix;
 mod outages;
 mod page;
+mod proxies;
 mod redis_url;
 mod reproducible;
 mod run;
