@@ -12,11 +12,8 @@ out=$(realpath "$1")
 cd "$(dirname "$0")/.."
 source=$(pwd -P)
 
-if [[ -z ${ABUKIKS_COMMIT-} ]]; then
-    ABUKIKS_COMMIT=$(git rev-parse HEAD)
-    [[ -z $(git status --porcelain) ]] || ABUKIKS_COMMIT+=-dirty
-fi
-export ABUKIKS_COMMIT
+# As the Makefile has it.
+export ABUKIKS_COMMIT=${ABUKIKS_COMMIT:-$(git describe --always --dirty --abbrev=40 --exclude='*')}
 
 # Whatever else would have a say in the bytes.
 unset RUSTC RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTFLAGS CFLAGS CARGO_INCREMENTAL "${!CARGO_BUILD_RUST@}" \

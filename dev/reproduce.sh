@@ -14,7 +14,8 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 export RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup} RUSTUP_TOOLCHAIN
 RUSTUP_TOOLCHAIN=$(cd "$crate" && { rustup show active-toolchain 2>/dev/null || echo; } | cut -d' ' -f1)
 [[ -n $RUSTUP_TOOLCHAIN ]] || unset RUSTUP_TOOLCHAIN
-export ABUKIKS_COMMIT=${ABUKIKS_COMMIT:-$(git -C "$crate" rev-parse HEAD 2>/dev/null || echo unknown)}
+ABUKIKS_COMMIT=${ABUKIKS_COMMIT:-$(git -C "$crate" describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)}
+export ABUKIKS_COMMIT
 
 # So that both builds do without a network.
 (cd "$crate" && cargo fetch --quiet --locked)

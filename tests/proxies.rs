@@ -1,4 +1,4 @@
-//! Behind the shipped settings of nginx and HAProxy a visit is passed on once, whatever happens to
+//! Behind the shipped settings of nginx and `HAProxy` a visit is passed on once, whatever happens to
 //! its answer: a visit is not idempotent, and proxies ask again where they are let.
 
 use std::fs;

@@ -8,11 +8,11 @@
         port = 6379;
         requirePassFile = "/etc/redis-password";
       };
-      environment.etc."redis-password".text = "correct horse";
+      environment.etc."redis-password".text = "correct-horse";
       # A secrets manager would put them there.
       systemd.tmpfiles.settings.secrets."/run/secrets/redis-url"."f+" = {
         mode = "0400";
-        argument = "redis://:correct%%20horse@127.0.0.1/";
+        argument = "redis://:correct-horse@127.0.0.1/";
       };
       systemd.tmpfiles.settings.secrets."/run/secrets/abukiks.env"."f+" = {
         mode = "0400";
