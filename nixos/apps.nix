@@ -13,30 +13,27 @@ let
   # One file under admin/ is one admin process.
   tasks = map (lib.removeSuffix ".rs") (lib.attrNames (builtins.readDir ../admin));
 
+  # What `make run` does, with the program of the package and in a folder of its own.
   dev = pkgs.writeShellApplication {
     name = "abukiks-dev";
-    runtimeInputs = [ pkgs.redis ];
+    runtimeInputs = [
+      pkgs.gawk
+      pkgs.gnused
+      pkgs.redis
+      pkgs.util-linux
+    ];
     text = ''
-      # Ctrl-C ends the service, which drains; then its Redis ends, and saves what was counted.
-      data=''${XDG_STATE_HOME:-$HOME/.local/state}/abukiks-dev
-      mkdir -p "$data"
-      run=$(mktemp -d)
-      setsid redis-server --port 0 --unixsocket "$run/redis.sock" \
-        --dir "$data" --appendonly yes --appendfsync always > "$data/redis.log" &
-      redis=$!
-      trap 'kill "$redis"; wait "$redis" || true; rm -r "$run"' EXIT
-      trap : INT TERM
-      until redis-cli -s "$run/redis.sock" ping &> /dev/null; do
-        kill -0 "$redis"
-      done
-      export REDIS_URL=unix://$run/redis.sock
-      echo "Open http://127.0.0.1:''${PORT:-5000}/ ; Ctrl-C ends it."
-      ${abukiks}/bin/abukiks
+      state=''${XDG_STATE_HOME:-$HOME/.local/state}/abukiks
+      mkdir -p "$state/dev"
+      ln -sf ${../dev/run.sh} "$state/dev/run.sh"
+      ABUKIKS_PROGRAM=${lib.getExe abukiks} exec bash "$state/dev/run.sh"
     '';
   };
 in
 {
   default = app (lib.getExe abukiks) "The service";
+}
+// lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
   dev = app (lib.getExe dev) "The service and a real Redis of its own";
 }
 // lib.genAttrs tasks (

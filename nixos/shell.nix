@@ -25,8 +25,10 @@
   podman,
   python3,
   redis,
+  runc,
   strace,
   systemd,
+  util-linux,
   wrk,
 }:
 
@@ -54,7 +56,9 @@ mkShell {
     iproute2
     mmdebstrap
     podman
+    runc
     strace
     systemd
+    util-linux
   ];
 }

@@ -59,7 +59,7 @@ in
     assert sorted(counts) == list(range(1, 21)), counts
 
     with subtest("a host that goes away in good order takes no visitor with it"):
-        app1.succeed("systemctl --no-block restart 'abukiks@*'")
+        app1.succeed("systemctl --no-block restart 'abukiks@*.service'")
         balancer.succeed(visits)
         assert balancer.succeed("curl --fail --silent http://localhost/").endswith(" 41")
   '';
