@@ -37,15 +37,16 @@ rustPlatform.buildRustPackage (finalAttrs: {
   env.ABUKIKS_COMMIT = commit;
 
   # The messages of panics name source files. Let none of them tell where this build ran: neither
-  # its folder, which differs between sandboxes, nor the toolchain, which would become a dependency.
-  # Rust flags in the environment would replace those of nixpkgs; flags of a `cfg` are added to them.
+  # its folder, which is not the same on every machine, nor the toolchain, which would become a
+  # dependency. Flags for a `cfg` are added to those of nixpkgs; RUSTFLAGS, be it empty, would replace them.
   postPatch = ''
+    [[ -n ''${RUSTFLAGS-} ]] || unset RUSTFLAGS
     mkdir -p .cargo
     cat >> .cargo/config.toml <<END
     [target.'cfg(all())']
     rustflags = [
-      "--remap-path-prefix=$NIX_BUILD_TOP=/build",
-      "--remap-path-prefix=$(rustc --print sysroot)=/toolchain",
+      "--remap-path-prefix=$NIX_BUILD_TOP=/abukiks",
+      "--remap-path-prefix=$(rustc --print sysroot)=/rust",
     ]
     END
   '';
@@ -70,6 +71,11 @@ rustPlatform.buildRustPackage (finalAttrs: {
   postInstall = ''
     mv $out/bin built
     BUILD=built DESTDIR=/ PREFIX=$out sh dev/install.sh install
+
+    if grep --recursive --text --quiet "$NIX_BUILD_TOP/\(source\|cargo-vendor-dir\)" $out; then
+      echo "a program tells where it was built"
+      exit 1
+    fi
   '';
 
   passthru.tests.version = testers.testVersion { package = finalAttrs.finalPackage; };
