@@ -71,7 +71,15 @@ rustPlatform.buildRustPackage (finalAttrs: {
   postInstall = ''
     mv $out/bin built
     BUILD=built DESTDIR=/ PREFIX=$out sh dev/install.sh install
+  '';
 
+  # As the profile in Cargo.toml has it: nixpkgs puts its own stripping in the place of Cargo's.
+  stripAllList = [
+    "bin"
+    "libexec"
+  ];
+
+  postFixup = ''
     if grep --recursive --text --quiet "$NIX_BUILD_TOP/\(source\|cargo-vendor-dir\)" $out; then
       echo "a program tells where it was built"
       exit 1
