@@ -1,0 +1,13 @@
+{
+  networking.hostName = "staging";
+
+  services.abukiks = {
+    # It costs nothing while nobody looks.
+    instances."5000" = {
+      startMode = "on-demand";
+      settings.IDLE_EXIT = "10m";
+    };
+    settings.LOG_LEVEL = "debug";
+    nginx.virtualHost = "staging.example.org";
+  };
+}

@@ -1,0 +1,108 @@
+# The settings of the service that a host may set, each as a typed option: the names, types and
+# meanings of src/config.rs. What is left at null is not set, and has the default of the service.
+# HOST and PORT are not among them, since systemd binds the socket; nor is what says where Redis is.
+{ lib }:
+
+let
+  inherit (lib) types;
+
+  setting =
+    type: example: description:
+    lib.mkOption {
+      type = types.nullOr type;
+      default = null;
+      inherit example description;
+    };
+
+  period = types.either types.ints.unsigned (
+    types.strMatching "[0-9]+ ?[a-z]+( ?[0-9]+ ?[a-z]+)*"
+    // {
+      description = "time such as 250ms, 10s or \"1m 30s\" (a bare number is seconds)";
+    }
+  );
+  orWord = word: type: types.either (types.enum [ word ]) type;
+  # `on` and `off`, or Nix's own true and false.
+  switch = types.either types.bool (
+    types.enum [
+      "on"
+      "off"
+    ]
+  );
+  count = types.ints.between 1 4294967295;
+  text = types.strMatching "[^[:cntrl:]]+";
+  # A string, since a path would be copied to the store, where everybody can read it.
+  file = types.strMatching "/.+";
+in
+{
+  REDIS_CA_FILE =
+    setting file "/etc/ssl/redis-ca.pem"
+      "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's.";
+  REDIS_CERT_FILE =
+    setting file "/run/keys/redis.crt"
+      "PEM file with the client certificate to show to a `rediss://` server. Needs `REDIS_KEY_FILE`.";
+  REDIS_KEY_FILE =
+    setting file "/run/keys/redis.key"
+      "PEM file with the private key of `REDIS_CERT_FILE`.";
+  REDIS_TIMEOUT =
+    setting period "500ms"
+      "Time budget of a visit: with no answer from Redis by then, the visitor gets 503. At most 1m.";
+  COUNTER_KEY = setting text "visitorCount" "Redis key that holds the count, a plain integer.";
+  COUNTER_FENCE =
+    setting switch true
+      "Refuse visits with 503 while the count stands below a number already given out, until it is raised or `reset-count` is run.";
+  MAX_WAITING_VISITS =
+    setting count 1024
+      "Visits that may wait for Redis at one time. One more gets 503 at once.";
+  MAX_CONNECTIONS =
+    setting (orWord "auto" count) 4096
+      "Connections served at one time; further ones wait in the socket's backlog. `auto` is the limit of open files less a reserve.";
+  MAX_HEADER_BYTES =
+    setting (types.ints.between 256 4294967295) 8192
+      "Size of a request's line and headers together, in bytes. A larger head gets 431.";
+  MAX_HEADERS = setting count 64 "Number of headers of a request. One more gets 431.";
+  MAX_BODY_BYTES =
+    setting types.ints.u32 0
+      "Content of a request, in bytes, that is read and thrown away so that the client can read its answer. A request that announces more gets 413.";
+  HEADER_TIMEOUT =
+    setting period "5s"
+      "Time from the first byte of a request to the end of its headers.";
+  KEEP_ALIVE_TIMEOUT =
+    setting period "75s"
+      "Time that a connection may idle between requests, or write an answer that nobody reads.";
+  DRAIN_LAME_DUCK =
+    setting period "2s"
+      "After SIGTERM, the least time for which new connections are still accepted, so that a load balancer can see `/readyz` turn 503 first.";
+  DRAIN_IDLE =
+    setting period "1s"
+      "After SIGTERM, how long a connection must have been idle before it is closed.";
+  DRAIN_TIMEOUT =
+    setting period "30s"
+      "After SIGTERM, the time after which whatever remains is cut and logged.";
+  IDLE_EXIT =
+    setting (orWord "off" period) "10m"
+      "End the process after this long without a connection; the next one starts it again. Suits `startMode = \"on-demand\"`.";
+  LOG_FORMAT =
+    setting
+      (types.enum [
+        "auto"
+        "journald"
+        "json"
+        "text"
+      ])
+      "json"
+      "`journald` (native, structured), `json` lines or `text` on stdout; `auto` is `journald` under systemd.";
+  LOG_LEVEL = setting (types.enum [
+    "error"
+    "warn"
+    "info"
+    "debug"
+    "trace"
+  ]) "warn" "Least severe level that is logged.";
+  ACCESS_LOG = setting switch false "One log event for each request.";
+  RELEASE =
+    setting text "2026-11-23.1"
+      "Release id, shown by `/version` and in every access event. Without one it is made of the package and the settings.";
+  WORKER_THREADS =
+    setting count 2
+      "Threads that serve requests. One process is one core: prefer more instances.";
+}

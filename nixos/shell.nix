@@ -1,0 +1,64 @@
+# `nix develop`: all that `make test` needs.
+{
+  lib,
+  stdenv,
+  mkShell,
+  abukiks,
+  # Rust
+  clippy,
+  rust-analyzer,
+  rustfmt,
+  # lints
+  deadnix,
+  nixfmt,
+  shellcheck,
+  statix,
+  # what the tests start, and look with
+  binutils,
+  chromium,
+  curl,
+  haproxy,
+  iproute2,
+  mmdebstrap,
+  nginx,
+  openssl,
+  podman,
+  python3,
+  redis,
+  runc,
+  strace,
+  systemd,
+  util-linux,
+  wrk,
+}:
+
+mkShell {
+  inputsFrom = [ abukiks ];
+  packages = [
+    clippy
+    deadnix
+    nixfmt
+    redis
+    rust-analyzer
+    rustfmt
+    shellcheck
+    statix
+    binutils
+    curl
+    haproxy
+    nginx
+    openssl
+    python3
+    wrk
+  ]
+  ++ lib.optionals stdenv.hostPlatform.isLinux [
+    chromium
+    iproute2
+    mmdebstrap
+    podman
+    runc
+    strace
+    systemd
+    util-linux
+  ];
+}

@@ -1,0 +1,107 @@
+//! In a container: a root that cannot be written, no privileges, any user, and still the service.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use crate::support::{Redis, Service};
+
+/// The image, in a storage of the test's own.
+#[derive(Debug)]
+struct Podman {
+    folder: TempDir,
+}
+
+impl Podman {
+    fn with_the_image() -> Self {
+        let podman = Self {
+            folder: tempfile::tempdir().expect("a folder"),
+        };
+        let image = podman.folder.path().join("image.tar");
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev/image-for-test.sh");
+        let made = Command::new(script)
+            .arg(env!("CARGO_BIN_EXE_abukiks"))
+            .arg(&image)
+            .output()
+            .expect("the script runs");
+        assert!(made.status.success(), "{made:?}");
+        podman.run(&["load", "--quiet", "--input", &image.display().to_string()]);
+        podman
+    }
+
+    fn command(&self) -> Command {
+        let mut podman = Command::new("podman");
+        for (option, name) in [
+            ("--root", "storage"),
+            ("--runroot", "run"),
+            ("--tmpdir", "tmp"),
+        ] {
+            podman.arg(option).arg(self.folder.path().join(name));
+        }
+        // What works also where the system lends a container engine little.
+        podman.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]);
+        podman.args(["--runtime", "runc", "--events-backend", "file"]);
+        podman.stdin(Stdio::null());
+        podman
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let output = self
+            .command()
+            .args(arguments)
+            .output()
+            .expect("podman runs");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        output
+    }
+
+    /// Starts the service in a container of this name, on the network of the host.
+    fn start(&self, name: &str, redis: &Redis) -> Service {
+        let mut command = self.command();
+        command.args(["run", "--rm", "--name", name, "--network", "host"]);
+        command.args(["--read-only", "--cap-drop", "all", "--user", "65532"]);
+        command.args([
+            "--ulimit",
+            "nofile=1000:1000",
+            "--ulimit",
+            "nproc=1000:1000",
+        ]);
+        command.arg("--volume");
+        command.arg(format!("{}:/redis.sock", redis.socket().display()));
+        command.args(["--env", "REDIS_URL=unix:///redis.sock", "--env", "PORT=0"]);
+        command.arg("localhost/abukiks:test");
+        Service::from_command(command)
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // A test that failed may have left its container.
+        let _ = self
+            .command()
+            .args(["rm", "--all", "--force", "--time", "0"])
+            .output();
+    }
+}
+
+#[test]
+fn the_image_serves_and_drains_without_a_writable_root_or_any_privilege() {
+    let podman = Podman::with_the_image();
+    // Whoever the container runs as.
+    let redis = Redis::start_with(&["--unixsocketperm", "777"]);
+    let mut service = podman.start("counter", &redis);
+
+    let mut idle = service.connect();
+    assert_eq!(idle.get("/").number(), 1);
+    // Its log is JSON lines on stdout, to whoever collects them.
+    let event = service.log_line("http_status");
+    assert!(event.starts_with('{') && event.ends_with('}'), "{event}");
+
+    // `podman stop` kills after ten seconds; what is drained has ended before, with status 0.
+    podman.run(&["stop", "counter"]);
+    assert!(service.process.wait().success());
+    service.log_line("\"message\":\"drained\"");
+    assert!(idle.is_closed());
+    assert_eq!(redis.count(), 1);
+}

@@ -1,0 +1,115 @@
+//! What stands in Nix says the same as the rest of the source.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use abukiks::config::SETTINGS;
+
+fn nixos(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("nixos")
+        .join(name)
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(nixos(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The targets after `WantedBy=` in a unit file.
+fn wanted_by(unit: &str) -> Vec<String> {
+    let unit = text(unit);
+    let line = unit.lines().find_map(|line| line.strip_prefix("WantedBy="));
+    let targets = line.expect("a WantedBy= line").split(' ');
+    targets.map(str::to_owned).collect()
+}
+
+/// The lines of one drop-in in the golden file.
+fn golden(unit: &str) -> Vec<String> {
+    let header = format!("# {unit}.d/overrides.conf");
+    text("tests/units.golden")
+        .lines()
+        .skip_while(|line| *line != header)
+        .skip(1)
+        .take_while(|line| !line.ends_with("overrides.conf"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_module_offers_every_setting_of_the_service() {
+    // These say where it listens and where Redis is, for which the module has options of its own.
+    let elsewhere = ["HOST", "PORT", "REDIS_URL", "REDIS_URL_FILE"];
+    let settings: BTreeSet<&str> = SETTINGS
+        .iter()
+        .map(|setting| setting.name)
+        .filter(|name| !elsewhere.contains(name))
+        .collect();
+    let options = text("settings.nix");
+    let options: BTreeSet<&str> = options
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split_once(" ="))
+        .map(|(name, _)| name)
+        .filter(|name| name.starts_with(|letter: char| letter.is_ascii_uppercase()))
+        .collect();
+    assert_eq!(options, settings);
+}
+
+#[test]
+fn nixos_starts_instances_by_what_the_unit_files_say() {
+    for unit in ["service", "socket"] {
+        let targets: Vec<String> = golden(&format!("abukiks@5000.{unit}"))
+            .iter()
+            .filter_map(|line| line.strip_prefix("# wanted by ").map(str::to_owned))
+            .collect();
+        assert_eq!(
+            targets,
+            wanted_by(&format!("units/abukiks@.{unit}")),
+            "{unit}"
+        );
+    }
+}
+
+#[test]
+fn drop_ins_set_only_what_the_service_reads() {
+    let units = text("tests/units.golden");
+    let variables = units.lines().filter_map(|line| {
+        let (name, _) = line.strip_prefix("Environment=\"")?.split_once('=')?;
+        Some(name)
+    });
+    let known: BTreeSet<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+    let set: BTreeSet<&str> = variables.collect();
+    assert!(!set.is_empty() && set.is_subset(&known), "{set:?}");
+}
+
+#[test]
+fn a_switch_restarts_every_instance_in_one_step() {
+    // Stopping first would let traffic start the old program again.
+    for unit in ["abukiks@.service", "abukiks@5000.service"] {
+        let lines = golden(unit);
+        assert!(
+            lines.iter().any(|line| line == "X-StopIfChanged=false"),
+            "{unit}"
+        );
+    }
+}
+
+#[test]
+fn every_test_of_a_virtual_machine_is_run() {
+    let list = text("tests/default.nix");
+    let listed: BTreeSet<String> = list
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix('"'))
+        .map(|name| format!("{name}.nix"))
+        .collect();
+    let tests: BTreeSet<String> = fs::read_dir(nixos("tests"))
+        .expect("a folder")
+        .map(|entry| entry.expect("a file").path())
+        .filter(|path| {
+            let text = fs::read_to_string(path).expect("text");
+            text.contains("testScript =")
+        })
+        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .collect();
+    assert_eq!(listed, tests);
+}

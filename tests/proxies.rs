@@ -1,0 +1,157 @@
+//! Behind the shipped settings of nginx and `HAProxy` a visit is passed on once, whatever happens to
+//! its answer: a visit is not idempotent, and proxies ask again where they are let.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tempfile::TempDir;
+
+use crate::support::{Client, Process, Redis, Response, Service, eventually, held_socket};
+
+/// An instance that takes a visit and is gone before it answers.
+fn instance_that_dies_with_each_visit() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = held_socket();
+    let address = listener.local_addr().expect("an address");
+    let visits = Arc::new(AtomicUsize::new(0));
+    let taken = visits.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // HAProxy looks whether it is ready.
+            let mut head = [0; 4096];
+            let length = stream.read(&mut head).unwrap_or(0);
+            if head[..length].starts_with(b"GET / ") {
+                taken.fetch_add(1, Ordering::SeqCst);
+            } else if length > 0 {
+                let _ = stream.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                );
+            }
+        }
+    });
+    (address, visits)
+}
+
+/// A port that is free now. The proxies cannot be handed a socket, nor say which one they took.
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("an address")
+}
+
+/// A shipped file, with this test's addresses in the place of those it has.
+fn shipped(name: &str, instances: [SocketAddr; 2], own: SocketAddr) -> String {
+    let nixos = Path::new(env!("CARGO_MANIFEST_DIR")).join("nixos");
+    let text = fs::read_to_string(nixos.join("examples").join(name)).expect("a shipped file");
+    let [first, second] = instances.map(|address| address.to_string());
+    text.lines()
+        // Two instances are enough here.
+        .filter(|line| !line.contains("5002"))
+        .map(|line| {
+            line.replace("127.0.0.1:5000", &first)
+                .replace("127.0.0.1:5001", &second)
+                .replace("listen 80;", &format!("listen {own};"))
+                .replace("bind :80", &format!("bind {own}"))
+                .replace("/etc/nginx/abukiks", &nixos.display().to_string())
+                + "\n"
+        })
+        .collect()
+}
+
+fn nginx(folder: &TempDir, instances: [SocketAddr; 2]) -> (Process, SocketAddr) {
+    let own = free_port();
+    let site = shipped("nginx.conf", instances, own);
+    let at = folder.path().display();
+    let settings = format!(
+        "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{
+         access_log off;\nclient_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;
+         fastcgi_temp_path {at}/fastcgi;\nuwsgi_temp_path {at}/uwsgi;\nscgi_temp_path {at}/scgi;\n{site}}}"
+    );
+    start("nginx", &["-e", "stderr", "-c"], folder, &settings, own)
+}
+
+fn haproxy(folder: &TempDir, instances: [SocketAddr; 2]) -> (Process, SocketAddr) {
+    let own = free_port();
+    let settings = shipped("haproxy.cfg", instances, own);
+    start("haproxy", &["-db", "-f"], folder, &settings, own)
+}
+
+/// Starts a proxy and waits until it listens.
+fn start(
+    program: &str,
+    arguments: &[&str],
+    folder: &TempDir,
+    settings: &str,
+    own: SocketAddr,
+) -> (Process, SocketAddr) {
+    let file = folder.path().join("settings");
+    fs::write(&file, settings).expect("a file");
+    let log = fs::File::create(folder.path().join("log")).expect("a file");
+    let mut process = Process::spawn(
+        Command::new(program)
+            // Where Debian has what only root needs, whoever runs the tests.
+            .env("PATH", format!("{}:/usr/sbin", env!("PATH")))
+            .args(arguments)
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log),
+    );
+    eventually("the proxy listens", || {
+        let log = fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+        assert!(!process.has_ended(), "{program} has ended:\n{log}");
+        TcpStream::connect(own).ok()
+    });
+    (process, own)
+}
+
+/// What all visitors are promised, with an instance in between that loses answers.
+fn each_visit_is_passed_on_once(start: fn(&TempDir, [SocketAddr; 2]) -> (Process, SocketAddr)) {
+    let redis = Redis::start();
+    let service = Service::start(&redis);
+    let (dying, taken) = instance_that_dies_with_each_visit();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_proxy, address) = start(&folder, [service.address, dying]);
+
+    let visits = 20;
+    let answers: Vec<_> = (0..visits)
+        .map(|_| Client::connect(address).get("/"))
+        .collect();
+    let mut numbers: Vec<i64> = answers
+        .iter()
+        .filter(|answer| answer.status == 200)
+        .map(Response::number)
+        .collect();
+    numbers.sort_unstable();
+    let counted = redis.count();
+    assert_eq!(numbers, (1..=counted).collect::<Vec<_>>());
+    let lost = taken.load(Ordering::SeqCst);
+    assert!(lost > 0, "nothing was lost, so nothing is proved");
+    assert_eq!(
+        usize::try_from(counted).expect("a count") + lost,
+        visits,
+        "a visit was passed on twice"
+    );
+    assert!(
+        answers
+            .iter()
+            .all(|answer| [200, 502].contains(&answer.status))
+    );
+
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(Client::connect(address).get(path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn behind_nginx_a_visit_is_passed_on_once() {
+    each_visit_is_passed_on_once(nginx);
+}
+
+#[test]
+fn behind_haproxy_a_visit_is_passed_on_once() {
+    each_visit_is_passed_on_once(haproxy);
+}
