@@ -17,7 +17,7 @@ run: ## build and start the service with a Redis of its own; PORT and .env set i
 
 # The tests come last, so that their summary is what one sees at the end.
 .PHONY: test
-test: lint doc tools ## check everything: format, lints, documentation, tests
+test: lint doc tools reproduce ## check everything: format, lints, documentation, tests
 	cargo test --locked --doc
 	cargo test --locked --lib --bins
 	cargo test --locked --test promises
@@ -29,6 +29,7 @@ lint: ## check format and lints; warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
 	shellcheck dev/* .ci/run
+	dev/lint-nix.sh
 
 .PHONY: fmt
 fmt: ## format the code
@@ -40,9 +41,14 @@ doc: ## build the documentation; warnings are errors
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
 
 .PHONY: build
-build: ## build what is shipped, in target/release
+build: ## build what is shipped, in target/dist
 	@dev/needs.sh run
-	cargo build --locked --release --bins
+	dev/build-release.sh target/dist
+
+.PHONY: reproduce
+reproduce: ## build it twice in different surroundings, and compare the bytes
+	@dev/needs.sh run
+	dev/reproduce.sh
 
 # Onto any systemd distribution, below PREFIX and DESTDIR (see dev/install.sh).
 .PHONY: install uninstall

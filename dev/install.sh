@@ -3,14 +3,14 @@
 #   dev/install.sh install|uninstall
 # From the environment, as GNU make's conventions have it: PREFIX (default /usr/local), DESTDIR (a
 # root folder to install into, for packagers), BUILD (where the programs are, default
-# target/release). UNITDIR is where the units go, if not below PREFIX.
+# target/dist). UNITDIR is where the units go, if not below PREFIX.
 set -eu
 cd "$(dirname "$0")/.."
 umask 022
 
 PREFIX=${PREFIX:-/usr/local}
 DESTDIR=${DESTDIR:-}
-BUILD=${BUILD:-target/release}
+BUILD=${BUILD:-target/dist}
 bindir=$PREFIX/bin
 libexecdir=$PREFIX/libexec/abukiks
 datadir=$PREFIX/share/abukiks

@@ -19,6 +19,9 @@ test | hash wrk                         | wrk               | is an HTTP client 
 test | hash chromium chromedriver         | chromium chromium-driver | shows the page as visitors see it
 test | python3 -c 'import ensurepip'    | python3-venv      | holds schemathesis, which compares the answers with docs/openapi.yaml
 test | hash systemd-nspawn              | systemd-container | boots a systemd of the tests' own
+test | PATH+=:/usr/sbin; hash nginx     | nginx-light       | is a proxy in front, as shipped
+test | PATH+=:/usr/sbin; hash haproxy   | haproxy           | is another one
+test | hash podman runc                 | podman runc       | runs the image
 test | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots
 END
 }
