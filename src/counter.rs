@@ -294,11 +294,6 @@ impl Batcher {
                         self.attempted(attempt);
                     }
                 }
-                // With a command on its way, visits gather in the inbox without waking this task.
-                ask = self.inbox.recv(), if reply.is_none() => match ask {
-                    Some(ask) => self.sort_in(ask),
-                    None => break,
-                },
                 _ = self.tick.tick(), if !idle => {
                     let given_up = self.refuse_late_ones();
                     let silent = |sent: &Instant| sent.elapsed() > self.store.patience();
@@ -307,6 +302,11 @@ impl Batcher {
                         self.break_link("no answer to a command".into());
                     }
                 }
+                // With a command on its way, visits gather in the inbox without waking this task.
+                ask = self.inbox.recv(), if reply.is_none() => match ask {
+                    Some(ask) => self.sort_in(ask),
+                    None => break,
+                },
             }
         }
         self.clean_up().await;

@@ -2,8 +2,8 @@
 //!
 //! Factor XI: the service writes to stdout and knows nothing of where it leads. It must not depend
 //! on it either. A reader that stalls fills the buffer, after which lines are dropped and counted;
-//! so are those that nobody can read, because the reader is gone or the disk full. Within one turn of the event loop
-//! all lines are gathered and written with a single write(2).
+//! so are those that nobody can read, because the reader is gone or the disk full. Within one turn
+//! of the event loop all lines are gathered and written with a single write(2).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
