@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::routes::Route;
 
@@ -91,14 +91,47 @@ impl Metrics {
     #[must_use]
     pub fn new(release: &str) -> Self {
         let mut registry = Registry::with_prefix("abukiks");
+        let build = Info::new([
+            ("version", crate::VERSION.to_owned()),
+            ("commit", crate::COMMIT.to_owned()),
+            ("release", release.to_owned()),
+        ]);
+        registry.register("build", "What runs here", build);
         let requests = Family::default();
+        add(
+            &mut registry,
+            "http_requests",
+            "Requests answered",
+            &requests,
+        );
         let durations = Family::<[(&str, &str); 1], Histogram>::new_with_constructor(|| {
             // 50 us to 1.6 s, doubling.
             Histogram::new(exponential_buckets(0.000_05, 2.0, 16))
         });
+        registry.register_with_unit(
+            "http_request_duration",
+            "From the end of a request's headers to its answer",
+            Unit::Seconds,
+            durations.clone(),
+        );
         let limits = Family::<[(&str, &str); 1], Counter>::default();
-        let metrics = Self {
-            requests: requests.clone(),
+        add(
+            &mut registry,
+            "limit_hits",
+            "Times that a limit was hit",
+            &limits,
+        );
+        let batch_visits = Histogram::new(exponential_buckets(1.0, 2.0, 13));
+        let what = "Visits counted by one command to Redis";
+        add(&mut registry, "batch_visits", what, &batch_visits);
+
+        let mut gauge = |name, help| add(&mut registry, name, help, &Gauge::default());
+        let connections = gauge("connections", "Connections open now");
+        let waiting_visits = gauge("waiting_visits", "Visits that wait for their number now");
+        let redis_up = gauge("redis_up", "1 when the last command to Redis succeeded");
+        let mut counter = |name, help| add(&mut registry, name, help, &Counter::default());
+        Self {
+            requests,
             seen: Default::default(),
             durations: Route::ALL
                 .iter()
@@ -108,88 +141,26 @@ impl Metrics {
                 .iter()
                 .map(|(_, name)| limits.get_or_create_owned(&[("limit", name)]))
                 .collect(),
-            connections: Gauge::default(),
-            connections_accepted: Counter::default(),
-            accept_errors: Counter::default(),
-            waiting_visits: Gauge::default(),
-            batch_visits: Histogram::new(exponential_buckets(1.0, 2.0, 13)),
-            redis_up: Gauge::default(),
-            redis_errors: Counter::default(),
-            redis_connection_attempts: Counter::default(),
-            counter_went_back: Counter::default(),
-            log_lines_dropped: Counter::default(),
-            registry: Registry::default(),
-        };
-        registry.register(
-            "build",
-            "What runs here",
-            Info::new([
-                ("version", crate::VERSION.to_owned()),
-                ("commit", crate::COMMIT.to_owned()),
-                ("release", release.to_owned()),
-            ]),
-        );
-        registry.register("http_requests", "Requests answered", requests);
-        registry.register_with_unit(
-            "http_request_duration",
-            "From the end of a request's headers to its answer",
-            Unit::Seconds,
-            durations,
-        );
-        registry.register("limit_hits", "Times that a limit was hit", limits);
-        registry.register(
-            "connections",
-            "Connections open now",
-            metrics.connections.clone(),
-        );
-        registry.register(
-            "connections_accepted",
-            "Connections accepted",
-            metrics.connections_accepted.clone(),
-        );
-        registry.register(
-            "accept_errors",
-            "Failed accepts",
-            metrics.accept_errors.clone(),
-        );
-        registry.register(
-            "waiting_visits",
-            "Visits that wait for their number now",
-            metrics.waiting_visits.clone(),
-        );
-        registry.register(
-            "batch_visits",
-            "Visits counted by one command to Redis",
-            metrics.batch_visits.clone(),
-        );
-        registry.register(
-            "redis_up",
-            "1 when the last command to Redis succeeded",
-            metrics.redis_up.clone(),
-        );
-        registry.register(
-            "redis_errors",
-            "Failed commands and connection attempts",
-            metrics.redis_errors.clone(),
-        );
-        registry.register(
-            "redis_connection_attempts",
-            "Attempts to connect to Redis",
-            metrics.redis_connection_attempts.clone(),
-        );
-        registry.register(
-            "counter_went_back",
-            "Times that the count went back without a reset",
-            metrics.counter_went_back.clone(),
-        );
-        registry.register(
-            "log_lines_dropped",
-            "Log lines dropped because nobody read them",
-            metrics.log_lines_dropped.clone(),
-        );
-        Self {
+            connections,
+            connections_accepted: counter("connections_accepted", "Connections accepted"),
+            accept_errors: counter("accept_errors", "Failed accepts"),
+            waiting_visits,
+            batch_visits,
+            redis_up,
+            redis_errors: counter("redis_errors", "Failed commands and connection attempts"),
+            redis_connection_attempts: counter(
+                "redis_connection_attempts",
+                "Attempts to connect to Redis",
+            ),
+            counter_went_back: counter(
+                "counter_went_back",
+                "Times that the count went back without a reset",
+            ),
+            log_lines_dropped: counter(
+                "log_lines_dropped",
+                "Log lines dropped because nobody read them",
+            ),
             registry,
-            ..metrics
         }
     }
 
@@ -230,4 +201,10 @@ impl Metrics {
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
     }
+}
+
+/// Registers a metric, and returns it to be kept.
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: &M) -> M {
+    registry.register(name, help, metric.clone());
+    metric.clone()
 }
