@@ -69,8 +69,8 @@ const DOING_BITS: u32 = 3;
 /// What others may know of a connection and do to it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// The client's address; `None` on a unix socket.
-    pub(crate) client: Option<IpAddr>,
+    /// The client's address as it is logged; `None` on a unix socket.
+    pub(crate) client: Option<String>,
     /// Milliseconds since `opened`, and [`Doing`] in the lowest bits.
     activity: AtomicU64,
     opened: Instant,
@@ -87,7 +87,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(client: Option<IpAddr>) -> Self {
         Self {
-            client,
+            client: client.map(|address| address.to_string()),
             activity: AtomicU64::new(Doing::Opened as u64),
             opened: Instant::now(),
             ending: AtomicU8::new(0),

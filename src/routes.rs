@@ -230,7 +230,7 @@ pub(crate) async fn answer<B>(
         },
         duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         visit,
-        client: connection.client,
+        client: connection.client.as_deref(),
         request_id: &request_id,
         trace: trace.as_ref(),
     });
@@ -254,7 +254,7 @@ pub(crate) fn log_unreadable(app: &App, connection: &Connection, status: StatusC
         bytes: 0,
         duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         visit: None,
-        client: connection.client,
+        client: connection.client.as_deref(),
         request_id: &RequestId::new(),
         trace: None,
     });

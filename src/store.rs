@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -84,20 +85,21 @@ pub struct Store {
     client: Client,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
-    keys: Keys,
-    script_hash: String,
+    keys: Arc<Keys>,
     patience: Duration,
     budget: Duration,
 }
 
 /// The keys of one counter. All share a hash slot, so that Redis Cluster runs the script too.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Keys {
     counter: String,
     /// Counts the resets, so that a process can tell one from a loss of data.
     epoch: String,
     /// This process's last batch.
     producer: String,
+    /// The name that Redis has for [`INCREMENT`].
+    script: String,
 }
 
 impl Keys {
@@ -117,6 +119,7 @@ impl Keys {
             counter: counter.to_owned(),
             epoch: format!("{stem}:epoch"),
             producer: format!("{stem}:producer:{id:032x}"),
+            script: redis::Script::new(INCREMENT).get_hash().to_owned(),
         })
     }
 }
@@ -164,8 +167,7 @@ impl Store {
             client: Client::open(connection)?,
             #[cfg(feature = "tls")]
             tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
-            keys: Keys::new(&config.counter_key.0)?,
-            script_hash: redis::Script::new(INCREMENT).get_hash().to_owned(),
+            keys: Arc::new(Keys::new(&config.counter_key.0)?),
             patience: config.redis_timeout.0 / 2,
             budget: config.redis_timeout.0,
         })
@@ -219,7 +221,6 @@ impl Store {
             Ok(Link {
                 connection,
                 keys: self.keys.clone(),
-                hash: self.script_hash.clone(),
             })
         };
         match tokio::time::timeout(self.budget, connecting).await {
@@ -251,8 +252,7 @@ pub enum StoreSetupError {
 #[derive(Clone)]
 pub struct Link {
     connection: MultiplexedConnection,
-    keys: Keys,
-    hash: String,
+    keys: Arc<Keys>,
 }
 
 /// What came of a batch.
@@ -296,20 +296,20 @@ impl Link {
         visits: usize,
         send_script: bool,
     ) -> Result<Total, StoreError> {
-        let mut command = if send_script {
-            let mut command = Cmd::with_capacity(8, INCREMENT.len() + 256);
-            command.arg("EVAL").arg(INCREMENT);
-            command
+        let keys = &self.keys;
+        let (evaluate, script) = if send_script {
+            ("EVAL", INCREMENT)
         } else {
-            let mut command = Cmd::with_capacity(8, 320);
-            command.arg("EVALSHA").arg(&self.hash);
-            command
+            ("EVALSHA", keys.script.as_str())
         };
+        let mut command = Cmd::with_capacity(9, script.len() + 320);
         command
+            .arg(evaluate)
+            .arg(script)
             .arg(3)
-            .arg(&self.keys.counter)
-            .arg(&self.keys.producer)
-            .arg(&self.keys.epoch)
+            .arg(&keys.counter)
+            .arg(&keys.producer)
+            .arg(&keys.epoch)
             .arg(batch)
             .arg(visits)
             .arg(MEMORY.as_secs() * 1000);

@@ -5,17 +5,15 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, IsTerminal as _};
-use std::net::IpAddr;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hyper::{Method, StatusCode};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer as _, Registry};
 
@@ -55,7 +53,7 @@ pub(crate) struct Access<'a> {
     pub(crate) duration_us: u64,
     pub(crate) visit: Option<i64>,
     /// `None` on a unix socket.
-    pub(crate) client: Option<IpAddr>,
+    pub(crate) client: Option<&'a str>,
     pub(crate) request_id: &'a RequestId,
     pub(crate) trace: Option<&'a TraceParent>,
 }
@@ -236,7 +234,7 @@ impl AccessLog {
                     http_bytes = bytes,
                     duration_us,
                     visit,
-                    client = client.map(tracing::field::display),
+                    client,
                     request_id = request_id.as_str(),
                     trace_id = trace.map(TraceParent::trace_id),
                     parent_id = trace.map(TraceParent::parent_id),
@@ -258,9 +256,12 @@ impl AccessLog {
 
     fn write_json(&self, line: &mut Vec<u8>, level: Level, access: &Access<'_>) {
         line.extend_from_slice(b"{\"timestamp\":\"");
-        let mut timestamp = String::with_capacity(32);
-        let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
-        line.extend_from_slice(timestamp.as_bytes());
+        // The form of the other events. Writing into a Vec cannot fail.
+        let _ = write!(
+            line,
+            "{}",
+            humantime::format_rfc3339_micros(SystemTime::now())
+        );
         line.extend_from_slice(b"\",\"level\":\"");
         line.extend_from_slice(level.as_str().as_bytes());
         line.extend_from_slice(b"\",\"message\":\"request\"");
@@ -275,9 +276,7 @@ impl AccessLog {
             number_field(line, "visit", visit);
         }
         if let Some(client) = access.client {
-            // An address has nothing to escape.
-            use std::io::Write as _;
-            let _ = write!(line, ",\"client\":\"{client}\"");
+            text_field(line, "client", client);
         }
         text_field(line, "request_id", access.request_id.as_str());
         if let Some(trace) = access.trace {
