@@ -121,13 +121,17 @@ pub(crate) fn greeting(form: Form, number: i64) -> Bytes {
     .into()
 }
 
-/// Says what went wrong, with its content type. `detail` is a sentence for the visitor, and holds
-/// nothing that the visitor sent.
+/// Says what went wrong, with its content type. `detail` is a sentence for the visitor; it may hold
+/// what stands in Redis, which anybody may have written.
 pub(crate) fn problem(form: Form, status: StatusCode, detail: &str) -> (HeaderValue, Bytes) {
     let title = status.canonical_reason().unwrap_or("Error");
     match form {
         Form::Text => (form.content_type(), format!("{title}: {detail}").into()),
         Form::Html => {
+            let detail = detail
+                .replace('&', "&amp;")
+                .replace('<', "&lt;")
+                .replace('>', "&gt;");
             let main = format!(
                 "<h1>{title}</h1>\n<p>{detail} <strong>{code}</strong></p>",
                 code = status.as_u16()

@@ -275,6 +275,20 @@ fn readyz_follows_redis() {
 }
 
 #[test]
+fn what_stands_in_redis_is_text_on_a_page_and_not_markup() {
+    let redis = Redis::start();
+    let service = Service::start(&redis);
+    redis.run::<()>(&["SET", "visitorCount", "<b>&"]);
+    let mut client = service.connect();
+    let page = client.get_with("/readyz", "Accept: text/html\r\n");
+    assert_eq!(page.status, 503);
+    assert!(page.body.contains("&lt;b&gt;&amp;"), "{page:?}");
+    assert!(!page.body.contains("<b>"), "{page:?}");
+    // Nowhere else does it mean anything.
+    assert!(client.get("/readyz").body.contains("<b>&"));
+}
+
+#[test]
 fn readyz_says_that_the_process_is_draining() {
     let redis = Redis::start();
     let mut service = Service::start_with(&[
