@@ -36,6 +36,13 @@ pub struct App {
 }
 
 impl App {
+    /// Measures and logs a request.
+    fn account(&self, route: Route, access: &Access<'_>) {
+        self.metrics
+            .answered(route, access.status, access.duration.as_secs_f64());
+        self.access_log.write(access);
+    }
+
     /// The state in a few words, for `systemctl status`.
     pub(crate) fn status(&self) -> String {
         let metrics = &self.metrics;
@@ -216,24 +223,22 @@ pub(crate) async fn answer<B>(
     if framing != Ok(Content::None) || app.draining.load(Relaxed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let status = response.status();
     let answered = Instant::now();
-    let duration = answered.duration_since(arrived);
-    app.metrics.answered(route, status, duration.as_secs_f64());
-    app.access_log.write(&Access {
+    let access = Access {
         method: Some(request.method()),
         path: request.uri().path(),
-        status,
+        status: response.status(),
         bytes: match *request.method() {
             Method::HEAD => 0,
             _ => bytes,
         },
-        duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+        duration: answered.duration_since(arrived),
         visit,
         client: connection.client.as_deref(),
         request_id: &request_id,
         trace: trace.as_ref(),
-    });
+    };
+    app.account(route, &access);
     connection.is(Doing::Answered, answered);
     Ok(response)
 }
@@ -244,20 +249,18 @@ pub(crate) fn log_unreadable(app: &App, connection: &Connection, status: StatusC
         app.metrics.hit(Limit::Headers);
     }
     let (_, since) = connection.activity();
-    let duration = since.elapsed();
-    app.metrics
-        .answered(Route::Malformed, status, duration.as_secs_f64());
-    app.access_log.write(&Access {
+    let access = Access {
         method: None,
         path: "-",
         status,
         bytes: 0,
-        duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+        duration: since.elapsed(),
         visit: None,
         client: connection.client.as_deref(),
         request_id: &RequestId::new(),
         trace: None,
-    });
+    };
+    app.account(Route::Malformed, &access);
 }
 
 async fn decide<B>(app: &App, route: Route, request: &Request<B>, arrived: Instant) -> Answer {
@@ -270,7 +273,10 @@ async fn decide<B>(app: &App, route: Route, request: &Request<B>, arrived: Insta
             StatusCode::NOT_FOUND,
             "There is nothing at this address.",
         ),
-        (&Method::GET, Route::Root) if is_prefetch(headers) => prefetched(headers),
+        // A browser throws it away, and asks again when the visit is real.
+        (&Method::GET, Route::Root) if is_prefetch(headers) => {
+            without_content(headers, StatusCode::NO_CONTENT)
+        }
         (&Method::GET, Route::Root) => visit(app, headers, arrived).await,
         (&Method::HEAD, Route::Root) => without_content(headers, StatusCode::OK),
         (&Method::GET | &Method::HEAD, Route::Healthz) => Answer::text(StatusCode::OK, "ok\n"),
@@ -325,11 +331,6 @@ fn is_prefetch(headers: &HeaderMap) -> bool {
         .get_all("sec-purpose")
         .iter()
         .any(|purpose| purpose.as_bytes().starts_with(b"prefetch"))
-}
-
-/// 204 makes a browser throw a prefetch away and ask again when the visit is real.
-fn prefetched(headers: &HeaderMap) -> Answer {
-    without_content(headers, StatusCode::NO_CONTENT)
 }
 
 /// The headers of `GET /`; the content, and with it its length, would need a visit.

@@ -337,16 +337,12 @@ impl Link {
     /// # Errors
     /// [`StoreError::Uncountable`] when something else stands there.
     pub async fn count(&mut self) -> Result<Option<i64>, StoreError> {
-        match Cmd::get(&self.keys.counter)
-            .query_async::<Option<Vec<u8>>>(&mut self.connection)
-            .await
-        {
-            Ok(None) => Ok(None),
-            Ok(Some(text)) => match integer(&text) {
+        match self.held().await? {
+            None => Ok(None),
+            Some(text) => match integer(&text) {
                 Some(count) => Ok(Some(count)),
                 None => Err(StoreError::Uncountable(self.what_stands_there().await)),
             },
-            Err(error) => Err(self.explain(&error).await),
         }
     }
 
@@ -375,11 +371,16 @@ impl Link {
     /// # Errors
     /// [`StoreError::Uncountable`] when it is no text at all.
     pub async fn read(&mut self) -> Result<Option<String>, StoreError> {
+        let held = self.held().await?;
+        Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    async fn held(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         match Cmd::get(&self.keys.counter)
-            .query_async::<Option<Vec<u8>>>(&mut self.connection)
+            .query_async(&mut self.connection)
             .await
         {
-            Ok(held) => Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
+            Ok(held) => Ok(held),
             Err(error) => Err(self.explain(&error).await),
         }
     }

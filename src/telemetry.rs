@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hyper::{Method, StatusCode};
 use tracing::Level;
@@ -50,12 +50,19 @@ pub(crate) struct Access<'a> {
     pub(crate) status: StatusCode,
     /// Of the answer's content.
     pub(crate) bytes: u64,
-    pub(crate) duration_us: u64,
+    /// How long it took.
+    pub(crate) duration: Duration,
     pub(crate) visit: Option<i64>,
     /// `None` on a unix socket.
     pub(crate) client: Option<&'a str>,
     pub(crate) request_id: &'a RequestId,
     pub(crate) trace: Option<&'a TraceParent>,
+}
+
+impl Access<'_> {
+    fn duration_us(&self) -> u64 {
+        u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Starts logging as `config` says.
@@ -217,7 +224,7 @@ impl AccessLog {
             path,
             status,
             bytes,
-            duration_us,
+            duration: _,
             visit,
             client,
             request_id,
@@ -232,7 +239,7 @@ impl AccessLog {
                     http_path = path,
                     http_status = status.as_u16(),
                     http_bytes = bytes,
-                    duration_us,
+                    duration_us = access.duration_us(),
                     visit,
                     client,
                     request_id = request_id.as_str(),
@@ -271,7 +278,7 @@ impl AccessLog {
         text_field(line, "http_path", &printable(access.path));
         number_field(line, "http_status", access.status.as_u16());
         number_field(line, "http_bytes", access.bytes);
-        number_field(line, "duration_us", access.duration_us);
+        number_field(line, "duration_us", access.duration_us());
         if let Some(visit) = access.visit {
             number_field(line, "visit", visit);
         }

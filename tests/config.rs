@@ -545,20 +545,3 @@ fn version_and_unknown_arguments() {
     let output = program("abukiks", &[]).arg(not_text).output().unwrap();
     assert_eq!(output.status.code(), Some(64));
 }
-
-#[test]
-fn the_example_environment_names_every_setting_with_its_default() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/.env.example");
-    let example = std::fs::read_to_string(path).expect(".env.example");
-    let named: Vec<_> = example
-        .lines()
-        .filter_map(|line| line.trim_start_matches(['#', ' ']).split_once('='))
-        .filter(|(name, _)| SETTINGS.iter().any(|setting| setting.name == *name))
-        .map(|(name, default)| (name, default.trim()))
-        .collect();
-    let settings: Vec<_> = SETTINGS
-        .iter()
-        .map(|setting| (setting.name, setting.default))
-        .collect();
-    assert_eq!(named, settings);
-}
