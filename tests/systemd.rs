@@ -667,8 +667,17 @@ fn an_admin_process_is_confined_like_the_service() {
         let all = machine.systemctl(&["show", unit, "--all"]);
         let mut found: Vec<_> = all
             .lines()
-            .filter(|line| CONFINEMENT.contains(&line.split('=').next().unwrap_or(line)))
-            .map(str::to_owned)
+            .filter_map(|line| line.split_once('='))
+            .filter(|(name, _)| CONFINEMENT.contains(name))
+            .map(|(name, value)| match name {
+                // systemd keeps networks as a set, and shows it in an order that is chance.
+                "IPAddressAllow" | "IPAddressDeny" => {
+                    let mut networks: Vec<_> = value.split(' ').collect();
+                    networks.sort_unstable();
+                    format!("{name}={}", networks.join(" "))
+                }
+                _ => format!("{name}={value}"),
+            })
             .collect();
         found.sort();
         found
