@@ -45,16 +45,20 @@ pub(crate) enum Doing {
     Answered = 4,
     /// Over, but for what the client still sends.
     Closing = 5,
+    /// Has begun to receive in this turn of its task, in which most requests are complete: when it
+    /// has begun is noted at the turn's end, for those that are not.
+    Arriving = 6,
 }
 
 impl Doing {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Opened,
         Self::Idle,
         Self::Receiving,
         Self::Answering,
         Self::Answered,
         Self::Closing,
+        Self::Arriving,
     ];
 
     /// Whether nothing is on its way, as far as this side can know.
@@ -105,14 +109,21 @@ impl Connection {
             .store(millis << DOING_BITS | doing as u64, Relaxed);
     }
 
-    /// What the connection does, and since when.
-    pub(crate) fn activity(&self) -> (Doing, Instant) {
-        let activity = self.activity.load(Relaxed);
-        let doing = Doing::ALL[(activity & ((1 << DOING_BITS) - 1)) as usize];
-        (
-            doing,
-            self.opened + Duration::from_millis(activity >> DOING_BITS),
-        )
+    /// Notes what the connection goes on to without a look at the clock.
+    fn goes_on_to(&self, doing: Doing) {
+        let since = self.activity.load(Relaxed) >> DOING_BITS;
+        self.activity
+            .store(since << DOING_BITS | doing as u64, Relaxed);
+    }
+
+    /// What the connection does.
+    pub(crate) fn doing(&self) -> Doing {
+        Doing::ALL[(self.activity.load(Relaxed) & ((1 << DOING_BITS) - 1)) as usize]
+    }
+
+    /// Since when it does that.
+    pub(crate) fn since(&self) -> Instant {
+        self.opened + Duration::from_millis(self.activity.load(Relaxed) >> DOING_BITS)
     }
 
     /// Whether each line of the next request to be answered ends as it must.
@@ -178,11 +189,12 @@ pub(crate) async fn serve(
     let end = poll_fn(|context| {
         connection.wake_by(context);
         let polled = exchange.poll_without_shutdown(context);
-        let mut doing = connection.activity().0;
-        if doing == Doing::Answered {
-            doing = Doing::Idle;
-            connection.is(doing, Instant::now());
+        match connection.doing() {
+            Doing::Answered => connection.goes_on_to(Doing::Idle),
+            Doing::Arriving => connection.is(Doing::Receiving, Instant::now()),
+            _ => {}
         }
+        let doing = connection.doing();
         match polled {
             Poll::Ready(result) => Poll::Ready(match result {
                 Ok(()) => End::Finished,
@@ -190,11 +202,7 @@ pub(crate) async fn serve(
             }),
             Poll::Pending if connection.must_end(doing) => Poll::Ready(match doing {
                 Doing::Receiving => End::Refused(StatusCode::REQUEST_TIMEOUT),
-                Doing::Opened
-                | Doing::Idle
-                | Doing::Answering
-                | Doing::Answered
-                | Doing::Closing => End::Idle,
+                _ => End::Idle,
             }),
             Poll::Pending => Poll::Pending,
         }
@@ -373,8 +381,8 @@ impl AsyncRead for Watched {
             connection.bare_line_feed.fetch_min(head, Relaxed);
         }
         // Never while an answer cannot be written: hyper does not read on before it is.
-        if self.connection.activity().0.is_nothing() {
-            self.connection.is(Doing::Receiving, Instant::now());
+        if self.connection.doing().is_nothing() {
+            self.connection.goes_on_to(Doing::Arriving);
         }
         polled
     }
@@ -403,7 +411,7 @@ impl AsyncWrite for Watched {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper flushes whenever it is polled, and does not read while a request is answered.
-        if self.connection.activity().0 == Doing::Answering {
+        if self.connection.doing() == Doing::Answering {
             self.socket.check_reset(context)?;
         }
         Pin::new(&mut self.socket).poll_flush(context)

@@ -1,10 +1,12 @@
 //! What ties a request to its traces elsewhere: `X-Request-Id` and W3C `traceparent`.
 
 use hyper::HeaderMap;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 
 /// The header that carries a request's id, in and out.
-pub(crate) const REQUEST_ID: &str = "x-request-id";
+pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Identifies one request in the logs of everybody who saw it.
 #[derive(Debug)]
@@ -14,7 +16,7 @@ impl RequestId {
     /// Takes the client's id over when it is sane (1 to 128 letters, digits, `.`, `_` and `-`), so
     /// that it can be put into a log or a header as it is. Else makes one.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        match headers.get(REQUEST_ID) {
+        match headers.get(&REQUEST_ID) {
             Some(given) if Self::is_sane(given.as_bytes()) => Self(given.clone()),
             _ => Self::new(),
         }
@@ -58,7 +60,7 @@ pub(crate) struct TraceParent(HeaderValue);
 impl TraceParent {
     /// The caller's trace, when there is exactly one and it is valid.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut given = headers.get_all("traceparent").iter();
+        let mut given = headers.get_all(&TRACEPARENT).iter();
         let (value, None) = (given.next()?, given.next()) else {
             return None;
         };

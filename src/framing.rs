@@ -116,15 +116,26 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Fault> {
         return Err(Fault::Malformed("there is more than one Host header"));
     }
     let host = host.as_bytes();
-    // Plain names and addresses, the usual case, without the general parser.
-    let plain = !host.is_empty()
-        && host
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-    if plain || Authority::try_from(host).is_ok_and(|authority| is_host(&authority)) {
+    if is_plain(host) || Authority::try_from(host).is_ok_and(|authority| is_host(&authority)) {
         Ok(())
     } else {
         Err(Fault::Malformed("the Host header is not a host"))
+    }
+}
+
+/// A name or an IPv4 address, perhaps with a port: the usual case, recognised without the general
+/// parser.
+fn is_plain(host: &[u8]) -> bool {
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let name = host.iter().take_while(|byte| part(byte)).count();
+    match host.split_at(name) {
+        ([], _) => false,
+        (_, []) => true,
+        (_, [b':', port @ ..]) => {
+            port.iter().all(u8::is_ascii_digit)
+                && (port.len() < 5 || port.len() == 5 && port <= &b"65535"[..])
+        }
+        _ => false,
     }
 }
 

@@ -21,9 +21,9 @@ pub(crate) const CONTENT_SECURITY_POLICY: &str = concat!(
 /// The forms that an answer can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    Text,
-    Html,
-    Json,
+    Text = 0,
+    Html = 1,
+    Json = 2,
 }
 
 /// The media types that stand for a form, the plain ones in the order of our preference. That of a
@@ -51,6 +51,9 @@ const fn in_utf_8<'a>(ty: Name<'a>, subtype: Name<'a>) -> MediaType<'a> {
 }
 
 impl Form {
+    /// Every form, in the order of their numbers.
+    pub(crate) const ALL: [Self; 3] = [Self::Text, Self::Html, Self::Json];
+
     /// The form that the client likes best (RFC 9110, section 12.5.1). Text when it does not care,
     /// or wants something that there is not: a greeting in a plain form beats none.
     pub(crate) fn wanted(headers: &HeaderMap) -> Self {

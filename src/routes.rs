@@ -1,13 +1,13 @@
 //! Which request gets which answer.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
 use crate::connection::{Connection, Doing};
@@ -131,7 +131,7 @@ impl Answer {
         let mut response = Response::new(Full::new(content));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        if content_type == "text/html; charset=utf-8" {
+        if content_type == Form::Html.content_type() {
             page_headers(headers);
         }
         headers.insert(header::CONTENT_TYPE, content_type);
@@ -147,6 +147,18 @@ impl Answer {
         }
     }
 
+    fn greeting(form: Form, number: i64) -> Self {
+        let content = page::greeting(form, number);
+        let bytes = content.len() as u64;
+        let mut response = Response::new(Full::new(content));
+        *response.headers_mut() = GREETING_HEADERS[form as usize].clone();
+        Self {
+            response,
+            bytes,
+            visit: Some(number),
+        }
+    }
+
     fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
         Self::new(status, Form::Text.content_type(), text)
     }
@@ -156,13 +168,26 @@ impl Answer {
         Self::new(status, content_type, content).with(header::VARY, "Accept")
     }
 
-    fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
+    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
         self.response
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
         self
     }
 }
+
+/// The headers of a greeting in each form, put together once and not for every visit. The request's
+/// id takes the place that is held for it.
+static GREETING_HEADERS: LazyLock<[HeaderMap; 3]> = LazyLock::new(|| {
+    Form::ALL.map(|form| {
+        let greeting = without_content(form, StatusCode::OK);
+        let (mut parts, _) = greeting.response.into_parts();
+        parts
+            .headers
+            .insert(&REQUEST_ID, HeaderValue::from_static(""));
+        parts.headers
+    })
+});
 
 /// A page without scripts, forms or frames needs none of what these forbid.
 fn page_headers(headers: &mut HeaderMap) {
@@ -219,7 +244,7 @@ pub(crate) async fn answer<B>(
     };
 
     let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, request_id.header());
+    headers.insert(&REQUEST_ID, request_id.header());
     if framing != Ok(Content::None) || app.draining.load(Relaxed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -248,13 +273,12 @@ pub(crate) fn log_unreadable(app: &App, connection: &Connection, status: StatusC
     if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE || status == StatusCode::URI_TOO_LONG {
         app.metrics.hit(Limit::Headers);
     }
-    let (_, since) = connection.activity();
     let access = Access {
         method: None,
         path: "-",
         status,
         bytes: 0,
-        duration: since.elapsed(),
+        duration: connection.since().elapsed(),
         visit: None,
         client: connection.client.as_deref(),
         request_id: &RequestId::new(),
@@ -275,10 +299,10 @@ async fn decide<B>(app: &App, route: Route, request: &Request<B>, arrived: Insta
         ),
         // A browser throws it away, and asks again when the visit is real.
         (&Method::GET, Route::Root) if is_prefetch(headers) => {
-            without_content(headers, StatusCode::NO_CONTENT)
+            without_content(Form::wanted(headers), StatusCode::NO_CONTENT)
         }
         (&Method::GET, Route::Root) => visit(app, headers, arrived).await,
-        (&Method::HEAD, Route::Root) => without_content(headers, StatusCode::OK),
+        (&Method::HEAD, Route::Root) => without_content(Form::wanted(headers), StatusCode::OK),
         (&Method::GET | &Method::HEAD, Route::Healthz) => Answer::text(StatusCode::OK, "ok\n"),
         (&Method::GET | &Method::HEAD, Route::Readyz) => readiness(app, headers).await,
         (&Method::GET | &Method::HEAD, Route::Version) => version(app),
@@ -300,14 +324,7 @@ async fn visit(app: &App, headers: &HeaderMap, arrived: Instant) -> Answer {
     match app.counter.visit(arrived).await {
         Ok(number) => {
             let form = Form::wanted(headers);
-            let mut answer = Answer::new(
-                StatusCode::OK,
-                form.content_type(),
-                page::greeting(form, number),
-            )
-            .with(header::VARY, "Accept, Sec-Purpose");
-            answer.visit = Some(number);
-            answer
+            Answer::greeting(form, number)
         }
         Err(refusal) => {
             // The log says why; the visitor learns no more than helps.
@@ -327,16 +344,16 @@ async fn visit(app: &App, headers: &HeaderMap, arrived: Instant) -> Answer {
 
 /// Whether a browser only fetches ahead of a visit that may never come.
 fn is_prefetch(headers: &HeaderMap) -> bool {
+    static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
     headers
-        .get_all("sec-purpose")
+        .get_all(&SEC_PURPOSE)
         .iter()
         .any(|purpose| purpose.as_bytes().starts_with(b"prefetch"))
 }
 
 /// The headers of `GET /`; the content, and with it its length, would need a visit.
-fn without_content(headers: &HeaderMap, status: StatusCode) -> Answer {
-    Answer::new(status, Form::wanted(headers).content_type(), Bytes::new())
-        .with(header::VARY, "Accept, Sec-Purpose")
+fn without_content(form: Form, status: StatusCode) -> Answer {
+    Answer::new(status, form.content_type(), Bytes::new()).with(header::VARY, "Accept, Sec-Purpose")
 }
 
 /// `/readyz`: whether a visit could be counted here now.

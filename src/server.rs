@@ -146,6 +146,8 @@ pub async fn run(
 
 fn http(config: &Config) -> http1::Builder {
     let mut http = http1::Builder::new();
+    // Answers are small: copied behind their headers and written whole, they cost less.
+    http.writev(false);
     // A client that has sent its request and closed its side still gets the answer.
     http.half_close(true);
     http.max_header_size(config.max_header_bytes.0);
@@ -333,13 +335,13 @@ impl Server {
 
     fn end_overdue(&self, now: Instant) {
         for (_, connection) in self.connections().iter() {
-            let (doing, since) = connection.activity();
+            let (doing, since) = (connection.doing(), connection.since());
             let (allowed, limit) = match doing {
                 Doing::Idle => (self.rules.keep_alive_timeout, Limit::KeepAliveTimeout),
                 Doing::Opened | Doing::Receiving => {
                     (self.rules.header_timeout, Limit::HeaderTimeout)
                 }
-                Doing::Answering | Doing::Answered | Doing::Closing => continue,
+                Doing::Arriving | Doing::Answering | Doing::Answered | Doing::Closing => continue,
             };
             if now.saturating_duration_since(since) > allowed {
                 self.app.metrics.hit(limit);
@@ -412,7 +414,7 @@ impl Server {
     /// Ends connections that have been idle for long enough since the drain began.
     fn end_idle(&self, begun: Instant, now: Instant) {
         for (_, connection) in self.connections().iter() {
-            let (doing, since) = connection.activity();
+            let (doing, since) = (connection.doing(), connection.since());
             if doing.is_nothing()
                 && now.saturating_duration_since(since.max(begun)) > self.rules.drain_idle
             {
@@ -425,12 +427,12 @@ impl Server {
         let count = |wanted: Doing| {
             self.connections()
                 .iter()
-                .filter(|(_, open)| open.activity().0 == wanted)
+                .filter(|(_, open)| open.doing() == wanted)
                 .count()
         };
         tracing::warn!(
             answering = count(Doing::Answering) + count(Doing::Answered),
-            receiving = count(Doing::Receiving),
+            receiving = count(Doing::Arriving) + count(Doing::Receiving),
             idle = count(Doing::Opened) + count(Doing::Idle),
             closing = count(Doing::Closing),
             drain_timeout_ms = millis(self.rules.drain_timeout),

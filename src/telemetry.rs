@@ -4,12 +4,13 @@
 //! happened. Where they end up is the platform's business.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::{Method, StatusCode};
 use tracing::Level;
@@ -31,6 +32,7 @@ pub struct AccessLog {
     /// The least severe level that is written.
     least: LevelFilter,
     release: String,
+    release_in_json: String,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,7 @@ pub fn start(config: &Config, output: &Arc<Output>) -> io::Result<AccessLog> {
     Ok(AccessLog {
         form,
         least,
+        release_in_json: serde_json::Value::from(&*release).to_string(),
         release,
     })
 }
@@ -261,38 +264,80 @@ impl AccessLog {
         }
     }
 
+    /// Only what could hold a quote or a backslash is escaped: a path. Methods are tokens (RFC 9110,
+    /// section 5.6.2), and the rest is numbers, or was checked or made here.
     fn write_json(&self, line: &mut Vec<u8>, level: Level, access: &Access<'_>) {
-        line.extend_from_slice(b"{\"timestamp\":\"");
-        // The form of the other events. Writing into a Vec cannot fail.
-        let _ = write!(
-            line,
-            "{}",
-            humantime::format_rfc3339_micros(SystemTime::now())
-        );
-        line.extend_from_slice(b"\",\"level\":\"");
-        line.extend_from_slice(level.as_str().as_bytes());
-        line.extend_from_slice(b"\",\"message\":\"request\"");
+        let mut digits = itoa::Buffer::new();
+        let mut put = |text: &str| line.extend_from_slice(text.as_bytes());
+        put("{\"timestamp\":\"");
+        timestamp(&mut put);
+        put("\",\"level\":\"");
+        put(level.as_str());
+        put("\",\"message\":\"request\"");
         if let Some(method) = access.method {
-            text_field(line, "http_method", method.as_str());
+            put(",\"http_method\":\"");
+            put(method.as_str());
+            put("\"");
         }
-        text_field(line, "http_path", &printable(access.path));
-        number_field(line, "http_status", access.status.as_u16());
-        number_field(line, "http_bytes", access.bytes);
-        number_field(line, "duration_us", access.duration_us());
+        put(",\"http_path\":\"");
+        let path = printable(access.path);
+        if memchr::memchr2(b'"', b'\\', path.as_bytes()).is_none() {
+            put(&path);
+        } else {
+            put(&path.replace('\\', "\\\\").replace('"', "\\\""));
+        }
+        put("\",\"http_status\":");
+        put(access.status.as_str());
+        put(",\"http_bytes\":");
+        put(digits.format(access.bytes));
+        put(",\"duration_us\":");
+        put(digits.format(access.duration_us()));
         if let Some(visit) = access.visit {
-            number_field(line, "visit", visit);
+            put(",\"visit\":");
+            put(digits.format(visit));
         }
         if let Some(client) = access.client {
-            text_field(line, "client", client);
+            put(",\"client\":\"");
+            put(client);
+            put("\"");
         }
-        text_field(line, "request_id", access.request_id.as_str());
+        put(",\"request_id\":\"");
+        put(access.request_id.as_str());
         if let Some(trace) = access.trace {
-            text_field(line, "trace_id", trace.trace_id());
-            text_field(line, "parent_id", trace.parent_id());
+            put("\",\"trace_id\":\"");
+            put(trace.trace_id());
+            put("\",\"parent_id\":\"");
+            put(trace.parent_id());
         }
-        text_field(line, "release", &self.release);
-        line.extend_from_slice(b"}\n");
+        put("\",\"release\":");
+        put(&self.release_in_json);
+        put("}\n");
     }
+}
+
+/// The time in the form of the other events. Most lines differ from the one before in microseconds
+/// only, so the text of the second is kept.
+fn timestamp(mut put: impl FnMut(&str)) {
+    thread_local! {
+        static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let now = SystemTime::now();
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != since_epoch.as_secs() {
+            *second = since_epoch.as_secs();
+            *text = humantime::format_rfc3339_seconds(now).to_string();
+            // Its Z comes last.
+            text.pop();
+        }
+        put(text);
+    });
+    // A leading one keeps the zeros behind it.
+    let mut digits = itoa::Buffer::new();
+    let micros = digits.format(1_000_000 + since_epoch.subsec_micros());
+    put(".");
+    put(&micros[1..]);
+    put("Z");
 }
 
 /// A path in the characters that RFC 3986 leaves a URI. What a client sends beyond them could
@@ -310,22 +355,4 @@ fn printable(path: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(printable)
-}
-
-fn key(line: &mut Vec<u8>, name: &str) {
-    line.extend_from_slice(b",\"");
-    line.extend_from_slice(name.as_bytes());
-    line.extend_from_slice(b"\":");
-}
-
-/// Adds a string, escaped as JSON wants it: nothing that a client sends can forge a line.
-fn text_field(line: &mut Vec<u8>, name: &str, value: &str) {
-    key(line, name);
-    // Writing into a Vec cannot fail.
-    let _ = serde_json::to_writer(&mut *line, value);
-}
-
-fn number_field(line: &mut Vec<u8>, name: &str, value: impl itoa::Integer) {
-    key(line, name);
-    line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
