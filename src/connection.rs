@@ -225,7 +225,8 @@ pub(crate) async fn serve(
         End::Broken => return,
     };
     connection.is(Doing::Closing, Instant::now());
-    linger(socket, &last_words, app.max_body_bytes).await;
+    // Boxed, for what it needs would take its place in every connection from the beginning.
+    Box::pin(linger(socket, &last_words, app.max_body_bytes)).await;
 }
 
 /// How a connection came to its end.
