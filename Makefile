@@ -8,7 +8,7 @@ endif
 
 .PHONY: help
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 .PHONY: run
 run: ## build and start the service with a Redis of its own; PORT and .env set it up
@@ -50,6 +50,15 @@ reproduce: ## build it twice in different surroundings, and compare the bytes
 	@dev/needs.sh run
 	dev/reproduce.sh
 
+# All that is claimed about speed, on this machine. A quiet one: what else runs is measured, too.
+.PHONY: bench
+bench: build ## measure the service against others; QUICK=1 for a short look
+	@dev/needs.sh bench
+	@$(MAKE) --no-print-directory .run/bench/installed
+	cargo build --quiet --release --locked --no-default-features --bin abukiks --target-dir target/bench
+	cargo build --quiet --release --locked --manifest-path benches/rivals/Cargo.toml --target-dir target/rivals
+	benches/bench.py
+
 # Onto any systemd distribution, below PREFIX and DESTDIR (see dev/install.sh).
 .PHONY: install uninstall
 install: ## install what `make build` has built; PREFIX=/usr/local
@@ -60,7 +69,7 @@ install uninstall:
 .PHONY: clean
 clean: ## remove what was built; the count in .run stays
 	cargo clean
-	rm -rf .run/tools
+	rm -rf .run/tools .run/bench
 
 # The programs of the tests that are not Debian packages.
 .PHONY: tools
@@ -69,7 +78,9 @@ tools:
 	@if [ -e tests/requirements.txt ]; then $(MAKE) --no-print-directory .run/tools/installed; fi
 
 .run/tools/installed: tests/requirements.txt
-	rm -rf .run/tools
-	python3 -m venv .run/tools
-	.run/tools/bin/pip install --quiet --requirement tests/requirements.txt
+.run/bench/installed: benches/requirements.txt
+.run/%/installed:
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $^
 	touch $@

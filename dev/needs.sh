@@ -1,28 +1,30 @@
 #!/usr/bin/env bash
-# Installs, with apt-get, what this machine lacks to run or to test Abukiks, and says so.
-# usage: dev/needs.sh run|lint|test
+# Installs, with apt-get, what this machine lacks to run, test or measure Abukiks, and says so.
+# usage: dev/needs.sh run|lint|test|bench
 set -euo pipefail
 
-# Everything needed beside Rust, git and make, and nothing else. `run` needs the lines of run, `lint`
-# those of run and lint, `test` all. The second column is a command that succeeds where it is there.
+# Everything needed beside Rust, git and make, and nothing else. All need the lines of run, `test` those
+# of lint, too. The second column is a command that succeeds where it is there.
 needs() {
     cat <<'END'
-run  | hash cc                          | gcc libc6-dev     | links the programs, and compiles the cryptography of rediss://
-run  | hash redis-server                | redis-server      | the backing service, the same one in tests and in production
-run  | hash setpriv setsid flock        | util-linux        | lets make run leave nothing behind
-lint | hash shellcheck                  | shellcheck        | checks the shell scripts
-test | hash readelf                     | binutils          | shows what the program is linked to
-test | hash openssl                     | openssl           | makes the certificates of a Redis with TLS
-test | hash ip                          | iproute2          | makes the networks that the tests break
-test | hash strace                      | strace            | shows what the program asks of the system
-test | hash wrk                         | wrk               | is an HTTP client that somebody else wrote
-test | hash chromium chromedriver         | chromium chromium-driver | shows the page as visitors see it
-test | python3 -c 'import ensurepip'    | python3-venv      | holds schemathesis, which compares the answers with docs/openapi.yaml
-test | hash systemd-nspawn              | systemd-container | boots a systemd of the tests' own
-test | PATH+=:/usr/sbin; hash nginx     | nginx-light       | is a proxy in front, as shipped
-test | PATH+=:/usr/sbin; hash haproxy   | haproxy           | is another one
-test | hash podman runc                 | podman runc       | runs the image
-test | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots
+run        | hash cc                          | gcc libc6-dev     | links the programs, and compiles the cryptography of rediss://
+run        | hash redis-server                | redis-server      | the backing service, the same one in tests and in production
+run        | hash setpriv setsid flock        | util-linux        | lets make run leave nothing behind
+lint       | hash shellcheck                  | shellcheck        | checks the shell scripts
+test bench | hash readelf                     | binutils          | shows what the program is linked to
+test       | hash openssl                     | openssl           | makes the certificates of a Redis with TLS
+test       | hash ip                          | iproute2          | makes the networks that the tests break
+test       | hash strace                      | strace            | shows what the program asks of the system
+test bench | hash wrk                         | wrk               | is an HTTP client that somebody else wrote
+test       | hash chromium chromedriver       | chromium chromium-driver | shows the page as visitors see it
+test bench | python3 -c 'import ensurepip'    | python3-venv      | holds schemathesis, which compares the answers with docs/openapi.yaml, and Flask
+test bench | hash systemd-nspawn              | systemd-container | boots a systemd of the tests' own
+test bench | PATH+=:/usr/sbin; hash nginx     | nginx-light       | is a proxy in front, as shipped, and a server to compare with
+test bench | PATH+=:/usr/sbin; hash haproxy   | haproxy           | is another one
+test       | hash podman runc                 | podman runc       | runs the image
+test bench | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots
+test bench | hash valgrind                    | valgrind          | counts instructions
+bench      | [[ -e /usr/share/lua/5.1/nginx/redis.lua ]] | lua-nginx-redis   | is another counter to compare with
 END
 }
 
@@ -31,7 +33,7 @@ missing() {
     local for check packages reason
     while IFS='|' read -r for check packages reason; do
         case $1:$for in
-        run:run* | lint:run* | lint:lint* | test:*)
+        *:run* | lint:lint* | test:lint* | test:*test* | bench:*bench*)
             bash -c "$check" &>/dev/null || echo "$packages|$reason"
             ;;
         esac
@@ -102,9 +104,9 @@ main() {
 }
 
 case ${1-} in
-run | lint | test) main "$1" ;;
+run | lint | test | bench) main "$1" ;;
 *)
-    echo "usage: $0 run|lint|test" >&2
+    echo "usage: $0 run|lint|test|bench" >&2
     exit 64
     ;;
 esac

@@ -1,0 +1,372 @@
+"""What the measurements share: servers, a Redis of their own, load, and who used the processors."""
+
+import atexit
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DIST = ROOT / "target/dist"
+RIVALS = ROOT / "target/rivals/release"
+VENV = ROOT / ".run/bench/bin"
+QUICK = os.environ.get("QUICK", "") not in ("", "0")
+
+CORES = len(os.sched_getaffinity(0))
+TICK = os.sysconf("SC_CLK_TCK")
+# More than this share of the machine used by others, or taken by the host, disturbs a measurement.
+DISTURBED = 0.05
+# Seconds after which a server is not going to answer any more.
+PATIENCE = 30
+REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+LAST_REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+
+
+# What has been started and is to end with this process, however that ends.
+children = set()
+
+
+@atexit.register
+def end_children():
+    for pid in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
+def allow_many_files():
+    """Ten thousand connections need as many file descriptors, here and in the servers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def tree(pid):
+    """A process and all that descend from it."""
+    pids = [pid]
+    for parent in pids:
+        with contextlib.suppress(FileNotFoundError):
+            children = pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text()
+            pids += map(int, children.split())
+    return pids
+
+
+def cpu_seconds(pid):
+    """What a process tree has used of the processors."""
+    ticks = 0
+    for member in tree(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = pathlib.Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICK
+
+
+def memory(pid):
+    """RSS and PSS of a process tree, in KiB."""
+    sums = {"Rss": 0, "Pss": 0}
+    for member in tree(pid):
+        rollup = pathlib.Path(f"/proc/{member}/smaps_rollup").read_text()
+        for name in sums:
+            sums[name] += int(re.search(rf"^{name}: +(\d+)", rollup, re.M)[1])
+    return sums["Rss"], sums["Pss"]
+
+
+def machine_seconds():
+    """What all have used of the processors, and what the host has taken away."""
+    fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq) / TICK, steal / TICK
+
+
+class Redis:
+    """A redis-server on a unix socket that keeps nothing on disk."""
+
+    def __init__(self, folder):
+        self.path = f"{folder}/redis.sock"
+        self.url = f"unix://{self.path}"
+        command = ["redis-server", "--port", "0", "--save", "", "--unixsocket", self.path, "--dir", folder]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        children.add(self.process.pid)
+        self.stream = None
+        while self.stream is None:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                connection = socket.socket(socket.AF_UNIX)
+                connection.connect(self.path)
+                self.stream = connection.makefile("rwb")
+
+    def ask(self, *words):
+        """Runs a command and returns its answer, an integer or text."""
+        parts = [f"*{len(words)}"] + [f"${len(word)}\r\n{word}" for word in words]
+        self.stream.write("\r\n".join([*parts, ""]).encode())
+        self.stream.flush()
+        head = self.stream.readline().decode().strip()
+        if head.startswith("-"):
+            raise RuntimeError(head)
+        if not head.startswith("$"):
+            return head[1:]
+        length = int(head[1:])
+        return None if length < 0 else self.stream.read(length + 2)[:-2].decode()
+
+    def count(self):
+        return int(self.ask("GET", "visitorCount") or 0)
+
+    def settled_count(self):
+        """The count, once nobody is being counted any more whose client has gone."""
+        count = None
+        while count != (count := self.count()):
+            time.sleep(0.1)
+        return count
+
+    def cpu_seconds(self):
+        info = self.ask("INFO", "cpu")
+        return sum(float(re.search(rf"used_cpu_{kind}:([\d.]+)", info)[1]) for kind in ("sys", "user"))
+
+    def commands(self):
+        """Commands that clients have sent to count; those that a script runs are not sent."""
+        sent = re.findall(r"cmdstat_(eval|evalsha|incr|incrby|get):calls=(\d+)", self.ask("INFO", "commandstats"))
+        calls = {name: int(number) for name, number in sent}
+        scripts = calls.get("eval", 0) + calls.get("evalsha", 0)
+        return scripts or sum(calls.values())
+
+    def forget_commands(self):
+        self.ask("CONFIG", "RESETSTAT")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+        children.remove(self.process.pid)
+
+
+@dataclasses.dataclass
+class Server:
+    """How to start a server. @PORT@, @REDIS@ and @FOLDER@ in `command`, `settings` and the `template`
+    of a configuration file, which becomes @CONFIG@, are filled in."""
+
+    name: str
+    command: list
+    settings: dict = dataclasses.field(default_factory=dict)
+    template: str = ""
+    logs: bool = False
+    counts: bool = True
+    keeps_connections: bool = True
+
+
+class Running:
+    """A server that answers."""
+
+    def __init__(self, server, redis, notify=None):
+        self.server = server
+        self.port = free_port()
+        self.folder = tempfile.mkdtemp(prefix="bench-")
+        places = {"@PORT@": str(self.port), "@REDIS@": redis.path, "@FOLDER@": self.folder}
+
+        def fill(text):
+            for place, value in places.items():
+                text = text.replace(place, value)
+            return text
+
+        if server.template:
+            config = pathlib.Path(self.folder) / "config"
+            config.write_text(fill((ROOT / server.template).read_text()))
+            places["@CONFIG@"] = str(config)
+        command = [fill(word) for word in server.command]
+        environment = {"PATH": os.environ["PATH"], **{name: fill(value) for name, value in server.settings.items()}}
+        if notify:
+            environment["NOTIFY_SOCKET"] = notify
+        # What a log collector does at the least: read.
+        self.reader = None
+        if server.logs:
+            self.reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        log = self.reader.stdin.fileno() if self.reader else os.open(os.devnull, os.O_WRONLY)
+        errors = os.open(f"{self.folder}/stderr", os.O_WRONLY | os.O_CREAT)
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, errors, 2),
+        ]
+        self.begun = time.perf_counter()
+        self.pid = os.posix_spawnp(command[0], command, environment, file_actions=actions)
+        children.add(self.pid)
+        if self.reader:
+            self.reader.stdin.close()
+        else:
+            os.close(log)
+        os.close(errors)
+
+    def first_answer(self):
+        """Asks until there is an answer, and returns how long that took from exec, in seconds."""
+        while True:
+            try:
+                if self.visit() is not None:
+                    return time.perf_counter() - self.begun
+            except (ConnectionRefusedError, ConnectionResetError):
+                pass
+            if os.waitpid(self.pid, os.WNOHANG)[0] or time.perf_counter() - self.begun > PATIENCE:
+                raise RuntimeError(f"{self.server.name}: " + pathlib.Path(self.folder, "stderr").read_text())
+
+    def connect(self):
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def visit(self):
+        """The number that one visitor gets; None for an answer that is no greeting."""
+        with self.connect() as connection:
+            connection.sendall(LAST_REQUEST)
+            return number_in(read_all(connection))
+
+    def cpu_seconds(self):
+        return cpu_seconds(self.pid)
+
+    def stop(self):
+        """SIGTERM; each server ends by itself."""
+        os.kill(self.pid, signal.SIGTERM)
+        os.waitpid(self.pid, 0)
+        children.remove(self.pid)
+        if self.reader:
+            self.reader.wait()
+        shutil.rmtree(self.folder)
+
+
+def read_all(connection):
+    answer = b""
+    while part := connection.recv(65536):
+        answer += part
+    return answer
+
+
+def number_in(answer):
+    found = re.search(rb"Visitor count: (\d+)", answer)
+    return int(found[1]) if found and answer.startswith(b"HTTP/1.1 200") else None
+
+
+def numbers_of_crowd(running, at_once, waves):
+    """What visitors get who come together, `at_once` of them each time."""
+    numbers = []
+    for _ in range(waves):
+        crowd = [running.connect() for _ in range(at_once)]
+        for visitor in crowd:
+            visitor.sendall(LAST_REQUEST)
+        for visitor in crowd:
+            numbers.append(number_in(read_all(visitor)))
+            visitor.close()
+    return numbers
+
+
+@dataclasses.dataclass
+class Load:
+    """What wrk has seen, and what it took: times in microseconds."""
+
+    requests: int
+    rate: float
+    p50: float
+    p99: float
+    failed: bool
+    cpu: float
+    redis_cpu: float
+    redis_commands: float
+    counted: int
+    disturbance: float
+
+
+def microseconds(text):
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text).groups()
+    return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
+
+
+def wrk(servers, redis, connections, seconds, url=None):
+    """Loads `url`, by default that of the first server, and accounts for all `servers` together."""
+    url = url or f"http://127.0.0.1:{servers[0].port}/"
+    pids = [server.pid for server in servers]
+    readers = [server.reader.pid for server in servers if server.reader]
+    count = redis.settled_count()
+    redis.forget_commands()
+    redis_cpu, cpu = redis.cpu_seconds(), sum(map(cpu_seconds, pids))
+    known = sum(map(cpu_seconds, readers)) + time.process_time()
+    busy, steal = machine_seconds()
+    begun = time.perf_counter()
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "--latency", url]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    elapsed = time.perf_counter() - begun
+    busy, steal = (now - then for now, then in zip(machine_seconds(), (busy, steal)))
+    cpu = sum(map(cpu_seconds, pids)) - cpu
+    redis_cpu = redis.cpu_seconds() - redis_cpu
+    known = sum(map(cpu_seconds, readers)) + time.process_time() - known
+    known += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    requests = int(re.search(r"(\d+) requests in", report)[1])
+    percentile = {number: microseconds(value) for number, value in re.findall(r"(\d+)% +([\d.]+[a-z]+)", report)}
+    return Load(
+        requests=requests,
+        rate=float(re.search(r"Requests/sec: +([\d.]+)", report)[1]),
+        p50=percentile["50"],
+        p99=percentile["99"],
+        failed="Socket errors" in report or "Non-2xx" in report,
+        cpu=cpu / requests * 1e6,
+        redis_cpu=redis_cpu / requests * 1e6,
+        redis_commands=redis.commands() / requests,
+        counted=redis.settled_count() - count,
+        disturbance=max(0, busy - cpu - redis_cpu - known + steal) / elapsed / CORES,
+    )
+
+
+class Patience:
+    """Measures again what others have disturbed, so many times in all."""
+
+    def __init__(self, repetitions):
+        self.left, self.repeated = repetitions, 0
+
+    def undisturbed(self, measure):
+        """The least disturbed of at most three measurements."""
+        loads = [measure()]
+        while loads[-1].disturbance > DISTURBED and len(loads) < 3 and self.left > 0:
+            self.left, self.repeated = self.left - 1, self.repeated + 1
+            loads.append(measure())
+        return min(loads, key=lambda load: load.disturbance)
+
+
+def first_line(*command):
+    output = subprocess.run(command, capture_output=True, text=True)
+    return (output.stdout + output.stderr).strip().split("\n")[0]
+
+
+def description():
+    """The machine, in Markdown."""
+    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    memory_kib = int(re.search(r"MemTotal: +(\d+)", pathlib.Path("/proc/meminfo").read_text())[1])
+    commit = first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
+    return (
+        f"{cpu[1] if cpu else os.uname().machine}, {CORES} cores, {memory_kib / 2**20:.0f} GiB, "
+        f"Linux {os.uname().release}; {first_line('rustc', '--version')}; "
+        f"{first_line('redis-server', '--version').split(' sha')[0]}; "
+        f"{first_line('/usr/sbin/nginx', '-v')}; {first_line('wrk', '-v').split(' Copy')[0]}. "
+        f"Commit {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}."
+    )
+
+
+def fill(page, name, text):
+    """Puts `text` between the marks of this name on a page."""
+    path = ROOT / page
+    begin, end = f"<!-- {name}: made by `make bench` -->", f"<!-- end of {name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
+    whole, found = pattern.subn(lambda _: f"{begin}\n{text.strip()}\n{end}", path.read_text())
+    if found != 1:
+        raise SystemExit(f"{page} has no place for {name}")
+    path.write_text(whole)
