@@ -48,7 +48,7 @@ build: ## build what is shipped, in target/dist
 .PHONY: reproduce
 reproduce: ## build it twice in different surroundings, and compare the bytes
 	@dev/needs.sh run
-	dev/reproduce.sh
+	dev/reproduce.sh . target/dist
 
 # All that is claimed about speed, on this machine. A quiet one: what else runs is measured, too.
 .PHONY: bench

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the release twice, with all different that must not matter, and compares the programs byte
 # by byte. Status 0: identical; 1: not.
-# usage: dev/reproduce.sh [CRATE]   CRATE: a crate's folder, by default this one
+# usage: dev/reproduce.sh [CRATE [FOLDER]]   CRATE: a crate's folder, by default this one
+#                                            FOLDER: where to leave programs that are identical
 set -euo pipefail
 here=$(realpath "$(dirname "$0")")
 crate=$(realpath "${1:-$here/..}")
@@ -75,6 +76,7 @@ for program in "${first[folder]}"/out/*; do
     twin=${second[folder]}/out/$name
     if cmp --silent "$program" "$twin"; then
         sha256sum "$program" | sed "s|  .*|  $name: identical|"
+        [[ -z ${2-} ]] || install -D --target-directory="$2" "$program"
     else
         status=1
         echo "$name differs:"

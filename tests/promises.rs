@@ -18,6 +18,7 @@ mod admin;
 mod batching;
 mod config;
 mod contract;
+mod cost;
 mod counting;
 mod documentation;
 mod drain;

@@ -1,0 +1,215 @@
+//! What a request costs, in counts that no noise moves: system calls, instructions, memory, and the
+//! size of the program. All of the release, as it is shipped. A count is what twice as many requests
+//! take more than once as many, so that start and end have no part in it. `make bench` measures
+//! the rest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use rustix::process::{Resource, Rlimit, Signal};
+
+use crate::support::{Client, Redis, Service, eventually};
+
+/// System calls for a request that comes alone.
+const SYSCALLS_ALONE: f64 = 10.5;
+
+/// System calls for each of 32 requests that come together.
+const SYSCALLS_TOGETHER: f64 = 3.0;
+
+/// User instructions for a request that comes alone.
+const INSTRUCTIONS: f64 = 32_000.0;
+
+/// The same with `ACCESS_LOG=off`.
+const INSTRUCTIONS_UNLOGGED: f64 = 28_500.0;
+
+/// Resident memory of a process that has answered one request, in KiB.
+const IDLE_KIB: f64 = 4600.0;
+
+/// Resident memory for each further connection that idles after a request, in KiB.
+const CONNECTION_KIB: f64 = 15.5;
+
+/// The service as a stripped file, in KiB.
+const PROGRAM_KIB: u64 = 3300;
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
+/// The service as `make build` and `make reproduce` leave it, built if it is older than its sources.
+fn release() -> &'static Path {
+    static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+    RELEASE.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let dist = root.join("target/dist");
+        let program = dist.join("abukiks");
+        let changed = |file: &Path| fs::metadata(file).and_then(|file| file.modified());
+        let sources = fs::read_dir(root.join("src")).expect("a folder");
+        let newest: Option<SystemTime> = sources
+            .map(|entry| entry.expect("an entry").path())
+            .chain([root.join("Cargo.toml"), root.join("Cargo.lock")])
+            .map(|source| changed(&source).expect("a file"))
+            .max();
+        if changed(&program).ok() < newest {
+            let mut build = Command::new(root.join("dev/build-release.sh"));
+            assert!(build.arg(&dist).status().expect("a shell").success());
+        }
+        program
+    })
+}
+
+/// The release under a tool that counts something.
+fn start_under(tool: &mut Command, redis: &Redis, settings: &[(&str, &str)]) -> Service {
+    tool.arg(release())
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .envs([
+            ("PORT", "0"),
+            ("LOG_FORMAT", "json"),
+            ("REDIS_URL", &redis.url()),
+            ("DRAIN_LAME_DUCK", "0s"),
+        ])
+        .envs(settings.iter().copied());
+    Service::from_command(std::mem::replace(tool, Command::new("true")))
+}
+
+/// One client, who asks for all of them one by one.
+fn ask_alone(service: &Service, requests: usize) {
+    let mut client = service.connect();
+    for _ in 0..requests {
+        client.get("/").number();
+    }
+}
+
+/// 32 clients, who ask at once, again and again. The service is stopped while they do, so that it
+/// finds all their requests: those that came before it noticed the stop make one turn of its event
+/// loop, the others a second one.
+fn ask_together(service: &Service, requests: usize) {
+    let mut clients: Vec<Client> = (0..32).map(|_| service.connect()).collect();
+    for _ in 0..requests / clients.len() {
+        service.process.signal(Signal::STOP);
+        for client in &mut clients {
+            client.send(REQUEST).expect("a connection");
+        }
+        service.process.signal(Signal::CONT);
+        for client in &mut clients {
+            client.read(false).expect("an answer").number();
+        }
+    }
+}
+
+/// What each of `requests` adds to a count.
+fn each(requests: usize, count: impl Fn(usize) -> u64) -> f64 {
+    let (once, twice) = (count(requests), count(2 * requests));
+    twice.saturating_sub(once) as f64 / requests as f64
+}
+
+fn system_calls(requests: usize, ask: impl Fn(&Service, usize)) -> u64 {
+    let redis = Redis::start();
+    let summary = redis.folder().join("system calls");
+    let mut strace = Command::new("strace");
+    // The tracer runs beside the program (-D), which so remains our own child.
+    strace
+        .args(["-D", "-f", "-qq", "-c", "-U", "calls,name", "-o"])
+        .arg(&summary);
+    let mut service = start_under(&mut strace, &redis, &[]);
+    ask(&service, requests);
+    assert!(service.stop().success());
+    eventually("strace has summed up", || {
+        let summary = fs::read_to_string(&summary).ok()?;
+        let total = summary.lines().find(|line| line.ends_with(" total"))?;
+        total.split_whitespace().next()?.parse().ok()
+    })
+}
+
+fn instructions(requests: usize, settings: &[(&str, &str)]) -> u64 {
+    let redis = Redis::start();
+    let profile = redis.folder().join("profile");
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--quiet", "--tool=callgrind"]).arg(format!(
+        "--callgrind-out-file={}",
+        profile.display()
+    ));
+    let mut service = start_under(&mut valgrind, &redis, settings);
+    ask_alone(&service, requests);
+    assert!(service.stop().success());
+    let profile = fs::read_to_string(profile).expect("a profile");
+    let total = profile
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: "));
+    total.expect("a total").parse().expect("a number")
+}
+
+fn resident_kib(service: &Service) -> f64 {
+    let status = format!("/proc/{}/status", service.process.pid().as_raw_nonzero());
+    let status = fs::read_to_string(status).expect("a process");
+    let resident = status.lines().find_map(|line| {
+        line.strip_prefix("VmRSS:")?
+            .strip_suffix("kB")?
+            .trim()
+            .parse()
+            .ok()
+    });
+    resident.expect("a size")
+}
+
+/// Fails above `limit`, and shows with `--nocapture` how far it is.
+fn assert_at_most(limit: f64, what: &str, measured: f64) {
+    println!("{what}: {measured:.2} of {limit}");
+    assert!(measured <= limit, "{what}: {measured:.2}, not {limit}");
+}
+
+#[test]
+fn a_request_alone_takes_few_system_calls() {
+    let calls = each(500, |requests| system_calls(requests, ask_alone));
+    assert_at_most(SYSCALLS_ALONE, "system calls, alone", calls);
+}
+
+#[test]
+fn requests_that_come_together_share_system_calls() {
+    let calls = each(32 * 20, |requests| system_calls(requests, ask_together));
+    assert_at_most(SYSCALLS_TOGETHER, "system calls, 32 together", calls);
+}
+
+#[test]
+fn a_request_takes_few_instructions() {
+    let count = each(500, |requests| instructions(requests, &[]));
+    assert_at_most(INSTRUCTIONS, "instructions", count);
+}
+
+#[test]
+fn a_request_that_is_not_logged_takes_fewer_instructions() {
+    let unlogged = [("ACCESS_LOG", "off")];
+    let count = each(500, |requests| instructions(requests, &unlogged));
+    assert_at_most(INSTRUCTIONS_UNLOGGED, "instructions, not logged", count);
+}
+
+#[test]
+fn an_idle_process_and_an_idle_connection_take_little_memory() {
+    let connections = 4000;
+    // Here and, as it is handed down, in the service.
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: files.maximum,
+        ..files
+    };
+    rustix::process::setrlimit(Resource::Nofile, all).expect("what the hard limit allows");
+    let redis = Redis::start();
+    // Not a tool, and so no wrapper.
+    let service = start_under(&mut Command::new("env"), &redis, &[]);
+    service.get("/").number();
+    let idle = resident_kib(&service);
+    assert_at_most(IDLE_KIB, "KiB of an idle process", idle);
+    let mut clients: Vec<Client> = (0..connections).map(|_| service.connect()).collect();
+    for client in &mut clients {
+        client.get("/").number();
+    }
+    let each = (resident_kib(&service) - idle) / f64::from(connections);
+    assert_at_most(CONNECTION_KIB, "KiB of an idle connection", each);
+}
+
+#[test]
+fn the_program_is_small() {
+    let size = fs::metadata(release()).expect("a program").len() / 1024;
+    assert!(size <= PROGRAM_KIB, "{size} KiB, not {PROGRAM_KIB}");
+}
