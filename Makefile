@@ -59,6 +59,16 @@ bench: build ## measure the service against others; QUICK=1 for a short look
 	cargo build --quiet --release --locked --manifest-path benches/rivals/Cargo.toml --target-dir target/rivals
 	benches/bench.py
 
+.PHONY: bench-scaling
+bench-scaling: build ## measure one, two, four and eight instances, and what one Redis bears
+	@dev/needs.sh bench
+	benches/scaling.py
+
+.PHONY: bench-journal
+bench-journal: build ## measure what logging to the journal costs; needs root
+	@dev/needs.sh bench
+	benches/journal.py
+
 # Onto any systemd distribution, below PREFIX and DESTDIR (see dev/install.sh).
 .PHONY: install uninstall
 install: ## install what `make build` has built; PREFIX=/usr/local

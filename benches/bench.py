@@ -21,6 +21,7 @@ IDLE_CONNECTIONS = 1000 if QUICK else 10_000
 # gunicorn's own recommendation.
 WORKERS = str(2 * lab.CORES + 1)
 
+# As the service and most others take them.
 SETTINGS = {"PORT": "@PORT@", "REDIS_URL": "unix://@REDIS@"}
 SERVICE = str(DIST / "abukiks")
 GUNICORN = [

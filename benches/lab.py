@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -170,11 +171,11 @@ class Server:
 class Running:
     """A server that answers."""
 
-    def __init__(self, server, redis, notify=None):
+    def __init__(self, server, redis, notify=None, places=None):
         self.server = server
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="bench-")
-        places = {"@PORT@": str(self.port), "@REDIS@": redis.path, "@FOLDER@": self.folder}
+        places = {"@PORT@": str(self.port), "@REDIS@": redis.path, "@FOLDER@": self.folder, **(places or {})}
 
         def fill(text):
             for place, value in places.items():
@@ -290,9 +291,9 @@ def microseconds(text):
     return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
 
 
-def wrk(servers, redis, connections, seconds, url=None):
-    """Loads `url`, by default that of the first server, and accounts for all `servers` together."""
-    url = url or f"http://127.0.0.1:{servers[0].port}/"
+def wrk(servers, redis, connections, seconds, entrances=None):
+    """Loads each of `entrances`, by default the first server, with so many connections, and accounts
+    for all `servers` together."""
     pids = [server.pid for server in servers]
     readers = [server.reader.pid for server in servers if server.reader]
     count = redis.settled_count()
@@ -301,9 +302,13 @@ def wrk(servers, redis, connections, seconds, url=None):
     known = sum(map(cpu_seconds, readers)) + time.process_time()
     busy, steal = machine_seconds()
     begun = time.perf_counter()
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "--latency", url]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "--latency"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    clients = [
+        subprocess.Popen([*command, f"http://127.0.0.1:{entrance.port}/"], stdout=subprocess.PIPE, text=True)
+        for entrance in entrances or servers[:1]
+    ]
+    reports = [client.communicate()[0] for client in clients]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     elapsed = time.perf_counter() - begun
     busy, steal = (now - then for now, then in zip(machine_seconds(), (busy, steal)))
@@ -311,14 +316,17 @@ def wrk(servers, redis, connections, seconds, url=None):
     redis_cpu = redis.cpu_seconds() - redis_cpu
     known = sum(map(cpu_seconds, readers)) + time.process_time() - known
     known += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    requests = int(re.search(r"(\d+) requests in", report)[1])
-    percentile = {number: microseconds(value) for number, value in re.findall(r"(\d+)% +([\d.]+[a-z]+)", report)}
+
+    def each(pattern):
+        return [re.search(pattern, report)[1] for report in reports]
+
+    requests = sum(map(int, each(r"(\d+) requests in")))
     return Load(
         requests=requests,
-        rate=float(re.search(r"Requests/sec: +([\d.]+)", report)[1]),
-        p50=percentile["50"],
-        p99=percentile["99"],
-        failed="Socket errors" in report or "Non-2xx" in report,
+        rate=sum(map(float, each(r"Requests/sec: +([\d.]+)"))),
+        p50=statistics.median(map(microseconds, each(r"50% +([\d.]+[a-z]+)"))),
+        p99=max(map(microseconds, each(r"99% +([\d.]+[a-z]+)"))),
+        failed=any("Socket errors" in report or "Non-2xx" in report for report in reports),
         cpu=cpu / requests * 1e6,
         redis_cpu=redis_cpu / requests * 1e6,
         redis_commands=redis.commands() / requests,

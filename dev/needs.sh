@@ -13,7 +13,7 @@ run        | hash setpriv setsid flock        | util-linux        | lets make ru
 lint       | hash shellcheck                  | shellcheck        | checks the shell scripts
 test bench | hash readelf                     | binutils          | shows what the program is linked to
 test       | hash openssl                     | openssl           | makes the certificates of a Redis with TLS
-test       | hash ip                          | iproute2          | makes the networks that the tests break
+test bench | hash ip                          | iproute2          | makes the networks that the tests break
 test       | hash strace                      | strace            | shows what the program asks of the system
 test bench | hash wrk                         | wrk               | is an HTTP client that somebody else wrote
 test       | hash chromium chromedriver       | chromium chromium-driver | shows the page as visitors see it

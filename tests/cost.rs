@@ -14,19 +14,19 @@ use rustix::process::{Resource, Rlimit, Signal};
 use crate::support::{Client, Redis, Service, eventually};
 
 /// System calls for a request that comes alone.
-const SYSCALLS_ALONE: f64 = 10.5;
+const SYSCALLS_ALONE: f64 = 7.5;
 
 /// System calls for each of 32 requests that come together.
-const SYSCALLS_TOGETHER: f64 = 3.0;
+const SYSCALLS_TOGETHER: f64 = 2.6;
 
 /// User instructions for a request that comes alone.
-const INSTRUCTIONS: f64 = 32_000.0;
+const INSTRUCTIONS: f64 = 30_000.0;
 
 /// The same with `ACCESS_LOG=off`.
-const INSTRUCTIONS_UNLOGGED: f64 = 28_500.0;
+const INSTRUCTIONS_UNLOGGED: f64 = 26_500.0;
 
 /// Resident memory of a process that has answered one request, in KiB.
-const IDLE_KIB: f64 = 4600.0;
+const IDLE_KIB: f64 = 4700.0;
 
 /// Resident memory for each further connection that idles after a request, in KiB.
 const CONNECTION_KIB: f64 = 15.5;
@@ -37,7 +37,7 @@ const PROGRAM_KIB: u64 = 3300;
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
 /// The service as `make build` and `make reproduce` leave it, built if it is older than its sources.
-fn release() -> &'static Path {
+pub(crate) fn release() -> &'static Path {
     static RELEASE: OnceLock<PathBuf> = OnceLock::new();
     RELEASE.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -126,10 +126,9 @@ fn instructions(requests: usize, settings: &[(&str, &str)]) -> u64 {
     let redis = Redis::start();
     let profile = redis.folder().join("profile");
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--quiet", "--tool=callgrind"]).arg(format!(
-        "--callgrind-out-file={}",
-        profile.display()
-    ));
+    valgrind
+        .args(["--quiet", "--tool=callgrind"])
+        .arg(format!("--callgrind-out-file={}", profile.display()));
     let mut service = start_under(&mut valgrind, &redis, settings);
     ask_alone(&service, requests);
     assert!(service.stop().success());

@@ -26,6 +26,7 @@ mod framing;
 mod going_back;
 mod http;
 mod image;
+mod journal_cost;
 mod lifecycle;
 mod limits;
 mod logs;

@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Measures what more instances cost, behind nginx and directly, and what one Redis bears, and writes
+the figures of docs/scaling.md. `make bench-scaling` runs it; with QUICK=1 it writes nothing."""
+
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import lab
+from bench import LOGGED
+from lab import QUICK, ROOT, Redis, Running, Server
+
+BALANCER = Server("nginx", ["/usr/sbin/nginx", "-e", "stderr", "-c", "@CONFIG@"], template="benches/nginx/balancer.conf")
+INSTANCES = [1, 2, 4, 8]
+ROUNDS, SECONDS = (1, 1) if QUICK else (5, 3)
+# For each instance, and so many at nginx whatever stands behind it.
+CONNECTIONS, CONNECTIONS_OF_NGINX = 32, 64
+BATCHES = 20_000 if QUICK else 300_000
+
+
+def main():
+    lab.allow_many_files()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        redis = Redis(folder)
+        measured = measure_instances(redis)
+        batch = {links: cost_of_a_batch(redis, links) for links in (10, 100, 1000)}
+        redis.stop()
+    text = "\n\n".join([lab.description(), instances_table(measured), batch_table(batch), arithmetic(measured, batch)])
+    print(text)
+    if not QUICK:
+        lab.fill("docs/scaling.md", "the figures", text)
+
+
+def measure_instances(redis):
+    """Loads by number of instances, directly and behind nginx, with nginx's own CPU per request."""
+    measured = {(way, count): [] for way in ("directly", "behind nginx") for count in INSTANCES}
+    patience = lab.Patience(repetitions=10)
+    for number in range(1, ROUNDS + 1):
+        print(f"round {number} of {ROUNDS}", file=sys.stderr, flush=True)
+        for count in INSTANCES:
+            instances = [Running(LOGGED, redis) for _ in range(count)]
+            for instance in instances:
+                instance.first_answer()
+            behind = " ".join(f"server 127.0.0.1:{instance.port};" for instance in instances)
+            nginx = Running(BALANCER, redis, places={"@INSTANCES@": behind, "@PROXY@": str(ROOT / "nixos/proxy.conf")})
+            nginx.first_answer()
+
+            def directly():
+                return checked(lab.wrk(instances, redis, CONNECTIONS, SECONDS, entrances=instances), CONNECTIONS * count)
+
+            def behind_nginx():
+                before = nginx.cpu_seconds()
+                load = lab.wrk(instances, redis, CONNECTIONS_OF_NGINX, SECONDS, entrances=[nginx])
+                load.nginx = (nginx.cpu_seconds() - before) / load.requests * 1e6
+                # The account does not know nginx.
+                load.disturbance -= load.nginx * load.requests / 1e6 / SECONDS / lab.CORES
+                return checked(load, CONNECTIONS_OF_NGINX)
+
+            measured["directly", count].append(patience.undisturbed(directly))
+            measured["behind nginx", count].append(patience.undisturbed(behind_nginx))
+            for server in [nginx, *instances]:
+                server.stop()
+    return measured
+
+
+def checked(load, on_their_way):
+    """When wrk ends, each of its connections may have one visit on its way."""
+    if load.failed or not load.requests <= load.counted <= load.requests + on_their_way:
+        sys.exit(f"{load.requests} answered, {load.counted} counted, errors: {load.failed}")
+    return load
+
+
+def cost_of_a_batch(redis, links):
+    """CPU seconds of Redis for one batch, with batches coming over so many links at once."""
+    source = (ROOT / "src/store.rs").read_text()
+    script = re.search(r'const INCREMENT: &str = r"\n(.*?)";', source, re.S)[1]
+    sha = redis.ask("SCRIPT", "LOAD", script)
+    before = redis.cpu_seconds()
+    # Each batch is that of a producer of its own: that is dearer than a batch of one that is known.
+    producer = "{visitorCount}:producer:__rand_int__"
+    subprocess.run(
+        ["redis-benchmark", "-s", redis.path, "-q", "-c", str(links), "-n", str(BATCHES), "-r", "1000000000000"]
+        + ["EVALSHA", sha, "3", "visitorCount", producer, "{visitorCount}:epoch", "1", "32", "3600000"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    cost = (redis.cpu_seconds() - before) / BATCHES
+    redis.ask("FLUSHALL")
+    return cost
+
+
+def median(loads, what):
+    return statistics.median(getattr(load, what) for load in loads)
+
+
+def instances_table(measured):
+    lines = [
+        f"{ROUNDS} rounds of {SECONDS} s, in turns, medians. Directly: {CONNECTIONS} connections to each instance, each on a port of its own. "
+        f"Behind nginx: {CONNECTIONS_OF_NGINX} connections to one nginx with [nixos/proxy.conf](../nixos/proxy.conf).",
+        "",
+        "| instances | | requests/s | CPU per request | relative to one instance | nginx's CPU per request | Redis CPU per request | batches per request |",
+        "|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for (way, count), loads in measured.items():
+        ratio = statistics.median(load.cpu / one.cpu for load, one in zip(loads, measured[way, 1]))
+        nginx = f"{median(loads, 'nginx'):.1f} µs" if way == "behind nginx" else "–"
+        lines.append(
+            f"| {count} | {way} | {median(loads, 'rate'):,.0f} | {median(loads, 'cpu'):.1f} µs | {ratio:.2f} | {nginx} "
+            f"| {median(loads, 'redis_cpu'):.2f} µs | {median(loads, 'redis_commands'):.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def batch_table(batch):
+    lines = ["| links to Redis | CPU of Redis for a batch | batches per second on one core |", "|--:|--:|--:|"]
+    lines += [f"| {links} | {1e6 * cost:.1f} µs | {1 / cost:,.0f} |" for links, cost in batch.items()]
+    return "\n".join(lines)
+
+
+def arithmetic(measured, batch):
+    """What follows for as many instances, each busy on a core of its own."""
+    one = measured["directly", 1]
+    each = 1e6 / median(one, "cpu")
+    lines = [
+        f"An instance that is busy on a core of its own answers {each:,.0f} requests/s (one in {median(one, 'cpu'):.1f} µs). It has one batch "
+        "on its way at a time, so once Redis is busy, too, a batch takes as long as Redis needs for one of each instance:",
+        "",
+        "| busy instances | requests/s together | batches per second that Redis bears | a batch takes at least | visits in a batch |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    for count, cost in batch.items():
+        turn = count * cost
+        lines.append(f"| {count:,} | {count * each:,.0f} | {1 / cost:,.0f} | {1000 * turn:.2f} ms | {each * turn:,.0f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
