@@ -158,7 +158,7 @@ class Rounds:
         self.loads = {(name, connections): [] for name in NAMES for connections in CONNECTIONS}
         self.memory = {name: [] for name in NAMES}
         self.shared = {name: [] for name in NAMES}
-        self.patience = lab.Patience(repetitions=5 if QUICK else 30)
+        self.patience = lab.Patience(repetitions=5 if QUICK else 15)
         self.wrong = []
         for number in range(1, ROUNDS + 1):
             say(f"round {number} of {ROUNDS}")

@@ -41,6 +41,8 @@ def main():
             f"| {figure['way']} | `{figure['setting']}` | {rate:,.0f} | {p99 / 1000:.1f} ms | {service:.1f} µs | {journald:.1f} µs "
             f"| {BUSY * (service + journald) / 1e6:.2f} cores | {size} | {kept} |"
         )
+    size = 1024 * figures[0]["kib"] / figures[0]["visits"]
+    lines += ["", f"{BUSY:,} logged requests/s fill {BUSY * size / 1e6:.0f} MB of journal each second, {BUSY * size * 3600 / 1e9:.0f} GB an hour."]
     text = "\n".join(lines)
     print(text)
     if not lab.QUICK:

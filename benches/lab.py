@@ -131,7 +131,7 @@ class Redis:
         """The count, once nobody is being counted any more whose client has gone."""
         count = None
         while count != (count := self.count()):
-            time.sleep(0.1)
+            time.sleep(0.05)
         return count
 
     def cpu_seconds(self):
