@@ -231,7 +231,7 @@ class Report:
         return [f"{100 * edge:.0f}" for edge in (min(self.rounds.shared[FLASK.name]), max(self.rounds.shared[FLASK.name]))]
 
     def tables(self):
-        parts = [lab.description(), self.noise()]
+        parts = [picture("benchmark.svg"), lab.description(), self.noise()]
         for connections in CONNECTIONS:
             parts.append(f"**{connections} keep-alive connection{'s'[: connections > 1]}**\n\n{self.load_table(connections)}")
         parts.append(f"**Start and memory**\n\n{self.memory_table()}")
@@ -328,7 +328,8 @@ class Report:
     def summary(self):
         """A few lines for README."""
         rounds = self.rounds
-        lines = ["| server | requests/s | p50 | p99 | server CPU per request | memory | exec to first answer |", "|---|--:|--:|--:|--:|--:|--:|"]
+        lines = [picture("docs/benchmark.svg"), ""]
+        lines += ["| server | requests/s | p50 | p99 | server CPU per request | memory | exec to first answer |", "|---|--:|--:|--:|--:|--:|--:|"]
         for server in (LIMIT, NGINX, SILENT, LOGGED, AXUM, LUA, FLASK):
             at = server.name, 256
             _, pss = (statistics.median(values) for values in zip(*rounds.memory[server.name]))
@@ -351,6 +352,10 @@ class Report:
             for server in order
         ]
         return chart.bars("Server CPU per request, in µs, on a logarithmic scale", bars)
+
+
+def picture(path):
+    return f"![Server CPU per request of each server]({path})"
 
 
 def duration(microseconds):
