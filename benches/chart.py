@@ -36,7 +36,9 @@ def bars(title, groups):
         for place, (kind, value) in enumerate(zip(("few", "many"), group.values())):
             top = y + 17 * place
             parts.append(f'<rect class="{kind}" x="{left}" y="{top}" width="{length(value):.0f}" height="15" rx="2"/>')
-            parts.append(f'<text x="{left + length(value) + 6:.0f}" y="{top + 12}">{value:.{1 if value < 100 else 0}f}</text>')
+            parts.append(
+                f'<text x="{left + length(value) + 6:.0f}" y="{top + 12}">{value:.{1 if value < 100 else 0}f}</text>'
+            )
     height = 62 + step * len(groups) + 4
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 {height}" width="680" height="{height}" role="img">'

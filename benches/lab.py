@@ -165,7 +165,6 @@ class Server:
     template: str = ""
     logs: bool = False
     counts: bool = True
-    keeps_connections: bool = True
 
 
 class Running:
@@ -367,6 +366,13 @@ def description():
         f"{first_line('/usr/sbin/nginx', '-v')}; {first_line('wrk', '-v').split(' Copy')[0]}. "
         f"Commit {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}."
     )
+
+
+def table(columns, rows):
+    """A table in Markdown. What a row lacks does not apply."""
+    rows = [row + ["–"] * (len(columns) - len(row)) for row in rows]
+    lines = [columns, ["---"] + ["--:"] * (len(columns) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def fill(page, name, text):

@@ -9,10 +9,10 @@ import sys
 import tempfile
 
 import lab
-from bench import LOGGED
-from lab import QUICK, ROOT, Redis, Running, Server
+from lab import QUICK, ROOT, Redis, Running, Server, table
+from servers import LOGGED, SERVE_CONFIG
 
-BALANCER = Server("nginx", ["/usr/sbin/nginx", "-e", "stderr", "-c", "@CONFIG@"], template="benches/nginx/balancer.conf")
+BALANCER = Server("nginx", SERVE_CONFIG, template="benches/nginx/balancer.conf")
 INSTANCES = [1, 2, 4, 8]
 ROUNDS, SECONDS = (1, 1) if QUICK else (5, 3)
 # For each instance, and so many at nginx whatever stands behind it.
@@ -48,7 +48,8 @@ def measure_instances(redis):
             nginx.first_answer()
 
             def directly():
-                return checked(lab.wrk(instances, redis, CONNECTIONS, SECONDS, entrances=instances), CONNECTIONS * count)
+                load = lab.wrk(instances, redis, CONNECTIONS, SECONDS, entrances=instances)
+                return checked(load, CONNECTIONS * count)
 
             def behind_nginx():
                 before = nginx.cpu_seconds()
@@ -96,44 +97,54 @@ def median(loads, what):
 
 
 def instances_table(measured):
-    lines = [
-        f"{ROUNDS} rounds of {SECONDS} s, in turns, medians. Directly: {CONNECTIONS} connections to each instance, each on a port of its own. "
-        f"Behind nginx: {CONNECTIONS_OF_NGINX} connections to one nginx with [nixos/proxy.conf](../nixos/proxy.conf).",
-        "",
-        "| instances | | requests/s | CPU per request | relative to one instance | nginx's CPU per request | Redis CPU per request | batches per request |",
-        "|--:|---|--:|--:|--:|--:|--:|--:|",
-    ]
+    rows = []
     for (way, count), loads in measured.items():
         ratio = statistics.median(load.cpu / one.cpu for load, one in zip(loads, measured[way, 1]))
-        nginx = f"{median(loads, 'nginx'):.1f} µs" if way == "behind nginx" else "–"
-        lines.append(
-            f"| {count} | {way} | {median(loads, 'rate'):,.0f} | {median(loads, 'cpu'):.1f} µs | {ratio:.2f} | {nginx} "
-            f"| {median(loads, 'redis_cpu'):.2f} µs | {median(loads, 'redis_commands'):.3f} |"
+        rows.append(
+            [
+                f"{count} {way}",
+                f"{median(loads, 'rate'):,.0f}",
+                f"{median(loads, 'cpu'):.1f} µs",
+                f"{ratio:.2f}",
+                f"{median(loads, 'redis_commands'):.3f}",
+                f"{median(loads, 'redis_cpu'):.2f} µs",
+                *([f"{median(loads, 'nginx'):.1f} µs"] if way == "behind nginx" else []),
+            ]
         )
-    return "\n".join(lines)
+    what = ["instances", "requests/s", "CPU per request", "relative to one instance", "batches per request"]
+    return (
+        f"{ROUNDS} rounds of {SECONDS} s, in turns, medians. Directly: {CONNECTIONS} connections to each instance, each "
+        f"on a port of its own. Behind nginx: {CONNECTIONS_OF_NGINX} connections to one nginx with "
+        "[nixos/proxy.conf](../nixos/proxy.conf).\n\n"
+        + table([*what, "Redis CPU per request", "nginx's CPU per request"], rows)
+    )
 
 
 def batch_table(batch):
-    lines = ["| links to Redis | CPU of Redis for a batch | batches per second on one core |", "|--:|--:|--:|"]
-    lines += [f"| {links} | {1e6 * cost:.1f} µs | {1 / cost:,.0f} |" for links, cost in batch.items()]
-    return "\n".join(lines)
+    rows = [[f"{links:,}", f"{1e6 * cost:.1f} µs", f"{1 / cost:,.0f}"] for links, cost in batch.items()]
+    return table(["links to Redis", "CPU of Redis for a batch", "batches per second on one core"], rows)
 
 
 def arithmetic(measured, batch):
     """What follows for as many instances, each busy on a core of its own."""
-    one = measured["directly", 1]
-    each = 1e6 / median(one, "cpu")
-    lines = [
-        f"An instance that is busy on a core of its own answers {each:,.0f} requests/s (one in {median(one, 'cpu'):.1f} µs). It has one batch "
-        "on its way at a time, so once Redis is busy, too, a batch takes as long as Redis needs for one of each instance:",
-        "",
-        "| busy instances | requests/s together | batches per second that Redis bears | a batch takes at least | visits in a batch |",
-        "|--:|--:|--:|--:|--:|",
+    cpu = median(measured["directly", 1], "cpu")
+    each = 1e6 / cpu
+    rows = [
+        [
+            f"{count:,}",
+            f"{count * each:,.0f}",
+            f"{1 / cost:,.0f}",
+            f"{1000 * count * cost:.2f} ms",
+            f"{each * count * cost:,.0f}",
+        ]
+        for count, cost in batch.items()
     ]
-    for count, cost in batch.items():
-        turn = count * cost
-        lines.append(f"| {count:,} | {count * each:,.0f} | {1 / cost:,.0f} | {1000 * turn:.2f} ms | {each * turn:,.0f} |")
-    return "\n".join(lines)
+    what = ["busy instances", "requests/s together", "batches per second that Redis bears", "a batch takes at least"]
+    return (
+        f"An instance that is busy on a core of its own answers {each:,.0f} requests/s (one in {cpu:.1f} µs). It has one "
+        "batch on its way at a time, so once Redis is busy, too, a batch takes as long as Redis needs for one of each "
+        "instance:\n\n" + table([*what, "visits in a batch"], rows)
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,190 @@
+"""What was measured, as people want to read it: tables in Markdown, and a chart."""
+
+import dataclasses
+import os
+import statistics
+
+import chart
+import lab
+from lab import QUICK, ROOT, table
+from servers import AXUM, FLASK, LIMIT, LOGGED, NAMES, NGINX, SERVERS, SERVICE, SILENT, WORKERS
+
+ROUNDS, SECONDS = (1, 1) if QUICK else (5, 2)
+CONNECTIONS = [1, 32, 256]
+IDLE_CONNECTIONS = 1000 if QUICK else 10_000
+
+
+@dataclasses.dataclass
+class Figures:
+    """All that was measured, by the names of the servers."""
+
+    # Seconds from exec to the first answer, and to READY=1.
+    starts: dict
+    ready: dict
+    # KiB of an idle server, and of each further idle connection.
+    connections: dict
+    # User instructions for a request.
+    instructions: dict
+    # What the load has shown, bench.Rounds.
+    rounds: object
+
+    def shared(self):
+        """The share of the tutorial's visitors whose number somebody else got too, in words."""
+        low, high = (edge(self.rounds.shared[FLASK.name]) for edge in (min, max))
+        return f"{100 * low:.0f} to {100 * high:.0f} %"
+
+
+def comparison(figures):
+    """The tables of docs/benchmark.md."""
+    parts = [link("benchmark.svg"), lab.description(), disturbances(figures.rounds)]
+    for connections in CONNECTIONS:
+        title = f"{connections} keep-alive connection{'s' if connections > 1 else ''}"
+        parts += [f"**{title}**", load_table(figures.rounds, connections)]
+    parts += ["**Start and memory**", memory_table(figures)]
+    rows = [[name, f"{count:,.0f}"] for name, count in figures.instructions.items()]
+    parts += [
+        "**User instructions for a request at one connection** (callgrind)",
+        table(["server", "instructions"], rows),
+    ]
+    parts.append(
+        "**Exactness.** After each load 32 visitors at a time came 25 times. At every server but one each got a "
+        "number of their own, and the count rose by the number of answers. The tutorial's `incr` then `get` gave "
+        f"{figures.shared()} of the visitors a number that somebody else got too ({WORKERS} gunicorn workers)."
+    )
+    return "\n\n".join(parts)
+
+
+def disturbances(rounds):
+    values = [load.disturbance for loads in rounds.loads.values() for load in loads]
+    above = sum(value > lab.DISTURBED for value in values)
+    return (
+        f"{ROUNDS} rounds of {SECONDS} s for each server and each number of connections, in turns; medians, ± the "
+        f"largest distance of a round from it. {rounds.patience.repeated} measurements were repeated because something "
+        f"else used more than {100 * lab.DISTURBED:.0f} % of the machine; of the {len(values)} that count, {above} "
+        f"still were so disturbed, at most by {100 * max(values):.0f} %."
+    )
+
+
+def load_table(rounds, connections):
+    rows = []
+    for server in SERVERS:
+        at = server.name, connections
+        rate, rate_spread = rounds.spread(*at, "rate")
+        cpu, cpu_spread = rounds.spread(*at, "cpu")
+        row = [
+            server.name,
+            f"{rate:,.0f} ± {100 * rate_spread / rate:.0f} %",
+            duration(rounds.median(*at, "p50")),
+            duration(rounds.median(*at, "p99")),
+            f"{cpu:.1f} ± {cpu_spread:.1f} µs",
+            f"{rounds.ratio(server.name, LIMIT.name, connections, 'cpu'):.2f}",
+        ]
+        if server.counts:
+            row += [f"{rounds.median(*at, 'redis_cpu'):.2f} µs", f"{rounds.median(*at, 'redis_commands'):.3f}"]
+        rows.append(row)
+    what = ["server", "requests/s", "p50", "p99", "server CPU per request", "relative to the limit"]
+    return table([*what, "Redis CPU per request", "Redis commands per request"], rows)
+
+
+def memory_table(figures):
+    rows = []
+    for name in NAMES:
+        row = [
+            name,
+            duration(1e6 * statistics.median(figures.starts[name])),
+            *map(mebibytes, figures.rounds.memory_of(name)),
+        ]
+        if name in figures.connections:
+            idle, each = figures.connections[name]
+            row += [mebibytes(idle), f"{each:.1f} KiB"]
+        rows.append(row)
+    after = ["RSS after the load", "PSS after the load"]
+    return table(["server", "exec to first answer", *after, "RSS when idle", "RSS for each idle connection"], rows)
+
+
+def targets(figures):
+    """Each target with what was measured."""
+    rounds, rows = figures.rounds, []
+
+    def target(what, limit, measured, unit="", at_least=False):
+        met = measured >= limit if at_least else measured <= limit
+        bound = f"at {'least' if at_least else 'most'} {limit:,}{unit}"
+        rows.append([what, bound, f"{measured:,.{0 if limit > 1000 else 2}f}{unit}", "met" if met else "**missed**"])
+
+    def relative_cpu(what, one, other, limits):
+        for connections, limit in limits.items():
+            ratio = rounds.ratio(one.name, other.name, connections, "cpu")
+            target(f"{what}, {connections} connections", limit, ratio)
+
+    def relative_time(what, times):
+        ratio = statistics.median(times[LOGGED.name]) / statistics.median(times[LIMIT.name])
+        target(f"{what}, relative to the limit", 1.5, ratio)
+
+    relative_cpu("CPU per request relative to the limit", LOGGED, LIMIT, {256: 1.25, 32: 1.5})
+    relative_cpu("the same, access log off", SILENT, LIMIT, {256: 1.1, 32: 1.2})
+    relative_cpu("CPU per request relative to axum + redis", LOGGED, AXUM, {256: 0.6, 32: 0.7})
+    target("p50 relative to axum + redis, 1 connection", 1, rounds.ratio(LOGGED.name, AXUM.name, 1, "p50"))
+    for what, server, limit in [("", LOGGED, 0.8), (", access log off", SILENT, 0.9)]:
+        ratio = rounds.ratio(server.name, LIMIT.name, 256, "rate")
+        target(f"requests/s relative to the limit, 256 connections{what}", limit, ratio, at_least=True)
+    target("Redis commands per request, 256 connections", 0.1, rounds.median(LOGGED.name, 256, "redis_commands"))
+    target("Redis CPU per request, 256 connections", 1, rounds.median(LOGGED.name, 256, "redis_cpu"), " µs")
+    tail = statistics.median(load.p99 / load.p50 for load in rounds.loads[LOGGED.name, 256])
+    target("p99 relative to p50, 256 connections", 2.5, tail)
+    relative_time("exec to first answer", figures.starts)
+    relative_time("exec to READY=1", figures.ready)
+    target("user instructions per request, 1 connection", 14000, figures.instructions[LOGGED.name])
+    target("the same, access log off", 12000, figures.instructions[SILENT.name])
+    idle, each = figures.connections[LOGGED.name]
+    target("idle RSS", 4, idle / 1024, " MiB")
+    target(f"RSS for each of {IDLE_CONNECTIONS:,} idle connections", 10, each, " KiB")
+    target("the program", 3, os.path.getsize(SERVICE) / 2**20, " MiB")
+    target("the program without TLS", 2, os.path.getsize(ROOT / "target/bench/release/abukiks") / 2**20, " MiB")
+    relative_cpu("stretch: CPU per request relative to nginx `return 200`", LOGGED, NGINX, {256: 1})
+    return table(["what", "target", "measured", ""], rows)
+
+
+def summary(figures):
+    """A few lines for README."""
+    rows = []
+    for name in NAMES:
+        at = name, 256
+        rows.append(
+            [
+                name,
+                f"{figures.rounds.median(*at, 'rate'):,.0f}",
+                duration(figures.rounds.median(*at, "p50")),
+                duration(figures.rounds.median(*at, "p99")),
+                f"{figures.rounds.median(*at, 'cpu'):.1f} µs",
+                mebibytes(figures.rounds.memory_of(name)[1]),
+                duration(1e6 * statistics.median(figures.starts[name])),
+            ]
+        )
+    what = ["server", "requests/s", "p50", "p99", "server CPU per request", "memory", "exec to first answer"]
+    said = (
+        f"The tutorial's `incr` then `get` told {figures.shared()} of concurrent visitors a number that somebody else "
+        "was told too; Abukiks none."
+    )
+    return "\n\n".join([link("docs/benchmark.svg"), table(what, rows), said])
+
+
+def picture(figures):
+    def cpu(name):
+        return {connections: figures.rounds.median(name, connections, "cpu") for connections in (32, 256)}
+
+    bars = [(name.replace("`", ""), cpu(name)) for name in NAMES]
+    return chart.bars("Server CPU per request, in µs, on a logarithmic scale", bars)
+
+
+def link(path):
+    return f"![Server CPU per request of each server]({path})"
+
+
+def duration(microseconds):
+    if microseconds < 1000:
+        return f"{microseconds:.0f} µs"
+    return f"{microseconds / 1000:.{1 if microseconds < 1e5 else 0}f} ms"
+
+
+def mebibytes(kibibytes):
+    return f"{kibibytes / 1024:.1f} MiB"

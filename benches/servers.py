@@ -1,0 +1,25 @@
+"""The servers that are compared."""
+
+from lab import CORES, DIST, RIVALS, ROOT, VENV, Server
+
+# As gunicorn's documentation recommends.
+WORKERS = 2 * CORES + 1
+
+SETTINGS = {"PORT": "@PORT@", "REDIS_URL": "unix://@REDIS@"}
+SERVICE = str(DIST / "abukiks")
+JSON = {**SETTINGS, "LOG_FORMAT": "json"}
+SERVE_CONFIG = ["/usr/sbin/nginx", "-e", "stderr", "-c", "@CONFIG@"]
+GUNICORN = [str(VENV / "gunicorn"), "--bind=127.0.0.1:@PORT@", f"--workers={WORKERS}", "--log-level=error"]
+SERVE_APP = [*GUNICORN, f"--chdir={ROOT / 'benches/flask'}", "app:app"]
+APP_SETTINGS = {"REDIS_URL": "unix://@REDIS@", "PYTHONDONTWRITEBYTECODE": "1"}
+
+LIMIT = Server("the limit", [str(RIVALS / "limit")], SETTINGS, counts=False)
+LOGGED = Server("Abukiks", [SERVICE], JSON, logs=True)
+SILENT = Server("Abukiks, access log off", [SERVICE], {**JSON, "ACCESS_LOG": "off"}, logs=True)
+AXUM = Server("axum + redis", [str(RIVALS / "axum-redis")], SETTINGS)
+LUA = Server("nginx + lua-resty-redis", SERVE_CONFIG, template="benches/nginx/lua.conf")
+NGINX = Server("nginx `return 200`", SERVE_CONFIG, template="benches/nginx/return.conf", counts=False)
+FLASK = Server("Flask + gunicorn", SERVE_APP, APP_SETTINGS)
+
+SERVERS = [LIMIT, NGINX, SILENT, LOGGED, AXUM, LUA, FLASK]
+NAMES = [server.name for server in SERVERS]
