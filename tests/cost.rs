@@ -19,7 +19,7 @@ const SYSCALLS_ALONE: f64 = 7.5;
 /// System calls for each of 32 requests that come together.
 const SYSCALLS_TOGETHER: f64 = 2.6;
 
-/// User instructions for a request that comes alone.
+/// User instructions for a request that comes alone. One run and the next differ by a hundredth.
 const INSTRUCTIONS: f64 = 30_000.0;
 
 /// The same with `ACCESS_LOG=off`.
