@@ -35,13 +35,13 @@ def main():
         redis.stop()
     comparison, targets = report.comparison(figures), report.targets(figures)
     print(f"\n{comparison}\n\n{targets}")
+    if figures.rounds.wrong:
+        sys.exit("Not as it must be: " + "; ".join(figures.rounds.wrong))
     if not QUICK:
         lab.fill("docs/benchmark.md", "the comparison", comparison)
         lab.fill("docs/benchmark.md", "the targets", targets)
         lab.fill("README.md", "the figures", report.summary(figures))
         (ROOT / "docs/benchmark.svg").write_text(report.picture(figures))
-    if figures.rounds.wrong:
-        sys.exit("Not as it must be: " + "; ".join(figures.rounds.wrong))
 
 
 def check_versions():
@@ -54,10 +54,6 @@ def check_versions():
         ours, theirs = version("Cargo.lock", crate), version("benches/rivals/Cargo.lock", crate)
         if ours != theirs:
             sys.exit(f"benches/rivals has {crate} {theirs}, the service {ours}: set it in benches/rivals/Cargo.toml")
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
 
 
 def measure_starts(redis):
@@ -73,23 +69,19 @@ def measure_starts(redis):
 
 def measure_ready(redis):
     """Seconds from exec to READY=1."""
-    ready = {LIMIT.name: [], LOGGED.name: []}
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(f"{folder}/notify")
-        for _ in range(STARTS):
-            for server in (LIMIT, LOGGED):
-                running = Running(server, redis, notify=f"{folder}/notify")
-                while b"READY=1" not in manager.recv(4096):
-                    pass
-                ready[server.name].append(time.perf_counter() - running.begun)
-                running.stop()
-                manager.setblocking(False)
-                try:
-                    while manager.recv(4096):
-                        pass
-                except BlockingIOError:
-                    manager.setblocking(True)
-    return ready
+
+    def start(server):
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(f"{folder}/notify")
+            running = Running(server, redis, notify=f"{folder}/notify")
+            while b"READY=1" not in manager.recv(4096):
+                pass
+            ready = time.perf_counter() - running.begun
+            running.stop()
+            return ready
+
+    rounds = [(start(LIMIT), start(LOGGED)) for _ in range(STARTS)]
+    return dict(zip((LIMIT.name, LOGGED.name), zip(*rounds)))
 
 
 def cost_of_connections(server, redis):
@@ -141,7 +133,7 @@ class Rounds:
         self.patience = lab.Patience(repetitions=5 if QUICK else 15)
         self.wrong = []
         for number in range(1, ROUNDS + 1):
-            say(f"round {number} of {ROUNDS}")
+            print(f"round {number} of {ROUNDS}", file=sys.stderr, flush=True)
             for server in SERVERS:
                 running = Running(server, redis)
                 running.first_answer()

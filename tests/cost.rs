@@ -29,7 +29,7 @@ const INSTRUCTIONS_UNLOGGED: f64 = 26_500.0;
 const IDLE_KIB: f64 = 4700.0;
 
 /// Resident memory for each further connection that idles after a request, in KiB.
-const CONNECTION_KIB: f64 = 15.5;
+const CONNECTION_KIB: f64 = 12.0;
 
 /// The service as a stripped file, in KiB.
 const PROGRAM_KIB: u64 = 3300;
