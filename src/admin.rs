@@ -4,9 +4,11 @@
 //! one file under `admin/`, a few lines over this.
 
 use std::fmt;
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::config::{Config, EX_CONFIG, SETTINGS};
 use crate::store::{Link, Store, StoreError};
@@ -15,7 +17,7 @@ use crate::store::{Link, Store, StoreError};
 pub const EX_USAGE: u8 = 64;
 /// `sysexits.h`: what stands in Redis is not what it should be.
 pub const EX_DATAERR: u8 = 65;
-/// `sysexits.h`: Redis cannot be reached.
+/// `sysexits.h`: Redis, or the service, cannot be reached.
 pub const EX_UNAVAILABLE: u8 = 69;
 
 /// The end of each task's help.
@@ -100,7 +102,7 @@ fn prepare() -> Result<(Config, Store), Failure> {
 /// Prints `text`; a reader that has gone away is no failure.
 #[must_use]
 pub fn print(text: &str) -> ExitCode {
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{}", text.trim_end());
     ExitCode::SUCCESS
 }
@@ -109,7 +111,7 @@ pub fn print(text: &str) -> ExitCode {
 /// nobody reads stderr is no reason to end in another way.
 #[must_use]
 pub fn fail(status: u8, text: impl fmt::Display) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{text}");
     ExitCode::from(status)
 }
 
@@ -121,6 +123,47 @@ pub fn check_config() -> ExitCode {
         Ok((config, _)) => print(&config.effective()),
         Err(Failure { status, text }) => fail(status, text),
     }
+}
+
+/// How long a service that is well may take for each step of an answer about its health.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// `abukiks --check-health`: asks the service that has these settings, on this machine, for `/healthz`.
+/// Container engines that know no HTTP run it inside the container.
+#[must_use]
+pub fn check_health() -> ExitCode {
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(error) => return fail(EX_CONFIG, error),
+    };
+    // Where it listens on all addresses, one of them is as good as another.
+    let host = match config.host {
+        IpAddr::V4(all) if all.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(all) if all.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        own => own,
+    };
+    let address = SocketAddr::new(host, config.port);
+    match ask_health(address) {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => print("healthy"),
+        Ok(answer) => fail(
+            EX_UNAVAILABLE,
+            format!(
+                "{address} says {:?} to /healthz",
+                answer.lines().next().unwrap_or_default()
+            ),
+        ),
+        Err(error) => fail(EX_UNAVAILABLE, format!("{address} is not healthy: {error}")),
+    }
+}
+
+fn ask_health(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
+    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    // Whoever else listens there may say more.
+    stream.take(1024).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Version and commit, as every program of this build shows them with `--version`.
@@ -139,9 +182,11 @@ pub fn service_help() -> String {
     let mut help = "\
 Counts visitors in Redis and greets each with a number.
 
-Usage: abukiks [--help | --version | --check-config]
+Usage: abukiks [--help | --version | --check-config | --check-health]
 
   --check-config  Print the effective settings and where each came from, and end.
+  --check-health  Ask the service that runs on this machine with these settings for /healthz, and end:
+                  status 0 if it is healthy, 69 if not.
 
 All settings are environment variables. An empty one counts as absent.
 "

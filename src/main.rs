@@ -29,12 +29,13 @@ fn main() -> ExitCode {
         ["--help" | "-h"] => return admin::print(&admin::service_help()),
         ["--version" | "-V"] => return admin::print(&admin::version("abukiks")),
         ["--check-config"] => return admin::check_config(),
+        ["--check-health"] => return admin::check_health(),
         _ => {
             return admin::fail(
                 admin::EX_USAGE,
                 format!(
-                    "unknown arguments {arguments:?}; accepted is one of --help, --version and \
-                     --check-config, or none"
+                    "unknown arguments {arguments:?}; accepted is one of --help, --version, \
+                     --check-config and --check-health, or none"
                 ),
             );
         }

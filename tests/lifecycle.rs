@@ -1,5 +1,6 @@
 //! A process comes and goes at a moment's notice, and keeps nothing.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
@@ -195,4 +196,39 @@ fn a_process_keeps_no_state_so_any_may_answer() {
     eventually("it is gone", || other.process.has_ended().then_some(()));
     assert_eq!(one.get("/").number(), 4);
     assert_eq!(Service::start(&redis).get("/").number(), 5);
+}
+
+#[test]
+fn check_health_tells_a_service_that_serves_from_one_that_hangs_and_from_none() {
+    // That Redis is away is no fault of the process: a new one would not do better.
+    let everywhere = ("HOST", "0.0.0.0");
+    let mut service = Service::start_with(&[("REDIS_URL", "unix:///nowhere"), everywhere]);
+    let port = service.address.port().to_string();
+    let check = || {
+        let mut command = program("abukiks", &[everywhere, ("PORT", &port)]);
+        let output = command.arg("--check-health").output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    assert_eq!(check(), (Some(0), "healthy\n".to_owned()));
+
+    service.process.signal(Signal::STOP);
+    assert_eq!(check().0, Some(69));
+    service.process.signal(Signal::CONT);
+    assert_eq!(check().0, Some(0));
+
+    assert!(service.stop().success());
+    let (status, text) = check();
+    assert_eq!(status, Some(69));
+    assert!(text.contains("refused"), "{text}");
+
+    let other = TcpListener::bind(service.address).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        assert_ne!(stream.read(&mut [0; 1024]).unwrap(), 0);
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").unwrap();
+    });
+    let (status, text) = check();
+    assert_eq!(status, Some(69));
+    assert!(text.contains("404"), "{text}");
 }
