@@ -393,7 +393,13 @@ in
 
       nginx = mkIf cfg.nginx.enable {
         enable = true;
-        upstreams.abukiks.servers = lib.genAttrs (map addressOf ports) (_: { });
+        upstreams.abukiks = {
+          # examples/nginx.conf says why.
+          extraConfig = "zone abukiks 64k;";
+          servers = lib.genAttrs (map addressOf ports) (_: {
+            fail_timeout = "1s";
+          });
+        };
         virtualHosts.${cfg.nginx.virtualHost}.locations = {
           "/" = {
             proxyPass = "http://abukiks";

@@ -22,7 +22,7 @@ use crate::support::{Client, Process, eventually};
 
 /// The distribution inside: its systemd is 257.
 const SUITE: &str = "trixie";
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps,nginx-light,haproxy";
 
 /// What must be on the machine that tests.
 const TOOLS: [&str; 7] = [
@@ -390,7 +390,10 @@ fn make_root(cache: &Path) -> io::Result<PathBuf> {
     let _ = writeln!(io::stderr(), "making {} once", root.display());
     let mut command = Command::new("mmdebstrap");
     command
-        .args(["--variant=minbase", "--include", PACKAGES, SUITE])
+        .args(["--variant=minbase", "--include", PACKAGES])
+        // Only the tests that want a proxy start it.
+        .arg("--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy")
+        .arg(SUITE)
         .arg(&half_made)
         .stdin(Stdio::null());
     if let Some(mirror) = mirror() {

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
+use crate::load::Load;
+use crate::machine::Machine;
 use crate::support::{Client, Process, Redis, Response, Service, eventually, held_socket};
 
 /// An instance that takes a visit and is gone before it answers.
@@ -35,6 +37,9 @@ fn instance_that_dies_with_each_visit() -> (SocketAddr, Arc<AtomicUsize>) {
     });
     (address, visits)
 }
+
+/// What the proxies must keep from visitors.
+const INTERNAL: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// A port that is free now. The proxies cannot be handed a socket, nor say which one they took.
 fn free_port() -> SocketAddr {
@@ -141,7 +146,7 @@ fn each_visit_is_passed_on_once(start: fn(&TempDir, [SocketAddr; 2]) -> (Process
             .all(|answer| [200, 502].contains(&answer.status))
     );
 
-    for path in ["/healthz", "/readyz", "/metrics"] {
+    for path in INTERNAL {
         assert_eq!(Client::connect(address).get(path).status, 404, "{path}");
     }
 }
@@ -154,4 +159,106 @@ fn behind_nginx_a_visit_is_passed_on_once() {
 #[test]
 fn behind_haproxy_a_visit_is_passed_on_once() {
     each_visit_is_passed_on_once(haproxy);
+}
+
+/// A proxy in front of the instances that the shipped files name, as an administrator sets it up.
+/// `files` are the shipped ones, each with its place.
+fn instances_restart_and_crash_behind(proxy: &str, files: &[(&str, &str)]) {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    let ports = [5000, 5001, 5002];
+    for port in ports {
+        machine.systemctl(&["start", &format!("abukiks@{port}.socket")]);
+    }
+    for (shipped, place) in files {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join(shipped);
+        let text = fs::read_to_string(shipped).expect("a shipped file");
+        machine.write(place, &text);
+    }
+    machine.systemctl(&["start", proxy]);
+
+    // The first visitors start the instances, and each gets its share of them.
+    let clients = 8;
+    let load = Load::start(&[80], clients / 2);
+    let served = |port| {
+        let metrics = machine.connect(port).get("/metrics").body;
+        let visits = "abukiks_http_requests_total{route=\"/\",status=\"200\"} ";
+        metrics.lines().any(|line| line.starts_with(visits))
+    };
+    eventually("all instances serve", || {
+        ports.into_iter().all(served).then_some(())
+    });
+
+    let restarts = 3;
+    for _ in 0..restarts {
+        for port in ports {
+            load.wait_for(20);
+            machine.systemctl(&["restart", &format!("abukiks@{port}")]);
+        }
+    }
+    for path in INTERNAL {
+        assert_eq!(machine.connect(80).get(path).status, 404, "{path}");
+        assert_eq!(machine.connect(5000).get(path).status, 200, "{path}");
+    }
+    load.wait_for(20);
+    let tally = load.stop();
+    assert!(tally.is_flawless(), "restarts behind {proxy}: {tally}");
+    assert!(tally.is_unique());
+    assert_eq!(machine.count(), tally.numbers.len() as i64);
+
+    let before = tally.numbers.len();
+    let crashes = 10;
+    let load = Load::start(&[80], clients / 2);
+    for _ in 0..crashes {
+        load.wait_for(20);
+        machine.systemctl(&["kill", "--signal=KILL", "abukiks@5000"]);
+    }
+    load.wait_for(20);
+    let tally = load.stop();
+    assert!(tally.unconnected.is_empty(), "{tally}");
+    assert!(
+        tally.refusals.iter().all(|status| *status == 502),
+        "{:?}",
+        tally.refusals
+    );
+    // On a connection that has had an answer before, HAProxy says nothing and closes.
+    let lost = tally.refusals.len() + tally.unanswered.len();
+    assert!(lost <= clients * crashes, "{tally}");
+    assert!(tally.is_unique(), "a number was given twice");
+    // Whether those have been counted nobody can know; none of them was twice.
+    let least = before + tally.numbers.len();
+    let count = machine.count();
+    assert!(
+        (least as i64..=(least + lost) as i64).contains(&count),
+        "{count}: {tally}"
+    );
+
+    machine.systemctl(&["kill", "--signal=KILL", "abukiks@*.service"]);
+    eventually("it is over", || {
+        (machine.connect(80).get("/").status == 200).then_some(())
+    });
+}
+
+#[test]
+fn behind_nginx_instances_restart_and_crash_and_no_number_is_given_twice() {
+    instances_restart_and_crash_behind(
+        "nginx",
+        &[
+            // The place of Debian's own default site.
+            (
+                "nixos/examples/nginx.conf",
+                "/etc/nginx/sites-available/default",
+            ),
+            ("nixos/proxy.conf", "/etc/nginx/abukiks/proxy.conf"),
+        ],
+    );
+}
+
+#[test]
+fn behind_haproxy_instances_restart_and_crash_and_no_number_is_given_twice() {
+    instances_restart_and_crash_behind(
+        "haproxy",
+        &[("nixos/examples/haproxy.cfg", "/etc/haproxy/haproxy.cfg")],
+    );
 }
