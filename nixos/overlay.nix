@@ -4,7 +4,7 @@ final: _prev: {
 
   abukiks-image = final.callPackage ./image.nix {
     # One file that needs nothing else.
-    abukiks = final.pkgsStatic.abukiks;
+    inherit (final.pkgsStatic) abukiks;
     inherit commit date;
   };
 }
