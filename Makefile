@@ -85,6 +85,8 @@ clean: ## remove what was built; the count in .run stays
 .PHONY: tools
 tools:
 	@dev/needs.sh test
+	@rustup target add $$(uname -m)-unknown-linux-musl 2>/dev/null || \
+	  echo "Rust for musl is not to be had: the image is tested with dynamic programs."
 	@if [ -e tests/requirements.txt ]; then $(MAKE) --no-print-directory .run/tools/installed; fi
 
 .run/tools/installed: tests/requirements.txt

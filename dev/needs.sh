@@ -22,6 +22,7 @@ test bench | hash systemd-nspawn              | systemd-container | boots a syst
 test bench | PATH+=:/usr/sbin; hash nginx     | nginx-light       | is a proxy in front, as shipped, and a server to compare with
 test bench | PATH+=:/usr/sbin; hash haproxy   | haproxy           | is another one
 test       | hash podman runc                 | podman runc       | runs the image
+test       | hash musl-gcc                 | musl-tools        | compiles the C of the programs in it
 test bench | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots
 test bench | hash valgrind                    | valgrind          | counts instructions
 bench      | [[ -e /usr/share/lua/5.1/nginx/redis.lua ]] | lua-nginx-redis   | is another counter to compare with

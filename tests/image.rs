@@ -1,11 +1,13 @@
 //! In a container: a root that cannot be written, no privileges, any user, and still the service.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
 use crate::support::{Redis, Service};
+
+const IMAGE: &str = "localhost/abukiks:test";
 
 /// The image, in a storage of the test's own.
 #[derive(Debug)]
@@ -20,8 +22,9 @@ impl Podman {
         };
         let image = podman.folder.path().join("image.tar");
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev/image-for-test.sh");
+        let programs = Path::new(env!("CARGO_BIN_EXE_abukiks")).parent();
         let made = Command::new(script)
-            .arg(env!("CARGO_BIN_EXE_abukiks"))
+            .arg(programs.expect("a folder"))
             .arg(&image)
             .output()
             .expect("the script runs");
@@ -56,10 +59,10 @@ impl Podman {
         output
     }
 
-    /// Starts the service in a container of this name, on the network of the host.
-    fn start(&self, name: &str, redis: &Redis) -> Service {
+    /// A container of the image on the network of the host, with these further options.
+    fn container(&self, redis: &Redis, options: &[&str]) -> Command {
         let mut command = self.command();
-        command.args(["run", "--rm", "--name", name, "--network", "host"]);
+        command.args(["run", "--rm", "--network", "host", "--no-healthcheck"]);
         command.args(["--read-only", "--cap-drop", "all", "--user", "65532"]);
         command.args([
             "--ulimit",
@@ -70,8 +73,8 @@ impl Podman {
         command.arg("--volume");
         command.arg(format!("{}:/redis.sock", redis.socket().display()));
         command.args(["--env", "REDIS_URL=unix:///redis.sock", "--env", "PORT=0"]);
-        command.arg("localhost/abukiks:test");
-        Service::from_command(command)
+        command.args(options).arg(IMAGE);
+        command
     }
 }
 
@@ -90,13 +93,31 @@ fn the_image_serves_and_drains_without_a_writable_root_or_any_privilege() {
     let podman = Podman::with_the_image();
     // Whoever the container runs as.
     let redis = Redis::start_with(&["--unixsocketperm", "777"]);
-    let mut service = podman.start("counter", &redis);
+    let mut service = Service::from_command(podman.container(&redis, &["--name", "counter"]));
 
     let mut idle = service.connect();
     assert_eq!(idle.get("/").number(), 1);
     // Its log is JSON lines on stdout, to whoever collects them.
     let event = service.log_line("http_status");
     assert!(event.starts_with('{') && event.ends_with('}'), "{event}");
+
+    // What an engine runs to see whether it is well; here the port is one that the image cannot know.
+    let test = ["image", "inspect", "--format", "{{json .HealthCheck.Test}}"];
+    let command = podman.run(&[&test[..], &[IMAGE]].concat()).stdout;
+    let command: Vec<String> = serde_json::from_slice(&command).expect("JSON");
+    assert_eq!(command[0], "CMD", "{command:?}");
+    let port = format!("PORT={}", service.address.port());
+    let command: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+    podman.run(&[&["exec", "--env", &port, "counter"], &command[..]].concat());
+
+    // A one-off process of the same release.
+    let mut count = podman.container(&redis, &["--entrypoint", "/bin/show-count"]);
+    assert_eq!(count.output().expect("podman runs").stdout, b"1\n");
+    // There is nothing else that one could run.
+    let shell = podman
+        .container(&redis, &["--entrypoint", "/bin/sh"])
+        .output();
+    assert!(!shell.expect("podman runs").status.success());
 
     // `podman stop` kills after ten seconds; what is drained has ended before, with status 0.
     podman.run(&["stop", "counter"]);
