@@ -47,6 +47,9 @@ dockerTools.buildLayeredImage {
   # The same date on every file, whatever the commit: a layer changes with its content alone.
   mtime = "1970-01-01T00:00:01Z";
 
+  # A registry compresses layers itself, and Debian 12's podman loads no compressed archive.
+  compressor = "none";
+
   includeStorePaths = false;
   extraCommands = "cp --recursive --no-preserve=ownership ${root}/. .";
 
