@@ -12,15 +12,16 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Join, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 
 use crate::framing::LineEnds;
 use crate::routes::{self, App};
@@ -170,7 +171,7 @@ impl Connection {
 pub(crate) async fn serve(
     app: Arc<App>,
     connection: Arc<Connection>,
-    socket: Socket,
+    socket: impl Duplex,
     http: Arc<http1::Builder>,
 ) {
     let stream = Watched {
@@ -264,7 +265,7 @@ impl End {
 }
 
 /// Ends our side, then takes in what the client still sends, up to a limit, until it ends too.
-async fn linger(mut socket: Socket, last_words: &str, max_bytes: usize) {
+async fn linger(mut socket: impl Duplex, last_words: &str, max_bytes: usize) {
     let drained = async {
         socket.write_all(last_words.as_bytes()).await?;
         socket.shutdown().await?;
@@ -279,6 +280,23 @@ async fn linger(mut socket: Socket, last_words: &str, max_bytes: usize) {
     };
     // Too slow, too much or broken: closed all the same.
     let _ = tokio::time::timeout(LINGER, drained).await;
+}
+
+/// What a connection reads from and writes to.
+///
+/// It is a trait for the sake of tests that bring a network of their own: the simulation's hosts
+/// and the fuzz target speak through no socket of the kernel. The service has [`Socket`] only.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
+    /// Fails when the client has reset the connection, and wakes its task when it does so later.
+    /// A client that has only ended its own side still waits for its answer.
+    fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()>;
+}
+
+/// Two halves that somebody else has made. Nobody can ask them for a reset without reading.
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Duplex for Join<R, W> {
+    fn check_reset(&self, _: &mut Context<'_>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// An accepted socket.
@@ -338,9 +356,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-impl Socket {
-    /// Fails when the client has reset the connection, and wakes its task when it does so later.
-    /// A client that has only ended its own side still waits for its answer.
+impl Duplex for Socket {
     fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()> {
         // A unix socket knows no reset.
         let Self::Tcp(stream) = self else {
@@ -355,13 +371,13 @@ impl Socket {
 }
 
 /// The socket under an HTTP connection: notices when a request begins to arrive.
-struct Watched {
-    socket: Socket,
+struct Watched<S> {
+    socket: S,
     connection: Arc<Connection>,
     line_ends: LineEnds,
 }
 
-impl AsyncRead for Watched {
+impl<S: Duplex> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -389,7 +405,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: Duplex> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

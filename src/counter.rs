@@ -14,11 +14,11 @@
 //!   waiting, nothing is tried.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::metrics::{Gauge, Limit, Metrics};
 use crate::store::{Link, Store, StoreError, Total};

@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use tokio::time::Instant;
 
 use crate::connection::{Connection, Doing};
 use crate::correlation::{REQUEST_ID, RequestId, TraceParent};

@@ -6,13 +6,14 @@ use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use slab::Slab;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::Config;
 use crate::connection::{self, Connection, Doing, Socket};
@@ -142,6 +143,20 @@ pub async fn run(
             Ok(Ended::AtOnce(number))
         }
     }
+}
+
+/// Serves HTTP on a stream that the caller has opened, as [`run`] does on one that it has accepted,
+/// until either side ends it. The simulation and the fuzz target come this way, whose streams are
+/// none of the kernel's; the limits of time and number are for them to keep.
+pub async fn serve_stream(
+    config: &Config,
+    app: Arc<App>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    let (read, write) = tokio::io::split(stream);
+    let stream = tokio::io::join(read, write);
+    let connection = Arc::new(Connection::new(None));
+    connection::serve(app, connection, stream, Arc::new(http(config))).await;
 }
 
 fn http(config: &Config) -> http1::Builder {

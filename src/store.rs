@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{AsyncStream, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
@@ -85,9 +87,22 @@ pub struct Store {
     client: Client,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
+    connector: Option<Box<dyn Connector>>,
     keys: Arc<Keys>,
     patience: Duration,
     budget: Duration,
+}
+
+/// A stream to a Redis server.
+pub type Stream = Pin<Box<dyn AsyncStream + Send>>;
+
+/// Opens streams to Redis in place of the URL's address.
+///
+/// The service has none. It is for a simulation, whose network is not the kernel's, and costs one
+/// look at an `Option` for each connection.
+pub trait Connector: fmt::Debug + Send + Sync {
+    /// Opens one more stream.
+    fn connect(&self) -> Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
 }
 
 /// The keys of one counter. All share a hash slot, so that Redis Cluster runs the script too.
@@ -167,10 +182,18 @@ impl Store {
             client: Client::open(connection)?,
             #[cfg(feature = "tls")]
             tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
+            connector: None,
             keys: Arc::new(Keys::new(&config.counter_key.0)?),
             patience: config.redis_timeout.0 / 2,
             budget: config.redis_timeout.0,
         })
+    }
+
+    /// The same store, reached by `connector`. User, password and database stay those of the URL.
+    #[must_use]
+    pub fn reached_by(mut self, connector: impl Connector + 'static) -> Self {
+        self.connector = Some(Box::new(connector));
+        self
     }
 
     /// The time budget of a visit.
@@ -187,18 +210,29 @@ impl Store {
         &self,
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, RedisError> {
+        if let Some(connector) = &self.connector {
+            return self.open_over(connector.connect().await?, config).await;
+        }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            let stream = tls.connect().await?;
-            let settings = self.client.get_connection_info().redis_settings();
-            let (connection, driver) =
-                MultiplexedConnection::new_with_config(settings, stream, config).await?;
-            tokio::spawn(driver);
-            return Ok(connection);
+            return self.open_over(tls.connect().await?, config).await;
         }
         self.client
             .get_multiplexed_async_connection_with_config(&config)
             .await
+    }
+
+    /// Begins a connection on a stream that is open.
+    async fn open_over<S: AsyncStream + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let settings = self.client.get_connection_info().redis_settings();
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(settings, stream, config).await?;
+        tokio::spawn(driver);
+        Ok(connection)
     }
 
     /// Opens a connection, within the time budget of a visit.

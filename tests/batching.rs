@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
 
 use abukiks::config::Config;
 use abukiks::counter::Counter;
@@ -17,6 +16,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use tokio::task::{JoinHandle, yield_now};
+use tokio::time::Instant;
 
 use crate::proxy::{Fate, Proxy};
 use crate::support::Redis;
