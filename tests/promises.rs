@@ -37,5 +37,6 @@ mod proxies;
 mod redis_url;
 mod reproducible;
 mod run;
+mod simulation;
 mod systemd;
 mod twelve_factors;

@@ -1,0 +1,150 @@
+//! What Redis answers to the commands that the service sends, for a network in which no real one
+//! can run. It knows those commands and no others, and is itself checked against redis-server.
+
+use std::collections::BTreeMap;
+
+use redis::Script;
+
+/// What a server with `appendfsync always` keeps when it is killed, and the scripts, which it does
+/// not. An hour, after which it would forget a producer, passes in no simulation.
+#[derive(Debug, Default)]
+pub(super) struct ScriptedRedis {
+    values: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// By the name that Redis gives them.
+    scripts: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl ScriptedRedis {
+    /// Forgets the scripts, as a restart and `SCRIPT FLUSH` do.
+    pub(super) fn forget_scripts(&mut self) {
+        self.scripts.clear();
+    }
+
+    /// The number at `key`; zero when there is none.
+    pub(super) fn number(&self, key: &[u8]) -> i64 {
+        let value = self.values.get(key).map(|value| text(value).parse());
+        value.map_or(0, |number| number.expect("a number"))
+    }
+
+    /// Runs a command, and returns the bytes of its answer.
+    pub(super) fn run(&mut self, command: &[Vec<u8>]) -> Vec<u8> {
+        let words: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+        match words[..] {
+            [b"GET", key] => bulk(self.values.get(key).map(Vec::as_slice)),
+            [b"DEL", key] => {
+                format!(":{}\r\n", usize::from(self.values.remove(key).is_some())).into()
+            }
+            [b"SCRIPT", b"FLUSH"] => {
+                self.forget_scripts();
+                b"+OK\r\n".into()
+            }
+            [b"INFO"] => bulk(Some(b"role:master\r\naof_enabled:1\r\n")),
+            [b"CONFIG", b"GET", b"appendfsync"] => {
+                b"*2\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n".into()
+            }
+            [
+                b"EVAL",
+                script,
+                b"3",
+                counter,
+                producer,
+                epoch,
+                batch,
+                visits,
+                _,
+            ] => {
+                let name = Script::new(text(script)).get_hash().into();
+                self.scripts.insert(name, script.into());
+                self.increment(counter, producer, epoch, batch, visits)
+            }
+            [
+                b"EVALSHA",
+                name,
+                b"3",
+                counter,
+                producer,
+                epoch,
+                batch,
+                visits,
+                _,
+            ] => {
+                if self.scripts.contains_key(name) {
+                    self.increment(counter, producer, epoch, batch, visits)
+                } else {
+                    b"-NOSCRIPT No matching script. Please use EVAL.\r\n".into()
+                }
+            }
+            _ => panic!("{}", command.join(&b' ').escape_ascii()),
+        }
+    }
+
+    /// What the increment script of `src/store.rs` does.
+    fn increment(
+        &mut self,
+        counter: &[u8],
+        producer: &[u8],
+        epoch: &[u8],
+        batch: &[u8],
+        visits: &[u8],
+    ) -> Vec<u8> {
+        if let Some(last) = self.values.get(producer) {
+            let (number, result) = text(last).split_once(' ').expect("a batch and its result");
+            let (number, batch) = (integer(number), integer(text(batch)));
+            if number == batch {
+                return bulk(Some(result.as_bytes()));
+            }
+            if number > batch {
+                return format!("-STALE batch {batch} came after batch {number}\r\n").into();
+            }
+        }
+        let total = self.number(counter) + integer(text(visits));
+        let epoch = self.values.get(epoch).map_or("0", |epoch| text(epoch));
+        let result = format!("{total} {epoch}");
+        let last = format!("{} {result}", text(batch));
+        self.values.insert(counter.into(), total.to_string().into());
+        self.values.insert(producer.into(), last.into());
+        bulk(Some(result.as_bytes()))
+    }
+}
+
+/// Takes the first whole command, an array of bulk strings, off `received`.
+pub(super) fn take_command(received: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
+    let mut rest = &received[..];
+    let mut command = Vec::new();
+    for _ in 0..length(&mut rest, b'*')? {
+        let length = length(&mut rest, b'$')?;
+        command.push(rest.get(..length)?.to_owned());
+        rest = rest.get(length + 2..)?;
+    }
+    let taken = received.len() - rest.len();
+    received.drain(..taken);
+    Some(command)
+}
+
+fn length(rest: &mut &[u8], kind: u8) -> Option<usize> {
+    let end = rest.windows(2).position(|two| two == b"\r\n")?;
+    assert_eq!(rest[0], kind, "{}", rest.escape_ascii());
+    let length = text(&rest[1..end]).parse().expect("a length");
+    *rest = &rest[end + 2..];
+    Some(length)
+}
+
+fn bulk(content: Option<&[u8]>) -> Vec<u8> {
+    match content {
+        None => b"$-1\r\n".into(),
+        Some(content) => {
+            let mut answer = format!("${}\r\n", content.len()).into_bytes();
+            answer.extend_from_slice(content);
+            answer.extend_from_slice(b"\r\n");
+            answer
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+fn integer(text: &str) -> i64 {
+    text.parse().expect("an integer")
+}
