@@ -69,6 +69,22 @@ bench-journal: build ## measure what logging to the journal costs; needs root
 	@dev/needs.sh bench
 	benches/journal.py
 
+# Coverage and the address sanitizer are options that only a nightly compiler takes; RUSTC_BOOTSTRAP
+# has the one that is pinned take them too.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := requests settings
+.PHONY: fuzz
+fuzz: ## look for input that breaks the service, FUZZ_SECONDS=60 for each target
+	@dev/needs.sh run
+	@command -v cargo-fuzz >/dev/null || { \
+		echo "cargo-fuzz is missing; installing it with cargo"; \
+		cargo install --quiet --locked cargo-fuzz; }
+	@cd fuzz && for target in $(FUZZ_TARGETS); do \
+		mkdir -p corpus/$$target && \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target corpus/$$target seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=20 || exit; \
+	done
+
 # Onto any systemd distribution, below PREFIX and DESTDIR (see dev/install.sh).
 .PHONY: install uninstall
 install: ## install what `make build` has built; PREFIX=/usr/local

@@ -23,6 +23,7 @@ mod counting;
 mod documentation;
 mod drain;
 mod framing;
+mod fuzzing;
 mod going_back;
 mod http;
 mod image;
