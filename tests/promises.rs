@@ -1,5 +1,6 @@
 //! What Abukiks promises, each promise in a file of its own, proved with real processes and a real
-//! redis-server. `support` starts and speaks to them; it asserts nothing about Abukiks itself.
+//! redis-server. `support` starts and speaks to them; it asserts nothing about Abukiks itself. Only
+//! `simulation` has neither, because no process can run in its network, nor `fuzzing`.
 
 #![allow(
     clippy::expect_used,
