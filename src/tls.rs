@@ -11,7 +11,7 @@ use std::sync::Arc;
 use redis::ConnectionAddr;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -108,8 +108,25 @@ impl Tls {
         stream.set_nodelay(true)?;
         let timeout = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
         rustix::net::sockopt::set_tcp_user_timeout(&stream, timeout)?;
-        self.connector.connect(self.name.clone(), stream).await
+        let connecting = self.connector.connect(self.name.clone(), stream);
+        connecting.await.map_err(lasting)
     }
+}
+
+/// The same error in words that do not change from one attempt to the next: rustls says by how many
+/// seconds a certificate has expired, and what is said once in an outage would be said each second.
+fn lasting(error: io::Error) -> io::Error {
+    let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let lasting = match reason {
+        Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { .. })) => {
+            "invalid peer certificate: certificate expired"
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            ..
+        })) => "invalid peer certificate: certificate not valid yet",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), lasting)
 }
 
 /// The certificates in the file that a setting names, at least one.
