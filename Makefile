@@ -22,6 +22,11 @@ test: lint doc tools reproduce ## check everything: format, lints, documentation
 	cargo test --locked --lib --bins
 	cargo test --locked --test promises
 
+.PHONY: faults
+faults: ## break everything that can break, and write docs/faults.md from what came of it
+	@dev/needs.sh test
+	WRITE_FAULTS=1 cargo test --locked --test promises faults::
+
 .PHONY: lint
 lint: ## check format and lints; warnings are errors
 	@dev/needs.sh lint

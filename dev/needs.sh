@@ -14,6 +14,8 @@ lint       | hash shellcheck                  | shellcheck        | checks the s
 test bench | hash readelf                     | binutils          | shows what the program is linked to
 test       | hash openssl                     | openssl           | makes the certificates of a Redis with TLS
 test bench | hash ip                          | iproute2          | makes the networks that the tests break
+test       | PATH+=:/usr/sbin; hash iptables  | iptables          | drops their packets
+test       | hash faketime                    | faketime          | sets the clock of a process
 test       | hash strace                      | strace            | shows what the program asks of the system
 test bench | hash wrk                         | wrk               | is an HTTP client that somebody else wrote
 test       | hash chromium chromedriver       | chromium chromium-driver | shows the page as visitors see it

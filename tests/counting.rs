@@ -4,7 +4,7 @@ use std::net::Shutdown;
 
 use rustix::process::Signal;
 
-use crate::crowd::{Crowd, assert_exact, assert_ordered};
+use crate::crowd::{Crowd, assert_ordered};
 use crate::support::{Redis, Service, eventually};
 
 /// A visit as bytes.
@@ -239,21 +239,6 @@ fn readiness_knows_what_cannot_be_counted_up_and_counts_nothing() {
     let unready = service.get("/readyz");
     assert_eq!(unready.status, 503);
     assert!(unready.body.contains("007"), "{unready:?}");
-}
-
-#[test]
-fn a_forgotten_script_loses_and_doubles_nothing() {
-    let redis = Redis::start();
-    let service = Service::start(&redis);
-    let crowd = Crowd::visit(&[service.address], 16);
-    for _ in 0..50 {
-        crowd.wait_for_numbers(20);
-        redis.run::<()>(&["SCRIPT", "FLUSH"]);
-    }
-    let visits = crowd.go_home();
-    assert!(visits.iter().all(|visit| visit.number.is_some()));
-    assert_exact(&visits, redis.count());
-    assert_eq!(redis.count(), i64::try_from(visits.len()).expect("a count"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::support::{Client, eventually};
 pub(crate) struct Visit {
     pub(crate) began: Instant,
     pub(crate) ended: Instant,
-    /// `None` for one that was refused with 503 and `Retry-After`.
+    /// `None` for one that was refused with 503 and `Retry-After`, or got no answer.
     pub(crate) number: Option<i64>,
 }
 

@@ -453,6 +453,13 @@ impl Case {
     }
 }
 
+/// Every severe case, with a visit in the place of its content.
+pub(crate) fn severe() -> Vec<Vec<u8>> {
+    let cases = corpus();
+    let severe = cases.iter().filter(|case| case.tier == "Severe");
+    severe.flat_map(Case::variants).collect()
+}
+
 #[test]
 fn every_severe_case_of_http_desync_guardian_is_refused() {
     let redis = Redis::start();

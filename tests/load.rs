@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use crate::crowd::Visit;
 use crate::support::{Client, PATIENCE, eventually};
 
 /// How a client treats its connections.
@@ -25,16 +26,14 @@ enum Habit {
 /// What befell the clients.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// The numbers that visitors were given.
-    pub(crate) numbers: Vec<i64>,
+    /// Every request that was sent.
+    pub(crate) visits: Vec<Visit>,
     /// Answers that gave no number.
     pub(crate) refusals: Vec<u16>,
     /// Connections that could not be made.
     pub(crate) unconnected: Vec<io::Error>,
     /// Requests that got no answer.
     pub(crate) unanswered: Vec<io::Error>,
-    /// The longest time from a request, or from its new connection, to the answer.
-    pub(crate) longest: Duration,
 }
 
 impl Tally {
@@ -43,19 +42,35 @@ impl Tally {
         self.refusals.is_empty() && self.unconnected.is_empty() && self.unanswered.is_empty()
     }
 
+    /// The numbers that visitors were given.
+    pub(crate) fn numbers(&self) -> Vec<i64> {
+        self.visits
+            .iter()
+            .filter_map(|visit| visit.number)
+            .collect()
+    }
+
+    /// The longest time from a request, or from its new connection, to the answer.
+    pub(crate) fn longest(&self) -> Duration {
+        self.visits
+            .iter()
+            .map(Visit::lasted)
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Whether no number was given twice.
     pub(crate) fn is_unique(&self) -> bool {
-        let mut numbers = self.numbers.clone();
+        let mut numbers = self.numbers();
         numbers.sort_unstable();
         numbers.windows(2).all(|pair| pair[0] < pair[1])
     }
 
     fn add(&mut self, other: Self) {
-        self.numbers.extend(other.numbers);
+        self.visits.extend(other.visits);
         self.refusals.extend(other.refusals);
         self.unconnected.extend(other.unconnected);
         self.unanswered.extend(other.unanswered);
-        self.longest = self.longest.max(other.longest);
     }
 }
 
@@ -64,11 +79,11 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} answered, {} refused, {} without a connection, {} without an answer, longest wait {:?}",
-            self.numbers.len(),
+            self.numbers().len(),
             self.refusals.len(),
             self.unconnected.len(),
             self.unanswered.len(),
-            self.longest,
+            self.longest(),
         )
     }
 }
@@ -76,44 +91,56 @@ impl fmt::Display for Tally {
 /// Clients of our own at work, in the network of the thread that started them.
 #[derive(Debug)]
 pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     clients: Vec<JoinHandle<Tally>>,
+}
+
+/// How far the clients of a load have come.
+#[derive(Debug, Default)]
+struct Progress {
+    stop: AtomicBool,
+    numbers: AtomicU64,
+    refusals: AtomicU64,
 }
 
 impl Load {
     /// Sets as many clients that keep their connections to work as clients that do not.
     pub(crate) fn start(ports: &[u16], of_each_kind: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicU64::new(0));
+        let progress = Arc::new(Progress::default());
         let clients = [Habit::KeepAlive, Habit::Fresh]
             .into_iter()
             .flat_map(|habit| (0..of_each_kind).map(move |index| (habit, index)))
             .map(|(habit, index)| {
                 let address =
                     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports[index % ports.len()]);
-                let (stop, answered) = (stop.clone(), answered.clone());
-                std::thread::spawn(move || visit(address, habit, &stop, &answered))
+                let progress = progress.clone();
+                std::thread::spawn(move || visit(address, habit, &progress))
             })
             .collect();
-        Self {
-            stop,
-            answered,
-            clients,
-        }
+        Self { progress, clients }
     }
 
     /// Waits for this many more answers.
     pub(crate) fn wait_for(&self, more: u64) {
-        let until = self.answered.load(Relaxed) + more;
-        eventually("the load is answered", || {
-            (self.answered.load(Relaxed) >= until).then_some(())
-        });
+        let answers = || self.progress.numbers.load(Relaxed) + self.progress.refusals.load(Relaxed);
+        wait_for_more("the load is answered", more, answers);
+    }
+
+    /// Waits until this many more visits have got a number.
+    pub(crate) fn wait_for_numbers(&self, more: u64) {
+        let numbers = || self.progress.numbers.load(Relaxed);
+        wait_for_more("visits get numbers", more, numbers);
+    }
+
+    /// Waits until this many more visits have been refused.
+    pub(crate) fn wait_for_refusals(&self, more: u64) {
+        let refusals = || self.progress.refusals.load(Relaxed);
+        wait_for_more("visits are refused", more, refusals);
     }
 
     /// Ends the load; each client still awaits its last answer.
     pub(crate) fn stop(mut self) -> Tally {
-        self.stop.store(true, Relaxed);
+        self.progress.stop.store(true, Relaxed);
         let mut sum = Tally::default();
         for client in self.clients.drain(..) {
             sum.add(client.join().expect("a client does not panic"));
@@ -125,19 +152,24 @@ impl Load {
 /// A test that fails takes its clients along.
 impl Drop for Load {
     fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
+        self.progress.stop.store(true, Relaxed);
     }
 }
 
-fn visit(address: SocketAddr, habit: Habit, stop: &AtomicBool, answered: &AtomicU64) -> Tally {
+fn wait_for_more(what: &str, more: u64, so_far: impl Fn() -> u64) {
+    let until = so_far() + more;
+    eventually(what, || (so_far() >= until).then_some(()));
+}
+
+fn visit(address: SocketAddr, habit: Habit, progress: &Progress) -> Tally {
     let request = match habit {
         Habit::KeepAlive => "GET / HTTP/1.1\r\nHost: test\r\n\r\n",
         Habit::Fresh => "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
     };
     let mut tally = Tally::default();
     let mut kept = None;
-    while !stop.load(Relaxed) {
-        let begun = Instant::now();
+    while !progress.stop.load(Relaxed) {
+        let began = Instant::now();
         let mut client = match kept.take().map_or_else(|| connect(address), Ok) {
             Ok(client) => client,
             Err(error) => {
@@ -145,20 +177,31 @@ fn visit(address: SocketAddr, habit: Habit, stop: &AtomicBool, answered: &Atomic
                 continue;
             }
         };
-        match client.exchange(request) {
+        let answer = client.exchange(request);
+        let mut visit = Visit {
+            began,
+            ended: Instant::now(),
+            number: None,
+        };
+        match answer {
             Ok(answer) => {
-                tally.longest = tally.longest.max(begun.elapsed());
-                match answer.status {
-                    200 => tally.numbers.push(answer.number()),
-                    other => tally.refusals.push(other),
-                }
-                answered.fetch_add(1, Relaxed);
+                let seen = if answer.status == 200 {
+                    visit.number = Some(answer.number());
+                    &progress.numbers
+                } else {
+                    let retry = answer.header("retry-after");
+                    assert!(answer.status != 503 || retry == Some("1"), "{answer:?}");
+                    tally.refusals.push(answer.status);
+                    &progress.refusals
+                };
+                seen.fetch_add(1, Relaxed);
                 if answer.header("connection") != Some("close") {
                     kept = Some(client);
                 }
             }
             Err(error) => tally.unanswered.push(error),
         }
+        tally.visits.push(visit);
     }
     tally
 }

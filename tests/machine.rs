@@ -285,7 +285,8 @@ fi
 exec systemd-nspawn --quiet -D "$1/whole" -M "$0" --boot --private-network --register=no $own
 "#;
 
-fn enter(network: &File) -> rustix::io::Result<()> {
+/// Moves this thread into a network.
+pub(crate) fn enter(network: &File) -> rustix::io::Result<()> {
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
 }
 

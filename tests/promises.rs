@@ -23,6 +23,7 @@ mod cost;
 mod counting;
 mod documentation;
 mod drain;
+mod faults;
 mod framing;
 mod fuzzing;
 mod going_back;

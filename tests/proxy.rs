@@ -5,11 +5,12 @@ use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use crate::support::Redis;
+use crate::support::{Redis, last_for};
 
 /// What becomes of an increment on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub(crate) enum Fate {
     CutRequestAt(usize),
     /// Redis gets the request, and this many bytes of its answer come back before the end.
     CutAnswerAt(usize),
+    /// Redis gets the request, and these bytes come back in the place of its answer.
+    Forge(&'static [u8]),
+    /// Redis gets the request, and its answer comes back byte by byte, with this pause after each.
+    Trickle(Duration),
     /// From here on the connection carries nothing more, and neither side is told.
     Silence,
 }
@@ -32,11 +37,13 @@ pub(crate) struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    redis: PathBuf,
+    redis: Mutex<PathBuf>,
     /// What becomes of the next increments, one each; later ones pass.
     fates: Mutex<VecDeque<Fate>>,
     connections: Mutex<Vec<Arc<Wire>>>,
     swallows: AtomicBool,
+    /// How long everything is on its way, in milliseconds.
+    delay: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -46,8 +53,8 @@ struct Wire {
     client: TcpStream,
     redis: UnixStream,
     silent: AtomicBool,
-    /// Bytes of the next answer to let through before the end.
-    cut_answer_at: Mutex<Option<usize>>,
+    /// What becomes of the next answer.
+    next_answer: Mutex<Option<Fate>>,
 }
 
 impl Proxy {
@@ -55,10 +62,11 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
-            redis: redis.socket(),
+            redis: Mutex::new(redis.socket()),
             fates: Mutex::default(),
             connections: Mutex::default(),
             swallows: AtomicBool::new(false),
+            delay: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         });
         let accepting = shared.clone();
@@ -96,6 +104,18 @@ impl Proxy {
         self.shared.swallows.store(everything, Relaxed);
     }
 
+    /// From now on everything takes this long in either direction.
+    pub(crate) fn delay(&self, delay: Duration) {
+        let millis = u64::try_from(delay.as_millis()).expect("a short time");
+        self.shared.delay.store(millis, Relaxed);
+    }
+
+    /// Leads to another Redis from now on; connections to the last one end.
+    pub(crate) fn lead_to(&self, redis: &Redis) {
+        *lock(&self.shared.redis) = redis.socket();
+        self.cut();
+    }
+
     /// Ends every connection there is.
     pub(crate) fn cut(&self) {
         for wire in lock(&self.shared.connections).drain(..) {
@@ -121,25 +141,41 @@ impl Shared {
             }
             let Ok(client) = client else { continue };
             // Redis is away: so is what leads to it.
-            let Ok(redis) = UnixStream::connect(&self.redis) else {
+            let Ok(redis) = UnixStream::connect(&*lock(&self.redis)) else {
                 continue;
             };
+            // Bytes that trickle are not to be gathered again on the way.
+            let _ = client.set_nodelay(true);
             let wire = Arc::new(Wire {
                 client,
                 redis,
                 silent: AtomicBool::new(self.swallows.load(Relaxed)),
-                cut_answer_at: Mutex::default(),
+                next_answer: Mutex::default(),
             });
             lock(&self.connections).push(wire.clone());
             let (shared, requests) = (self.clone(), wire.clone());
             thread::spawn(move || {
-                copy(&requests.client, |bytes| shared.request(&requests, bytes));
+                copy(&requests.client, |bytes| {
+                    shared.travel();
+                    shared.request(&requests, bytes)
+                });
                 requests.end();
             });
+            let shared = self.clone();
             thread::spawn(move || {
-                copy(&wire.redis, |bytes| wire.answer(bytes));
+                copy(&wire.redis, |bytes| {
+                    shared.travel();
+                    wire.answer(bytes)
+                });
                 wire.end();
             });
+        }
+    }
+
+    fn travel(&self) {
+        let delay = self.delay.load(Relaxed);
+        if delay > 0 {
+            last_for(Duration::from_millis(delay));
         }
     }
 
@@ -152,7 +188,9 @@ impl Shared {
                     let _ = (&wire.redis).write_all(&bytes[..count.min(bytes.len())]);
                     return false;
                 }
-                Fate::CutAnswerAt(count) => *lock(&wire.cut_answer_at) = Some(count),
+                fate @ (Fate::CutAnswerAt(_) | Fate::Forge(_) | Fate::Trickle(_)) => {
+                    *lock(&wire.next_answer) = Some(fate);
+                }
                 Fate::Silence => wire.silent.store(true, Relaxed),
             }
         }
@@ -165,11 +203,19 @@ impl Wire {
         if self.silent.load(Relaxed) {
             return true;
         }
-        if let Some(count) = lock(&self.cut_answer_at).take() {
-            let _ = (&self.client).write_all(&bytes[..count.min(bytes.len())]);
-            return false;
+        let mut client = &self.client;
+        match lock(&self.next_answer).take() {
+            Some(Fate::CutAnswerAt(count)) => {
+                let _ = client.write_all(&bytes[..count.min(bytes.len())]);
+                false
+            }
+            Some(Fate::Forge(instead)) => client.write_all(instead).is_ok(),
+            Some(Fate::Trickle(pause)) => bytes.iter().all(|byte| {
+                last_for(pause);
+                client.write_all(std::slice::from_ref(byte)).is_ok()
+            }),
+            _ => client.write_all(bytes).is_ok(),
         }
-        (&self.client).write_all(bytes).is_ok()
     }
 
     fn end(&self) {

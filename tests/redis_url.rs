@@ -90,23 +90,25 @@ fn a_password_for_the_default_user_needs_no_name() {
 }
 
 /// Certificates for one test, and a Redis that shows one of them.
-struct Tls {
+#[derive(Debug)]
+pub(crate) struct Tls {
     folder: TempDir,
     authority: Issuer<'static, KeyPair>,
     /// An address that no other test of this machine uses, so that its ports are free.
-    host: String,
+    pub(crate) host: String,
 }
 
 /// Where a certificate and its key are.
-struct Identity {
-    certificate: PathBuf,
-    key: PathBuf,
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 const TLS_PORT: &str = "6390";
 
 impl Tls {
-    fn new(test: u8) -> Self {
+    pub(crate) fn new(test: u8) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let authority = authority(&folder.path().join("ca.pem"));
         let [_, _, high, low] = std::process::id().to_be_bytes();
@@ -117,12 +119,16 @@ impl Tls {
         }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Signs a certificate for `name`.
-    fn identity(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+    pub(crate) fn identity(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let identity = Identity {
             certificate: self.file(&format!("{name}.pem")),
             key: self.file(&format!("{name}.key")),
@@ -143,7 +149,7 @@ impl Tls {
     }
 
     /// Starts a Redis that shows `identity`, and asks its clients for theirs if told so.
-    fn redis(&self, identity: &Identity, ask_clients: &str) -> Redis {
+    pub(crate) fn redis(&self, identity: &Identity, ask_clients: &str) -> Redis {
         let ca = self.file("ca.pem");
         Redis::start_with(&[
             "--bind",
@@ -161,9 +167,13 @@ impl Tls {
         ])
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("rediss://{}:{TLS_PORT}/", self.host)
+    }
+
     /// Starts a service that is attached to it.
     fn serve(&self, settings: &[(&str, &Path)]) -> Service {
-        let url = format!("rediss://{}:{TLS_PORT}/", self.host);
+        let url = self.url();
         let mut all = vec![("REDIS_URL", &*url)];
         all.extend(settings.iter().map(|(name, file)| (*name, text(file))));
         Service::start_with(&all)

@@ -39,6 +39,16 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(2));
 }
 
+/// Lets something that a test does last: how long is part of what is done, and no wait for what may
+/// come of it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a fault that lasts a second is another one than a fault that lasts ten"
+)]
+pub(crate) fn last_for(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
 /// A child process that does not outlive its test.
 #[derive(Debug)]
 pub(crate) struct Process(Child);

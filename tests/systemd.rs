@@ -220,7 +220,7 @@ fn fifty_crashes_under_load_fail_only_what_was_in_flight() {
     assert!(tally.refusals.is_empty(), "{tally}");
     assert!(tally.unanswered.len() <= clients * crashes, "{tally}");
     assert!(tally.is_unique());
-    let (least, count) = (tally.numbers.len(), machine.count());
+    let (least, count) = (tally.numbers().len(), machine.count());
     let most = least + tally.unanswered.len();
     assert!(
         (least as i64..=most as i64).contains(&count),
@@ -581,7 +581,7 @@ fn an_admin_process_runs_while_instances_count_under_load() {
     assert!(tally.is_flawless(), "{tally}");
     let count = machine.count();
     assert!(
-        count < tally.numbers.len() as i64,
+        count < tally.numbers().len() as i64,
         "{count} after five resets: {tally}"
     );
 
