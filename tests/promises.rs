@@ -14,6 +14,7 @@ mod machine;
 mod proxy;
 mod support;
 
+mod access;
 mod activation;
 mod admin;
 mod batching;
