@@ -256,15 +256,20 @@ async fn answered(reply: &mut Option<(Reply, Instant)>) -> Result<Total, StoreEr
     }
 }
 
-/// Tells the log, at the first connection, what this Redis can promise.
-async fn say_what_it_is(mut link: Link) {
-    match link.server().await {
-        Ok(server) if server.is_durable() == Some(false) => {
-            tracing::warn!("Redis is {server}");
-        }
-        Ok(server) => tracing::info!("Redis is {server}"),
-        // The next visit finds out and says so.
-        Err(_) => {}
+/// Tells the log and the metrics, at the first connection, what this Redis can promise.
+async fn say_what_it_is(mut link: Link, metrics: Arc<Metrics>) {
+    // When it does not answer, the next visit finds out and says so.
+    let Ok(server) = link.server().await else {
+        return;
+    };
+    let durable = server.is_durable();
+    if let Some(durable) = durable {
+        metrics.tell_durable(durable);
+    }
+    if durable == Some(false) {
+        tracing::warn!("Redis is {server}");
+    } else {
+        tracing::info!("Redis is {server}");
     }
 }
 
@@ -458,7 +463,7 @@ impl Batcher {
                 // The others are called off, and one that has just failed is not heard any more.
                 self.attempts = JoinSet::new();
                 if !std::mem::replace(&mut self.introduced, true) {
-                    let introduction = say_what_it_is(link.clone());
+                    let introduction = say_what_it_is(link.clone(), self.metrics.clone());
                     tokio::spawn(tokio::time::timeout(self.store.budget(), introduction));
                 }
                 self.link = Some(link);

@@ -76,6 +76,7 @@ pub struct Metrics {
     pub batch_visits: Histogram,
     /// 1 when the last command to Redis succeeded.
     pub redis_up: Gauge,
+    redis_durable: Family<[(&'static str, &'static str); 0], Gauge>,
     /// Failed commands and connection attempts.
     pub redis_errors: Counter,
     /// Attempts to connect.
@@ -129,6 +130,9 @@ impl Metrics {
         let connections = gauge("connections", "Connections open now");
         let waiting_visits = gauge("waiting_visits", "Visits that wait for their number now");
         let redis_up = gauge("redis_up", "1 when the last command to Redis succeeded");
+        let redis_durable = Family::default();
+        let what = "1 when Redis keeps a counted visit through a crash; absent when unknown";
+        add(&mut registry, "redis_durable", what, &redis_durable);
         let mut counter = |name, help| add(&mut registry, name, help, &Counter::default());
         Self {
             requests,
@@ -147,6 +151,7 @@ impl Metrics {
             waiting_visits,
             batch_visits,
             redis_up,
+            redis_durable,
             redis_errors: counter("redis_errors", "Failed commands and connection attempts"),
             redis_connection_attempts: counter(
                 "redis_connection_attempts",
@@ -182,6 +187,13 @@ impl Metrics {
     /// Counts one hit of a limit.
     pub(crate) fn hit(&self, limit: Limit) {
         self.limits[limit as usize].inc();
+    }
+
+    /// Tells whether Redis keeps a counted visit through a crash, once that is known.
+    pub(crate) fn tell_durable(&self, durable: bool) {
+        self.redis_durable
+            .get_or_create(&[])
+            .set(i64::from(durable));
     }
 
     /// How many requests have been answered.

@@ -25,6 +25,7 @@ mod counting;
 mod documentation;
 mod drain;
 mod faults;
+mod durability;
 mod framing;
 mod fuzzing;
 mod going_back;
