@@ -50,6 +50,9 @@ in
   COUNTER_FENCE =
     setting switch true
       "Refuse visits with 503 while the count stands below a number already given out, until it is raised or `reset-count` is run.";
+  MIN_REPLICAS_ACK =
+    setting types.ints.u32 1
+      "Replicas of Redis that must have a visit before it gets its number. With too few in time the visitor gets 503.";
   MAX_WAITING_VISITS =
     setting count 1024
       "Visits that may wait for Redis at one time. One more gets 503 at once.";

@@ -48,7 +48,10 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Uncountable(text) => Self::new(EX_DATAERR, text),
-            StoreError::Unreachable(_) | StoreError::Refused(_) | StoreError::UnknownScript => {
+            StoreError::Unreachable(_)
+            | StoreError::Refused(_)
+            | StoreError::UnknownScript
+            | StoreError::Unreplicated { .. } => {
                 Self::new(EX_UNAVAILABLE, format!("Redis is unreachable: {error}"))
             }
         }

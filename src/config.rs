@@ -102,6 +102,8 @@ settings! {
     COUNTER_KEY counter_key: NonEmpty = "visitorCount";
     /// Refuse visits with 503 while the count stands below a number already given out (a Redis that lost data), until it is raised or `reset-count` is run.
     COUNTER_FENCE counter_fence: Switch = "off";
+    /// Replicas of Redis that must have a visit before it gets its number. With too few in time the visitor gets 503. 0 asks none of them.
+    MIN_REPLICAS_ACK min_replicas_ack: AtLeast<0> = "0";
     /// Visits that may wait for Redis at one time. One more gets 503 at once.
     MAX_WAITING_VISITS max_waiting_visits: AtLeast<1> = "16384";
     /// Connections served at one time; further ones wait in the socket's backlog. `auto` is the limit of open files (`LimitNOFILE`) less a reserve of 32.

@@ -304,7 +304,12 @@ impl Batcher {
                     let silent = |sent: &Instant| sent.elapsed() > self.store.patience();
                     if reply.as_ref().is_some_and(|(_, sent)| given_up || silent(sent)) {
                         reply = None;
-                        self.break_link("no answer to a command".into());
+                        let reason = if given_up {
+                            self.trouble.clone()
+                        } else {
+                            "no answer to a command".into()
+                        };
+                        self.break_link(reason);
                     }
                 }
                 // With a command on its way, visits gather in the inbox without waking this task.
@@ -384,9 +389,13 @@ impl Batcher {
                     probe.answer(Err(Refusal::Uncountable(reason.clone())));
                 }
             }
-            // The batch stays, to be sent again.
+            // The batch stays, to be sent again, here as in the other cases that follow.
+            Err(lacking @ StoreError::Unreplicated { .. }) => {
+                self.metrics.redis_errors.inc();
+                self.trouble = lacking.to_string().into();
+            }
             Err(StoreError::Unreachable(reason)) => self.break_link(reason.into()),
-            // As it does here, though it was not run: a server behind the same name may run it.
+            // It was not run, but a server behind the same name may run it.
             Err(refused @ (StoreError::Refused(_) | StoreError::UnknownScript)) => {
                 self.link = None;
                 self.say_down(&refused.to_string().into());

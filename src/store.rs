@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use redis::aio::{AsyncStream, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value,
+};
 
 use crate::config::Config;
 #[cfg(feature = "tls")]
@@ -28,6 +30,10 @@ use crate::tls::Tls;
 /// The result is the new total and the epoch in which it was drawn, as one: a total that is not
 /// above an earlier one of the same epoch shows that Redis has lost data.
 ///
+/// A repetition writes what stands there already. So it renews the memory, a replica refuses it, and
+/// `WAIT` has something to wait for: on a new connection that has written nothing, it returns at
+/// once (Redis 7.2 and later).
+///
 /// `INCRBY` stands before the `SET` that remembers it, and is taken back by the same command when
 /// that `SET` is refused (say by an ACL), so an error always means "not applied". A script runs
 /// alone, so nobody sees the number in between. Lua's numbers are doubles: a total beyond 2^53 is
@@ -36,7 +42,10 @@ const INCREMENT: &str = r"
 local last = redis.call('GET', KEYS[2])
 if last then
   local batch, result = string.match(last, '^(%d+) (.+)$')
-  if batch == ARGV[1] then return result end
+  if batch == ARGV[1] then
+    redis.call('SET', KEYS[2], last, 'PX', ARGV[3])
+    return result
+  end
   if tonumber(batch) > tonumber(ARGV[1]) then
     return redis.error_reply('STALE batch ' .. ARGV[1] .. ' came after batch ' .. batch)
   end
@@ -89,6 +98,7 @@ pub struct Store {
     tls: Option<Tls>,
     connector: Option<Box<dyn Connector>>,
     keys: Arc<Keys>,
+    min_replicas: i64,
     patience: Duration,
     budget: Duration,
 }
@@ -155,6 +165,14 @@ pub enum StoreError {
     /// The key cannot be counted up. Only a person can help.
     #[error("{0}")]
     Uncountable(String),
+    /// The command was run, but a failover could undo it yet. It may be sent again, to wait longer.
+    #[error("{have} replicas of Redis have the visit, of {want} that must")]
+    Unreplicated {
+        /// How many replicas have acknowledged it in time.
+        have: i64,
+        /// `MIN_REPLICAS_ACK`.
+        want: i64,
+    },
 }
 
 impl Store {
@@ -184,6 +202,7 @@ impl Store {
             tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
             connector: None,
             keys: Arc::new(Keys::new(&config.counter_key.0)?),
+            min_replicas: i64::try_from(config.min_replicas_ack.0).unwrap_or(i64::MAX),
             patience: config.redis_timeout.0 / 2,
             budget: config.redis_timeout.0,
         })
@@ -255,6 +274,8 @@ impl Store {
             Ok(Link {
                 connection,
                 keys: self.keys.clone(),
+                min_replicas: self.min_replicas,
+                patience: self.patience,
             })
         };
         match tokio::time::timeout(self.budget, connecting).await {
@@ -287,6 +308,8 @@ pub enum StoreSetupError {
 pub struct Link {
     connection: MultiplexedConnection,
     keys: Arc<Keys>,
+    min_replicas: i64,
+    patience: Duration,
 }
 
 /// What came of a batch.
@@ -322,8 +345,9 @@ impl Link {
     /// needed once after Redis forgot it.
     ///
     /// # Errors
-    /// After [`StoreError::Unreachable`] the batch may or may not have been applied: send the same
-    /// one again. After the others it was not.
+    /// After [`StoreError::Unreachable`] the batch may or may not have been applied, and after
+    /// [`StoreError::Unreplicated`] it was, for now: send the same one again. After the others this
+    /// copy of it was not applied.
     pub(crate) async fn increment(
         mut self,
         batch: u64,
@@ -347,15 +371,40 @@ impl Link {
             .arg(batch)
             .arg(visits)
             .arg(MEMORY.as_secs() * 1000);
-        let total = match self.connection.send_packed_command(&command).await {
+        let mut replicas = Value::Int(0);
+        let answer = if self.min_replicas == 0 {
+            self.connection.send_packed_command(&command).await
+        } else {
+            let mut both = Pipeline::with_capacity(2);
+            // Within the patience of whoever waits for this answer.
+            let wait_ms = (self.patience / 2).as_millis().max(1);
+            both.add_command(command)
+                .cmd("WAIT")
+                .arg(self.min_replicas)
+                .arg(wait_ms.to_string());
+            let answers = self.connection.send_packed_commands(&both, 0, 2).await;
+            answers.map(|mut answers| {
+                replicas = answers.pop().unwrap_or(Value::Nil);
+                answers.pop().unwrap_or(Value::Nil)
+            })
+        };
+        let total = match answer {
             Ok(Value::BulkString(text)) => Total::read(&text),
             Ok(Value::ServerError(error)) => return Err(self.explain(&error.into()).await),
             Ok(_) => None,
             Err(error) => return Err(self.explain(&error).await),
         };
-        total.ok_or_else(|| {
-            StoreError::Unreachable("the server gave an answer that Redis would not".to_owned())
-        })
+        match (total, replicas) {
+            (Some(total), Value::Int(have)) if have >= self.min_replicas => Ok(total),
+            (Some(_), Value::Int(have)) => Err(StoreError::Unreplicated {
+                have,
+                want: self.min_replicas,
+            }),
+            (Some(_), Value::ServerError(error)) => Err(classify(&error.into())),
+            _ => Err(StoreError::Unreachable(
+                "the server gave an answer that Redis would not".to_owned(),
+            )),
+        }
     }
 
     /// Removes this process's memory of its last batch.

@@ -92,6 +92,11 @@ const CASES: &[Case] = &[
         same!("on", "off"),
         &["yes", "true", "1", "ON", "on "],
     ),
+    (
+        "MIN_REPLICAS_ACK",
+        same!("0", "1", "4294967295"),
+        &["-1", "all", "4294967296"],
+    ),
     ("MAX_WAITING_VISITS", COUNTS, NO_COUNTS),
     (
         "MAX_CONNECTIONS",

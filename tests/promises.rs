@@ -40,6 +40,7 @@ mod outages;
 mod page;
 mod proxies;
 mod redis_url;
+mod replication;
 mod reproducible;
 mod run;
 mod simulation;
