@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
-use redis::{ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 
 /// `sysexits.h`: the configuration is wrong. systemd is told not to restart on it.
 pub const EX_CONFIG: u8 = 78;
@@ -710,10 +710,25 @@ one_of! {
 /// Where Redis is: parsed, and able to show itself without its password.
 #[derive(Debug, Clone)]
 pub struct RedisUrl {
-    /// What the redis crate connects to.
+    /// What the redis crate connects to. Where there are Sentinels, the address is that of one of
+    /// them, and the rest is for the master.
     pub connection: ConnectionInfo,
+    /// Who knows where the master is, when the URL does not say so itself.
+    pub sentinels: Option<Sentinels>,
     redacted: String,
 }
+
+/// What a `redis+sentinel://` URL names.
+#[derive(Debug, Clone)]
+pub struct Sentinels {
+    /// The name that they have for the master.
+    pub master: String,
+    /// How to reach each of them.
+    pub nodes: Vec<ConnectionInfo>,
+}
+
+/// Where Sentinels listen when nothing else is said.
+const SENTINEL_PORT: u16 = 26379;
 
 impl RedisUrl {
     /// Whether the connection is encrypted.
@@ -721,18 +736,15 @@ impl RedisUrl {
     pub fn is_tls(&self) -> bool {
         matches!(self.connection.addr(), redis::ConnectionAddr::TcpTls { .. })
     }
-}
 
-impl FromSetting for RedisUrl {
-    const ACCEPTS: &'static str = "redis://[user:password@]host[:port]/[database], rediss:// for TLS, or unix:///path[?db=database&user=user&pass=password]; percent-encode what is special in a URL";
-
-    fn read(text: &str) -> Option<Self> {
+    /// One server, by a URL with no other parameters than these.
+    fn of_server(text: &str, parameters: &[&str]) -> Option<Self> {
         let connection = text.into_connection_info().ok()?;
         let mut url = redis::parse_redis_url(text)?;
         // A `?` or `#` that stands raw in a password ends the host before its time: what follows
         // would be shown as if it were no secret, and the connection would go somewhere else.
-        let known = ["protocol", "db", "user", "pass"];
-        if url.fragment().is_some() || url.query_pairs().any(|(name, _)| !known.contains(&&*name)) {
+        let known = |name: &str| parameters.contains(&name);
+        if url.fragment().is_some() || url.query_pairs().any(|(name, _)| !known(&name)) {
             return None;
         }
         if url.password().is_some() {
@@ -742,7 +754,7 @@ impl FromSetting for RedisUrl {
             let query: Vec<(String, String)> = url
                 .query_pairs()
                 .map(|(name, value)| match &*name {
-                    "pass" => (name.into_owned(), "***".to_owned()),
+                    "pass" | "sentinel_pass" => (name.into_owned(), "***".to_owned()),
                     _ => (name.into_owned(), value.into_owned()),
                 })
                 .collect();
@@ -750,8 +762,80 @@ impl FromSetting for RedisUrl {
         }
         Some(Self {
             connection,
+            sentinels: None,
             redacted: url.to_string(),
         })
+    }
+
+    /// `LOGIN@HOST,HOST/MASTER/DATABASE?PARAMETERS` after the scheme, read as one URL for each host.
+    fn behind_sentinels(scheme: &str, rest: &str) -> Option<Self> {
+        let (authority, path) = rest.split_once('/')?;
+        let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (path, parameters) = path.split_once('?').unwrap_or((path, ""));
+        let (master, database) = path.split_once('/').unwrap_or((path, ""));
+        // The letters that Sentinel takes for a name.
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        // An `@` that stands raw is one login for each host: all have the same one.
+        if master.is_empty() || !master.bytes().all(letter) || login.contains('@') {
+            return None;
+        }
+        let url = |host: &str| format!("{scheme}://{login}@{host}/{database}?{parameters}");
+        let known = ["protocol", "sentinel_user", "sentinel_pass"];
+        let first = hosts.split(',').next()?;
+        let whole = Self::of_server(&url(first), &known)?;
+        let parameters = redis::parse_redis_url(&url(first))?;
+        let parameter = |name: &str| {
+            let mut pairs = parameters.query_pairs();
+            pairs.find_map(|(known, value)| (known == name).then(|| value.into_owned()))
+        };
+        let mut settings = RedisConnectionInfo::default();
+        if let Some(user) = parameter("sentinel_user") {
+            settings = settings.set_username(user);
+        }
+        if let Some(password) = parameter("sentinel_pass") {
+            settings = settings.set_password(password);
+        }
+        let nodes = hosts.split(',').map(|host| {
+            let has_port = redis::parse_redis_url(&url(host))?.port().is_some();
+            let port = if has_port {
+                String::new()
+            } else {
+                format!(":{SENTINEL_PORT}")
+            };
+            let node = url(&format!("{host}{port}")).into_connection_info().ok()?;
+            Some(node.set_redis_settings(settings.clone()))
+        });
+        let nodes: Vec<_> = nodes.collect::<Option<_>>()?;
+
+        let (_, shown) = whole.redacted.split_once("://")?;
+        let (shown_authority, shown_path) = shown.split_once('/')?;
+        let shown_login = shown_authority
+            .rsplit_once('@')
+            .map_or("", |(login, _)| login);
+        let at = if shown_login.is_empty() { "" } else { "@" };
+        let slash = if database.is_empty() { "" } else { "/" };
+        let shown_path = shown_path.trim_end_matches('?');
+        let redacted =
+            format!("{scheme}+sentinel://{shown_login}{at}{hosts}/{master}{slash}{shown_path}");
+        Some(Self {
+            connection: whole.connection,
+            sentinels: Some(Sentinels {
+                master: master.to_owned(),
+                nodes,
+            }),
+            redacted,
+        })
+    }
+}
+
+impl FromSetting for RedisUrl {
+    const ACCEPTS: &'static str = "redis://[user:password@]host[:port]/[database], rediss:// for TLS, unix:///path[?db=database&user=user&pass=password], or redis+sentinel://[user:password@]host[:port][,host[:port]...]/master[/database] (rediss+sentinel:// for TLS); percent-encode what is special in a URL";
+
+    fn read(text: &str) -> Option<Self> {
+        match text.split_once("+sentinel://") {
+            Some((scheme @ ("redis" | "rediss"), rest)) => Self::behind_sentinels(scheme, rest),
+            _ => Self::of_server(text, &["protocol", "db", "user", "pass"]),
+        }
     }
 }
 

@@ -13,10 +13,12 @@ use std::time::Duration;
 use redis::aio::{AsyncStream, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline,
+    RedisConnectionInfo, RedisError, ServerErrorKind, Value,
 };
 
 use crate::config::Config;
+use crate::sentinel::{self, Sentinels};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 
@@ -93,7 +95,9 @@ pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where the count is kept and how to get there.
 #[derive(Debug)]
 pub struct Store {
-    client: Client,
+    /// The address of the server, unless Sentinels know it; how to log in to it.
+    server: ConnectionInfo,
+    sentinels: Option<Sentinels>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
     connector: Option<Box<dyn Connector>>,
@@ -182,22 +186,12 @@ impl Store {
     /// When the TLS settings do not make sense, or the system gives no random numbers.
     pub fn new(config: &Config) -> Result<Self, StoreSetupError> {
         let url = &config.redis_url;
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_user_timeout(USER_TIMEOUT);
-        // A CLIENT SETINFO on every connection would be one more command for an ACL to allow.
-        let settings = url
-            .connection
-            .redis_settings()
-            .clone()
-            .set_skip_set_lib_name();
-        let connection = url
-            .connection
-            .clone()
-            .set_tcp_settings(tcp)
-            .set_redis_settings(settings);
+        let server = with_our_settings(&url.connection);
+        // Whether the parts of the URL go together shows here, not at the first visit.
+        Client::open(server.clone())?;
         Ok(Self {
-            client: Client::open(connection)?,
+            server,
+            sentinels: url.sentinels.as_ref().map(Sentinels::new),
             #[cfg(feature = "tls")]
             tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
             connector: None,
@@ -225,33 +219,73 @@ impl Store {
         self.patience
     }
 
-    async fn open(
-        &self,
-        config: AsyncConnectionConfig,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        if let Some(connector) = &self.connector {
-            return self.open_over(connector.connect().await?, config).await;
+    /// Connects to the server that counts.
+    async fn open(&self) -> Result<MultiplexedConnection, StoreError> {
+        let Some(sentinels) = &self.sentinels else {
+            return self.dial(&self.server).await;
+        };
+        let mut trouble = StoreError::Unreachable("there is no Sentinel to ask".to_owned());
+        let by_way_of = |node: &ConnectionInfo, why: &str| {
+            StoreError::Unreachable(format!("{why}, by way of the Sentinel {}", node.addr()))
+        };
+        // Whichever fails or hangs, the next one may know better, and the next attempt begins there.
+        for node in sentinels.in_turn() {
+            let opening = async {
+                let address = sentinels.ask(&mut self.dial(node).await?).await?;
+                let server = self.server.clone().set_addr(self.address(address));
+                let mut connection = self.dial(&server).await?;
+                sentinel::check_is_master(&mut connection, server.addr()).await?;
+                Ok(connection)
+            };
+            trouble = match tokio::time::timeout(self.patience, opening).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(StoreError::Unreachable(why))) => by_way_of(node, &why),
+                Ok(Err(refusal)) => refusal,
+                Err(_) => by_way_of(node, "no answer"),
+            };
         }
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            return self.open_over(tls.connect().await?, config).await;
-        }
-        self.client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+        Err(trouble)
     }
 
-    /// Begins a connection on a stream that is open.
-    async fn open_over<S: AsyncStream + Unpin + Send + 'static>(
-        &self,
-        stream: S,
-        config: AsyncConnectionConfig,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        let settings = self.client.get_connection_info().redis_settings();
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(settings, stream, config).await?;
-        tokio::spawn(driver);
-        Ok(connection)
+    /// An address that a Sentinel has told, to be reached in the way that the URL says.
+    fn address(&self, (host, port): (String, u16)) -> ConnectionAddr {
+        match self.server.addr().clone() {
+            ConnectionAddr::TcpTls {
+                insecure,
+                tls_params,
+                ..
+            } => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure,
+                tls_params,
+            },
+            _ => ConnectionAddr::Tcp(host, port),
+        }
+    }
+
+    /// Connects to this server, and logs in.
+    async fn dial(&self, server: &ConnectionInfo) -> Result<MultiplexedConnection, StoreError> {
+        // The crate's own time limits cost a timer for every command; the callers keep theirs.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let dialing = async {
+            let settings = server.redis_settings();
+            if let Some(connector) = &self.connector {
+                return open_over(connector.connect().await?, settings, config).await;
+            }
+            #[cfg(feature = "tls")]
+            if let (Some(tls), ConnectionAddr::TcpTls { host, port, .. }) =
+                (&self.tls, server.addr())
+            {
+                return open_over(tls.connect(host, *port).await?, settings, config).await;
+            }
+            Client::open(server.clone())?
+                .get_multiplexed_async_connection_with_config(&config)
+                .await
+        };
+        dialing.await.map_err(|error| classify(&error))
     }
 
     /// Opens a connection, within the time budget of a visit.
@@ -260,17 +294,14 @@ impl Store {
     /// [`StoreError::Unreachable`] with what the network said, [`StoreError::Refused`] with what
     /// Redis said.
     pub async fn connect(&self) -> Result<Link, StoreError> {
-        // The crate's own time limits cost a timer for every command; the callers keep theirs.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
         let connecting = async {
-            let mut connection = self.open(config).await?;
+            let mut connection = self.open().await?;
             // A server that hangs, loads its data or is full still lets the kernel connect: only an
             // answer shows that it is back. The increment needs the right to read this key too.
             Cmd::get(&self.keys.epoch)
                 .query_async::<Value>(&mut connection)
-                .await?;
+                .await
+                .map_err(|error| classify(&error))?;
             Ok(Link {
                 connection,
                 keys: self.keys.clone(),
@@ -279,13 +310,37 @@ impl Store {
             })
         };
         match tokio::time::timeout(self.budget, connecting).await {
-            Ok(Ok(link)) => Ok(link),
-            Ok(Err(error)) => Err(classify(&error)),
+            Ok(done) => done,
             Err(_) => Err(StoreError::Unreachable(
                 "no answer to a connection attempt".to_owned(),
             )),
         }
     }
+}
+
+/// Begins a connection on a stream that is open.
+async fn open_over<S: AsyncStream + Unpin + Send + 'static>(
+    stream: S,
+    settings: &RedisConnectionInfo,
+    config: AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, RedisError> {
+    let (connection, driver) =
+        MultiplexedConnection::new_with_config(settings, stream, config).await?;
+    tokio::spawn(driver);
+    Ok(connection)
+}
+
+/// The server with what holds for every connection of ours.
+pub(crate) fn with_our_settings(server: &ConnectionInfo) -> ConnectionInfo {
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        .set_user_timeout(USER_TIMEOUT);
+    // A CLIENT SETINFO on every connection would be one more command for an ACL to allow.
+    let settings = server.redis_settings().clone().set_skip_set_lib_name();
+    server
+        .clone()
+        .set_tcp_settings(tcp)
+        .set_redis_settings(settings)
 }
 
 /// Settings from which no client can be made.
@@ -602,7 +657,7 @@ fn integer(text: &[u8]) -> Option<i64> {
     (itoa::Buffer::new().format::<i64>(number) == text).then_some(number)
 }
 
-fn classify(error: &RedisError) -> StoreError {
+pub(crate) fn classify(error: &RedisError) -> StoreError {
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::NoScript) => StoreError::UnknownScript,
         // From inside a script, Redis 6 wraps the reason in "ERR Error running script".

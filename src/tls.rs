@@ -19,20 +19,14 @@ use tokio_rustls::client::TlsStream;
 use crate::config::{Config, Optional};
 use crate::store::USER_TIMEOUT;
 
-/// Where an encrypted Redis is, whom to trust there, and who this is.
+/// Whom to trust, and who this is.
 pub(crate) struct Tls {
     connector: TlsConnector,
-    name: ServerName<'static>,
-    host: String,
-    port: u16,
 }
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls")
-            .field("host", &self.host)
-            .field("port", &self.port)
-            .finish_non_exhaustive()
+        f.debug_struct("Tls").finish_non_exhaustive()
     }
 }
 
@@ -63,13 +57,12 @@ pub enum TlsSetupError {
 impl Tls {
     /// Reads the certificates that `config` names, or else the system's.
     pub(crate) fn new(config: &Config) -> Result<Self, TlsSetupError> {
-        let (host, port) = match config.redis_url.connection.addr() {
+        match config.redis_url.connection.addr() {
             ConnectionAddr::TcpTls {
                 host,
-                port,
                 insecure: false,
                 ..
-            } => (host.clone(), *port),
+            } => ServerName::try_from(host.as_str())?,
             _ => return Err(TlsSetupError::Insecure),
         };
         let mut roots = RootCertStore::empty();
@@ -96,19 +89,17 @@ impl Tls {
         };
         Ok(Self {
             connector: Arc::new(client).into(),
-            name: host.clone().try_into()?,
-            host,
-            port,
         })
     }
 
     /// Connects and checks whom it has reached.
-    pub(crate) async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect((&*self.host, self.port)).await?;
+    pub(crate) async fn connect(&self, host: &str, port: u16) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
         let timeout = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
         rustix::net::sockopt::set_tcp_user_timeout(&stream, timeout)?;
-        let connecting = self.connector.connect(self.name.clone(), stream);
+        let connecting = self.connector.connect(name, stream);
         connecting.await.map_err(lasting)
     }
 }

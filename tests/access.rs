@@ -3,8 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 
 use redis::Value;
+use tempfile::TempDir;
 
-use crate::support::{Redis, Service, program};
+use crate::sentinel::{FIRST_SENTINEL, MASTER_PORT, start_sentinel};
+use crate::support::{Process, Redis, Service, own_host, program};
 
 const DOCUMENT: &str = include_str!("../docs/redis.md");
 
@@ -41,14 +43,12 @@ fn exercise(what: &str, redis: &Redis, url: &str) {
         task.expect("it runs")
     };
     match what {
-        "the service" | "MIN_REPLICAS_ACK" => {
+        "the service" | "MIN_REPLICAS_ACK" | "a Sentinel URL" => {
+            // There are none: it is refused for that, if not for want of the right to wait.
+            let replicas = if what == "MIN_REPLICAS_ACK" { "1" } else { "0" };
             let mut service = Service::start_with(&[
                 ("REDIS_URL", url),
-                // There are none: it is refused for that, if not for want of the right to wait.
-                (
-                    "MIN_REPLICAS_ACK",
-                    if what == "the service" { "0" } else { "1" },
-                ),
+                ("MIN_REPLICAS_ACK", replicas),
                 ("REDIS_TIMEOUT", "200ms"),
                 ("DRAIN_LAME_DUCK", "0s"),
                 ("DRAIN_IDLE", "1ms"),
@@ -69,24 +69,54 @@ fn exercise(what: &str, redis: &Redis, url: &str) {
     }
 }
 
-/// What was refused to a user with this rule, who did all that there is to do.
-fn refused(what: &str, redis: &Redis, rule: &[&str], database: u8) -> BTreeSet<String> {
-    redis.run::<()>(&["FLUSHALL"]);
-    redis.run::<()>(&["SCRIPT", "FLUSH"]);
-    redis.run::<()>(&[&USER[..], &[">secret"], rule].concat());
-    redis.run::<()>(&["ACL", "LOG", "RESET"]);
-    let url = format!("{}?user=visitor&pass=secret&db={database}", redis.url());
-    exercise(what, redis, &url);
-    let log: Vec<HashMap<String, Value>> = redis.run(&["ACL", "LOG"]);
-    log.iter()
-        .map(|entry| redis::from_redis_value_ref(&entry["object"]).expect("text"))
-        .collect()
+/// A Redis, and a Sentinel that names it the master.
+struct Watched {
+    redis: Redis,
+    host: String,
+    _sentinel: Process,
+    _folder: TempDir,
+}
+
+impl Watched {
+    fn start() -> Self {
+        let host = own_host();
+        let redis = Redis::start_with(&["--bind", &host, "--port", MASTER_PORT]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = format!("sentinel monitor visits {host} {MASTER_PORT} 1\n");
+        Self {
+            redis,
+            _sentinel: start_sentinel(folder.path(), &host, FIRST_SENTINEL, &settings),
+            host,
+            _folder: folder,
+        }
+    }
+
+    /// What was refused to a user with this rule, who did all that there is to do.
+    fn refused(&self, what: &str, rule: &[&str], database: u8) -> BTreeSet<String> {
+        let redis = &self.redis;
+        redis.run::<()>(&["FLUSHALL"]);
+        redis.run::<()>(&["SCRIPT", "FLUSH"]);
+        redis.run::<()>(&[&USER[..], &[">secret"], rule].concat());
+        redis.run::<()>(&["ACL", "LOG", "RESET"]);
+        let url = if what == "a Sentinel URL" {
+            let host = &self.host;
+            format!("redis+sentinel://visitor:secret@{host}/visits/{database}")
+        } else {
+            format!("{}?user=visitor&pass=secret&db={database}", redis.url())
+        };
+        exercise(what, redis, &url);
+        let log: Vec<HashMap<String, Value>> = redis.run(&["ACL", "LOG"]);
+        log.iter()
+            .map(|entry| redis::from_redis_value_ref(&entry["object"]).expect("text"))
+            .collect()
+    }
 }
 
 /// What there is to exercise, and the rules for it.
-const PARTS: [(&str, &[&str]); 5] = [
+const PARTS: [(&str, &[&str]); 6] = [
     ("the service", &["the service"]),
     ("MIN_REPLICAS_ACK", &["the service", "MIN_REPLICAS_ACK"]),
+    ("a Sentinel URL", &["the service", "a Sentinel URL"]),
     ("show-count", &["show-count"]),
     ("reset-count", &["reset-count"]),
     ("check-redis", &["check-redis"]),
@@ -105,25 +135,25 @@ fn rule<'a>(documented: &'a Rules, names: &[&str]) -> Vec<&'a str> {
 
 #[test]
 fn what_the_manual_lists_is_enough() {
-    let redis = Redis::start();
+    let watched = Watched::start();
     let documented = documented();
     for (part, rules) in PARTS {
         let mut rule = rule(&documented, rules);
-        let mut surplus = refused(part, &redis, &rule, 0);
+        let mut surplus = watched.refused(part, &rule, 0);
         surplus.retain(|word| !WELCOME.contains(&word.as_str()));
         assert!(surplus.is_empty(), "{part} was refused {surplus:?}");
 
         rule.extend(words(&documented, "durability"));
-        assert_eq!(refused(part, &redis, &rule, 0), BTreeSet::new(), "{part}");
+        assert_eq!(watched.refused(part, &rule, 0), BTreeSet::new(), "{part}");
 
         rule.extend(words(&documented, "a database but 0"));
-        assert_eq!(refused(part, &redis, &rule, 2), BTreeSet::new(), "{part}");
+        assert_eq!(watched.refused(part, &rule, 2), BTreeSet::new(), "{part}");
     }
 }
 
 #[test]
 fn nothing_that_the_manual_lists_can_be_left_out() {
-    let redis = Redis::start();
+    let watched = Watched::start();
     let documented = documented();
     for (part, rules) in PARTS {
         let mut whole = rule(&documented, rules);
@@ -134,7 +164,7 @@ fn nothing_that_the_manual_lists_can_be_left_out() {
         for left_out in &whole {
             let mut rest = whole.clone();
             rest.retain(|word| word != left_out);
-            let refused = refused(part, &redis, &rest, 2);
+            let refused = watched.refused(part, &rest, 2);
             assert!(!refused.is_empty(), "{part} does without {left_out}");
         }
     }

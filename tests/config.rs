@@ -58,6 +58,18 @@ const CASES: &[Case] = &[
                 "redis+unix:///r.sock?db=1&user=u&pass=secret",
                 "redis+unix:///r.sock?db=1&user=u&pass=***",
             ),
+            (
+                "redis+sentinel://a,b:7000,[::1]/visits",
+                "redis+sentinel://a,b:7000,[::1]/visits",
+            ),
+            (
+                "redis+sentinel://user:secret@a:26379/visits/3",
+                "redis+sentinel://user:***@a:26379/visits/3",
+            ),
+            (
+                "rediss+sentinel://:secret@a,b/my-master.1?protocol=resp3&sentinel_user=u&sentinel_pass=secret",
+                "rediss+sentinel://:***@a,b/my-master.1?protocol=resp3&sentinel_user=u&sentinel_pass=***",
+            ),
         ],
         &[
             "db",
@@ -71,6 +83,26 @@ const CASES: &[Case] = &[
             "redis://u:12?secret@db/",
             "redis://u:12#secret@db/",
             "redis://u:12/secret@db/",
+            // No name of a master, or a strange one.
+            "redis+sentinel://a,b",
+            "redis+sentinel://a,b/",
+            "redis+sentinel://:secret@a,b//3",
+            "redis+sentinel://a,b/my%20master",
+            "redis+sentinel://a,b/?sentinelMasterId=visits",
+            // A host that is none, in any place.
+            "redis+sentinel:///visits",
+            "redis+sentinel://a,,b/visits",
+            "redis+sentinel://a,b:secret/visits",
+            "redis+sentinel://a:1,b c/visits",
+            // A login for each.
+            "redis+sentinel://:secret@a,:secret@b/visits",
+            "redis+sentinel://:12/secret@a/visits",
+            "redis+sentinel://:12?secret@a/visits",
+            "redis+sentinel://a/visits/secret",
+            "redis+sentinel://a/visits?password=secret",
+            // As others write it.
+            "redis-sentinel://:secret@a,b/0#visits",
+            "unix+sentinel://a/visits",
         ],
     ),
     ("REDIS_URL_FILE", &[], &["/nowhere/redis-url", "/tmp/a\nb"]),
@@ -338,7 +370,7 @@ fn a_setting_that_is_not_text_is_refused() {
 }
 
 /// URLs as they are written, and the password that they mean.
-const PASSWORDS: [(&str, &str); 8] = [
+const PASSWORDS: [(&str, &str); 9] = [
     ("redis://:12345@db/", "12345"),
     ("redis://:007@db/", "007"),
     ("redis://:true@db/", "true"),
@@ -347,6 +379,7 @@ const PASSWORDS: [(&str, &str); 8] = [
     ("redis://:a b@db/", "a b"),
     ("unix:///r.sock?pass=12345", "12345"),
     ("unix:///r.sock?pass=a%20%26b%25", "a &b%"),
+    ("redis+sentinel://:a%40b%2C@s,t/master", "a@b,"),
 ];
 
 #[test]

@@ -44,5 +44,6 @@ mod replication;
 mod reproducible;
 mod run;
 mod simulation;
+mod sentinel;
 mod systemd;
 mod twelve_factors;

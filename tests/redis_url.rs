@@ -9,7 +9,8 @@ use rcgen::{
 use tempfile::TempDir;
 
 use crate::proxy::Proxy;
-use crate::support::{Redis, Service};
+use crate::sentinel::{FIRST_SENTINEL, start_sentinel};
+use crate::support::{Redis, Service, own_host};
 
 /// A database and a user of its own: nobody else may count.
 fn redis_with_user() -> Redis {
@@ -108,14 +109,13 @@ pub(crate) struct Identity {
 const TLS_PORT: &str = "6390";
 
 impl Tls {
-    pub(crate) fn new(test: u8) -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let authority = authority(&folder.path().join("ca.pem"));
-        let [_, _, high, low] = std::process::id().to_be_bytes();
         Self {
             folder,
             authority,
-            host: format!("127.{}.{low}.{test}", high | 0x40),
+            host: own_host(),
         }
     }
 
@@ -210,7 +210,7 @@ fn assert_refused(mut service: Service, why: &str) {
 
 #[test]
 fn a_private_authority_is_trusted_when_it_is_named_and_only_then() {
-    let tls = Tls::new(1);
+    let tls = Tls::new();
     let redis = tls.redis(&tls.identity(&tls.host, |_| {}), "no");
     let service = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
     assert_eq!(service.get("/").number(), 1);
@@ -227,7 +227,7 @@ fn a_private_authority_is_trusted_when_it_is_named_and_only_then() {
 
 #[test]
 fn a_certificate_for_another_name_is_refused() {
-    let tls = Tls::new(2);
+    let tls = Tls::new();
     let _redis = tls.redis(&tls.identity("redis.example", |_| {}), "no");
     let service = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
     assert_refused(service, "not valid for name");
@@ -235,7 +235,7 @@ fn a_certificate_for_another_name_is_refused() {
 
 #[test]
 fn a_certificate_that_has_expired_is_refused() {
-    let tls = Tls::new(3);
+    let tls = Tls::new();
     let expired = tls.identity(&tls.host, |params| {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);
@@ -247,7 +247,7 @@ fn a_certificate_that_has_expired_is_refused() {
 
 #[test]
 fn a_client_certificate_is_shown_when_there_is_one() {
-    let tls = Tls::new(4);
+    let tls = Tls::new();
     let _redis = tls.redis(&tls.identity(&tls.host, |_| {}), "yes");
     let client = tls.identity("abukiks", |_| {});
     let ca = tls.file("ca.pem");
@@ -258,4 +258,28 @@ fn a_client_certificate_is_shown_when_there_is_one() {
     ]);
     assert_eq!(service.get("/").number(), 1);
     assert_refused(tls.serve(&[("REDIS_CA_FILE", &ca)]), "ertificate");
+}
+
+#[test]
+fn sentinels_and_their_master_are_reached_by_tls() {
+    let tls = Tls::new();
+    let identity = tls.identity(&tls.host, |_| {});
+    let _redis = tls.redis(&identity, "no");
+    let settings = format!(
+        "tls-port 26380\ntls-replication yes\ntls-auth-clients no\n\
+         tls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n\
+         sentinel monitor visits {} {TLS_PORT} 1\n",
+        text(&tls.file("ca.pem")),
+        text(&identity.certificate),
+        text(&identity.key),
+        tls.host,
+    );
+    let folder = tls.folder.path();
+    let _sentinel = start_sentinel(folder, &tls.host, FIRST_SENTINEL, &settings);
+    let url = format!("rediss+sentinel://{}:26380/visits", tls.host);
+    let ca = tls.file("ca.pem");
+    let service = Service::start_with(&[("REDIS_URL", &url), ("REDIS_CA_FILE", text(&ca))]);
+    assert_eq!(service.get("/").number(), 1);
+    let untrusted = Service::start_with(&[("REDIS_URL", &url)]);
+    assert_refused(untrusted, "invalid peer certificate: UnknownIssuer");
 }

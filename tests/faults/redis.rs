@@ -346,7 +346,7 @@ faults![
         name: "Redis shows a certificate that has expired",
         how: "`CONFIG SET tls-cert-file`, and `CLIENT KILL`; later the one of before",
         logs: &["certificate expired"],
-        stage: || tls(5),
+        stage: || tls(),
         inject: |scene| {
             let expired = identity(scene, "expired", |params| {
                 params.not_before = date_time_ymd(2020, 1, 1);
@@ -360,7 +360,7 @@ faults![
         name: "Redis shows a certificate for another name",
         how: "`CONFIG SET tls-cert-file`, and `CLIENT KILL`; later the one of before",
         logs: &["not valid for name"],
-        stage: || tls(6),
+        stage: || tls(),
         inject: |scene| {
             let other = identity(scene, "other", |params| {
                 let named = CertificateParams::new(["redis.example".to_owned()]);
@@ -430,8 +430,8 @@ fn promote(scene: &mut Scene, replica: Redis) {
     scene.redis = replica;
 }
 
-fn tls(test: u8) -> Stage {
-    let tls = Tls::new(test);
+fn tls() -> Stage {
+    let tls = Tls::new();
     let redis = tls.redis(&tls.identity(&tls.host, |_| {}), "no");
     Stage::tls(tls, redis)
 }

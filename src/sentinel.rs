@@ -1,0 +1,78 @@
+//! Redis Sentinel: who knows which server is the master now.
+//!
+//! It follows the guidelines for clients of Redis Sentinel: at each new connection one Sentinel
+//! after another is asked, and the server that it names must say itself that it is a master. It
+//! says so on the connection that will count, since by the next one it may be a replica.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, Value};
+
+use crate::config;
+use crate::store::{StoreError, classify, with_our_settings};
+
+/// The Sentinels of one master.
+#[derive(Debug)]
+pub(crate) struct Sentinels {
+    master: String,
+    nodes: Vec<ConnectionInfo>,
+    /// Who is asked first the next time.
+    next: AtomicUsize,
+}
+
+impl Sentinels {
+    pub(crate) fn new(named: &config::Sentinels) -> Self {
+        Self {
+            master: named.master.clone(),
+            nodes: named.nodes.iter().map(with_our_settings).collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// All of them, beginning with another one each time.
+    pub(crate) fn in_turn(&self) -> impl Iterator<Item = &ConnectionInfo> {
+        let first = self.next.fetch_add(1, Relaxed) % self.nodes.len().max(1);
+        let (rest, from_first) = self.nodes.split_at(first);
+        from_first.iter().chain(rest)
+    }
+
+    /// Asks one of them for the address of the master.
+    pub(crate) async fn ask(
+        &self,
+        sentinel: &mut MultiplexedConnection,
+    ) -> Result<(String, u16), StoreError> {
+        let mut question = Cmd::new();
+        question
+            .arg("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(&self.master);
+        let answer: Option<(String, u16)> = question
+            .query_async(sentinel)
+            .await
+            .map_err(|error| classify(&error))?;
+        answer.ok_or_else(|| {
+            StoreError::Refused(format!("Sentinel knows no master named {}", self.master))
+        })
+    }
+}
+
+/// Checks that the server calls itself a master.
+///
+/// # Errors
+/// [`StoreError::Refused`] when it does not, or when it may not be asked.
+pub(crate) async fn check_is_master(
+    connection: &mut MultiplexedConnection,
+    address: &ConnectionAddr,
+) -> Result<(), StoreError> {
+    let role: Vec<Value> = redis::cmd("ROLE")
+        .query_async(connection)
+        .await
+        .map_err(|error| classify(&error))?;
+    match role.first() {
+        Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+        _ => Err(StoreError::Refused(format!(
+            "{address} is not a master, though Sentinel still says so"
+        ))),
+    }
+}
