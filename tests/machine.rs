@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -22,7 +22,8 @@ use crate::support::{Client, Process, eventually};
 
 /// The distribution inside: its systemd is 257.
 const SUITE: &str = "trixie";
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps,nginx-light,haproxy";
+const PACKAGES: &str =
+    "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy";
 
 /// What must be on the machine that tests.
 const TOOLS: [&str; 7] = [
@@ -65,14 +66,7 @@ impl Machine {
     /// Boots one; `None`, after a line that says why, where that cannot be. On CI that is a
     /// failure.
     pub(crate) fn boot() -> Option<Self> {
-        match PARTS.get_or_init(|| Parts::obtain().inspect_err(|why| skip(why))) {
-            Ok(parts) => Some(Self::boot_from(parts)),
-            Err(why) => {
-                let on_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-                assert!(!on_ci, "cannot test systemd here: {why}");
-                None
-            }
-        }
+        parts().map(Self::boot_from)
     }
 
     fn boot_from(parts: &Parts) -> Self {
@@ -304,7 +298,7 @@ fn remove_cgroup(cgroup: &Path) -> io::Result<()> {
 fn skip(why: &str) {
     let _ = writeln!(
         io::stderr(),
-        "skipped: the tests on a booted systemd: {why}"
+        "skipped: the tests on a booted systemd, and with its Redis: {why}"
     );
 }
 
@@ -336,6 +330,9 @@ fn configure(changes: &Path, root: &Path) {
         "etc/systemd/system/abukiks@.service.d/redis-group.conf",
         "[Service]\nSupplementaryGroups=redis\n",
     );
+    // There for its program alone (see `server`): as a service it would want the port of Redis.
+    let masked = changes.join("etc/systemd/system/valkey-server.service");
+    symlink("/dev/null", masked).expect("a folder");
     // What the journal lets pass by default grows with the disk. Little enough to be reached here.
     write(
         "etc/systemd/journald.conf.d/strict.conf",
@@ -343,6 +340,41 @@ fn configure(changes: &Path, root: &Path) {
     );
     // A journal in /var holds what a test writes; one in /run would soon be full.
     fs::create_dir_all(changes.join("var/log/journal")).expect("a folder");
+}
+
+/// How to run a program of the machines without one: by their loader, with their libraries. `None`,
+/// after a line that says why, where that cannot be.
+pub(crate) fn server(name: &str) -> Option<Vec<String>> {
+    let parts = parts()?;
+    let libraries = fs::read_dir(parts.root.join("usr/lib")).expect("a root folder");
+    let libraries = libraries.filter_map(|entry| Some(entry.ok()?.path()));
+    let loader = libraries.filter_map(|folder| {
+        let mut files = fs::read_dir(folder).ok()?.flatten();
+        files.find(|file| file.file_name().as_encoded_bytes().starts_with(b"ld-linux"))
+    });
+    // Beside the libraries of its architecture.
+    let loader = loader
+        .map(|file| file.path())
+        .find(|path| {
+            path.parent()
+                .is_some_and(|folder| folder.join("libc.so.6").exists())
+        })
+        .expect("the loader is part of the C library");
+    let folder = loader.parent().expect("a folder");
+    let program = parts.root.join("usr/bin").join(name);
+    let words = [&loader, Path::new("--library-path"), folder, &program];
+    Some(words.map(|word| word.display().to_string()).to_vec())
+}
+
+fn parts() -> Option<&'static Parts> {
+    match PARTS.get_or_init(|| Parts::obtain().inspect_err(|why| skip(why))) {
+        Ok(parts) => Some(parts),
+        Err(why) => {
+            let on_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+            assert!(!on_ci, "cannot test systemd here: {why}");
+            None
+        }
+    }
 }
 
 impl Parts {

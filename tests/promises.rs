@@ -47,3 +47,4 @@ mod simulation;
 mod sentinel;
 mod systemd;
 mod twelve_factors;
+mod versions;

@@ -8,7 +8,7 @@ use crate::proxy::{Fate, Proxy};
 use crate::support::{Redis, Service, eventually};
 
 /// A master, and a replica that a test can cut off.
-struct Pair {
+pub(crate) struct Pair {
     master: Redis,
     replica: Redis,
     /// From the replica to the master.
@@ -17,10 +17,14 @@ struct Pair {
 
 impl Pair {
     fn start() -> Self {
-        let master = Redis::start_with(&["--repl-diskless-sync-delay", "0"]);
+        Self::start_as(&["redis-server".to_owned()])
+    }
+
+    pub(crate) fn start_as(program: &[String]) -> Self {
+        let master = Redis::start_as(program, &["--repl-diskless-sync-delay", "0"]);
         let link = Proxy::to(&master);
         let port = link.address().port().to_string();
-        let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
+        let replica = Redis::start_as(program, &["--replicaof", "127.0.0.1", &port]);
         eventually("the replica follows", || {
             let info: String = master.run(&["INFO", "replication"]);
             info.contains("state=online").then_some(())
@@ -96,7 +100,10 @@ fn without_a_replica_that_has_it_no_visit_gets_a_number() {
 
 #[test]
 fn a_repetition_on_a_new_connection_waits_for_the_replica_too() {
-    let pair = Pair::start();
+    a_repetition_waits(&Pair::start());
+}
+
+pub(crate) fn a_repetition_waits(pair: &Pair) {
     let wire = Proxy::to(&pair.master);
     let service = careful(&wire.url(), "1s");
     let mut client = service.connect();

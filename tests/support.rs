@@ -102,6 +102,7 @@ pub(crate) fn own_host() -> String {
 pub(crate) struct Redis {
     process: Option<Process>,
     folder: TempDir,
+    program: Vec<String>,
     arguments: Vec<String>,
 }
 
@@ -113,9 +114,15 @@ impl Redis {
 
     /// Starts one with more command-line arguments, such as `--requirepass`.
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::start_as(&["redis-server".to_owned()], arguments)
+    }
+
+    /// Starts another program than the `redis-server` of this machine.
+    pub(crate) fn start_as(program: &[String], arguments: &[&str]) -> Self {
         let mut redis = Self {
             process: None,
             folder: tempfile::tempdir().expect("a folder"),
+            program: program.to_owned(),
             arguments: arguments
                 .iter()
                 .map(|argument| (*argument).to_owned())
@@ -129,7 +136,8 @@ impl Redis {
     pub(crate) fn resume(&mut self) {
         let log = File::create(self.folder.path().join("log")).expect("a log");
         self.process = Some(Process::spawn(
-            Command::new("redis-server")
+            Command::new(&self.program[0])
+                .args(&self.program[1..])
                 .args(["--port", "0", "--save", "", "--unixsocket"])
                 .arg(self.socket())
                 .arg("--dir")

@@ -346,7 +346,7 @@ faults![
         name: "Redis shows a certificate that has expired",
         how: "`CONFIG SET tls-cert-file`, and `CLIENT KILL`; later the one of before",
         logs: &["certificate expired"],
-        stage: || tls(),
+        stage: tls,
         inject: |scene| {
             let expired = identity(scene, "expired", |params| {
                 params.not_before = date_time_ymd(2020, 1, 1);
@@ -360,7 +360,7 @@ faults![
         name: "Redis shows a certificate for another name",
         how: "`CONFIG SET tls-cert-file`, and `CLIENT KILL`; later the one of before",
         logs: &["not valid for name"],
-        stage: || tls(),
+        stage: tls,
         inject: |scene| {
             let other = identity(scene, "other", |params| {
                 let named = CertificateParams::new(["redis.example".to_owned()]);
