@@ -61,6 +61,7 @@ rustPlatform.buildRustPackage (finalAttrs: {
     "batching"
     "config"
     "counting"
+    "durability"
     "framing"
     "going_back"
     "http"

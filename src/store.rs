@@ -40,33 +40,7 @@ use crate::tls::Tls;
 /// that `SET` is refused (say by an ACL), so an error always means "not applied". A script runs
 /// alone, so nobody sees the number in between. Lua's numbers are doubles: a total beyond 2^53 is
 /// read back as text.
-const INCREMENT: &str = r"
-local last = redis.call('GET', KEYS[2])
-if last then
-  local batch, result = string.match(last, '^(%d+) (.+)$')
-  if batch == ARGV[1] then
-    redis.call('SET', KEYS[2], last, 'PX', ARGV[3])
-    return result
-  end
-  if tonumber(batch) > tonumber(ARGV[1]) then
-    return redis.error_reply('STALE batch ' .. ARGV[1] .. ' came after batch ' .. batch)
-  end
-end
-local epoch = redis.call('GET', KEYS[3]) or '0'
-local total = redis.call('INCRBY', KEYS[1], ARGV[2])
-if total > 9007199254740991 or total < -9007199254740991 then
-  total = redis.call('GET', KEYS[1])
-else
-  total = string.format('%.0f', total)
-end
-local result = total .. ' ' .. epoch
-local kept = redis.pcall('SET', KEYS[2], ARGV[1] .. ' ' .. result, 'PX', ARGV[3])
-if kept['err'] then
-  redis.call('INCRBY', KEYS[1], '-' .. ARGV[2])
-  return kept
-end
-return result
-";
+const INCREMENT: &str = include_str!("increment.lua");
 
 /// Sets the count and marks that it was meant. `GET` comes first: at a key of another type it
 /// fails, and then nothing has been changed.
@@ -79,14 +53,23 @@ return old
 
 /// How long Redis remembers a producer's last batch.
 ///
-/// A copy of a batch may reach Redis late: from the buffer of a connection that was given up, or
-/// after Redis itself stood still. It is recognised or refused for as long as the memory lives, and
-/// every batch renews the memory. So this must exceed the longest delay of a copy behind the
-/// producer's last batch. Copies are written until their visits' deadline at the latest
-/// (`REDIS_TIMEOUT`, at most a minute), and [`USER_TIMEOUT`] makes the kernel drop what a peer has not
-/// acknowledged within another minute: two minutes against an hour. While Redis stands still its
-/// clock goes on, but then the late copy waits in its sockets beside whatever came after it, and
-/// all of it runs within one turn of its event loop.
+/// A copy of a batch would count twice if it ran after the memory of an earlier copy had expired.
+/// Each copy that is applied or recognised renews the memory, so the two would have to run an hour
+/// apart. They do not:
+/// * Copies are written until their visits' deadline (`REDIS_TIMEOUT`, at most a minute), whether an
+///   answer was lost, replicas are awaited or Sentinels have named another server meanwhile. What the
+///   peer does not acknowledge the kernel drops after [`USER_TIMEOUT`], another minute.
+/// * While Redis stands still (stopped, paused, busy), copies wait together. Once it goes on they run
+///   one soon after the other, and the first of them leaves the memory for the next.
+/// * While this process stands still it writes nothing. When it goes on, what it has not handed to the
+///   connection by then is past its deadline.
+/// * Memory and count are written by one script, and so replicated as one: a replica that is promoted
+///   has both or neither.
+///
+/// What remains is a standstill of an hour, of Redis or of this process, that begins in the moment
+/// between two copies: the first has run and its answer was lost, the second is on its way and has not
+/// run. So does a clock of Redis that leaps by as much in that moment, or one of a promoted replica
+/// that is so far ahead. Then the batch counts twice, an hour after its visits' deadline.
 const MEMORY: Duration = Duration::from_secs(60 * 60);
 
 /// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)).

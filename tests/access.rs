@@ -8,7 +8,11 @@ use tempfile::TempDir;
 use crate::sentinel::{FIRST_SENTINEL, MASTER_PORT, start_sentinel};
 use crate::support::{Process, Redis, Service, own_host, program};
 
-const DOCUMENT: &str = include_str!("../docs/redis.md");
+/// The manual.
+fn manual() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/redis.md");
+    std::fs::read_to_string(path).expect("docs/redis.md is there")
+}
 
 /// The user of the tests, who may do nothing until told otherwise.
 const USER: [&str; 5] = ["ACL", "SETUSER", "visitor", "reset", "on"];
@@ -21,7 +25,8 @@ type Rules = HashMap<String, Vec<String>>;
 
 /// The rules as they are documented.
 fn documented() -> Rules {
-    let rules = DOCUMENT.split("```text rules\n").nth(1);
+    let manual = manual();
+    let rules = manual.split("```text rules\n").nth(1);
     let rules = rules.and_then(|rest| rest.split("```").next());
     rules
         .expect("docs/redis.md has a block of rules")
@@ -168,8 +173,9 @@ fn nothing_that_the_manual_lists_can_be_left_out() {
         for left_out in &whole {
             let mut rest = whole.clone();
             rest.retain(|word| word != left_out);
-            let refused = watched.refused(part, &rest, 2);
-            assert!(!refused.is_empty(), "{part} does without {left_out}");
+            // On a machine that is busy it may not come so far in its time.
+            let refused = (0..5).any(|_| !watched.refused(part, &rest, 2).is_empty());
+            assert!(refused, "{part} does without {left_out}");
         }
     }
 }
@@ -199,7 +205,8 @@ fn the_example_allows_all_of_it_and_no_more() {
     let mut names = PARTS.map(|(_, rules)| rules).concat();
     names.extend(["durability", "a wrong key"]);
     let all: BTreeSet<_> = rule(&documented, &names).into_iter().collect();
-    let example = DOCUMENT.split("redis-cli ACL SETUSER").nth(1);
+    let manual = manual();
+    let example = manual.split("redis-cli ACL SETUSER").nth(1);
     let example = example.and_then(|rest| rest.split('$').next());
     let allowed: BTreeSet<_> = example
         .expect("docs/redis.md has an example")

@@ -4,7 +4,8 @@ use crate::support::{Redis, Service};
 
 /// What the first connection made known: a line of the log, and the metric where there is one.
 fn told(redis: &Redis) -> (String, Option<String>) {
-    let mut service = Service::start(redis);
+    let settings = [("REDIS_URL", &*redis.url()), ("REDIS_TIMEOUT", "30s")];
+    let mut service = Service::start_with(&settings);
     let metric = |service: &Service| {
         let metrics = service.get("/metrics").body;
         let mut lines = metrics.lines();

@@ -64,7 +64,7 @@ fn careful(url: &str, budget: &str) -> Service {
 #[test]
 fn a_visit_that_got_a_number_is_on_the_replica() {
     let pair = Pair::start();
-    let service = careful(&pair.master.url(), "1s");
+    let service = careful(&pair.master.url(), "30s");
     let mut client = service.connect();
     for number in 1..=50 {
         assert_eq!(client.get("/").number(), number);
@@ -105,7 +105,7 @@ fn a_repetition_on_a_new_connection_waits_for_the_replica_too() {
 
 pub(crate) fn a_repetition_waits(pair: &Pair) {
     let wire = Proxy::to(&pair.master);
-    let service = careful(&wire.url(), "1s");
+    let service = careful(&wire.url(), "4s");
     let mut client = service.connect();
     assert_eq!(client.get("/").number(), 1);
     pair.freeze_replica();
@@ -157,7 +157,7 @@ fn a_user_who_may_not_wait_gets_no_number() {
     let pair = Pair::start();
     pair.master
         .run::<()>(&["ACL", "SETUSER", "default", "-wait"]);
-    let mut service = careful(&pair.master.url(), "300ms");
+    let mut service = careful(&pair.master.url(), "4s");
     assert_eq!(service.get("/").status, 503);
     service.log_line("NOPERM");
     pair.master

@@ -214,7 +214,7 @@ fn what_sentinel_takes_for_the_master_must_be_one() {
     let _sentinel = start_sentinel(folder.path(), &host, FIRST_SENTINEL, &settings);
     let url = format!("redis+sentinel://{host}/visits");
     master.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
-    let mut service = serve(&url, "0");
+    let mut service = Service::start_with(&[("REDIS_URL", &url), ("REDIS_TIMEOUT", "4s")]);
     assert_eq!(service.get("/").status, 503);
     let said = service.log_line("is not a master");
     assert!(said.contains(&format!("{host}:{MASTER_PORT}")), "{said}");
