@@ -151,7 +151,7 @@ impl Means {
                 assert!(matches!(answer, Ok(Value::BulkString(_))), "{answer:?}");
             }
             Way::Batched => {
-                let number = self.counter.visit(Instant::now()).await;
+                let number = self.counter.visit(Instant::now().into()).await;
                 number.expect("a number");
             }
         }

@@ -205,9 +205,9 @@ fn instances_restart_and_crash_behind(proxy: &str, files: &[(&str, &str)]) {
     let tally = load.stop();
     assert!(tally.is_flawless(), "restarts behind {proxy}: {tally}");
     assert!(tally.is_unique());
-    assert_eq!(machine.count(), tally.numbers.len() as i64);
+    assert_eq!(machine.count(), tally.numbers().len() as i64);
 
-    let before = tally.numbers.len();
+    let before = tally.numbers().len();
     let crashes = 10;
     let load = Load::start(&[80], clients / 2);
     for _ in 0..crashes {
@@ -227,7 +227,7 @@ fn instances_restart_and_crash_behind(proxy: &str, files: &[(&str, &str)]) {
     assert!(lost <= clients * crashes, "{tally}");
     assert!(tally.is_unique(), "a number was given twice");
     // Whether those have been counted nobody can know; none of them was twice.
-    let least = before + tally.numbers.len();
+    let least = before + tally.numbers().len();
     let count = machine.count();
     assert!(
         (least as i64..=(least + lost) as i64).contains(&count),
