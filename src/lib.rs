@@ -6,8 +6,9 @@
 //! within its limits and, at the end, drains what it accepted. `connection` serves one of them and
 //! notes what it is doing. `framing` refuses what is not quite HTTP; [`routes`] decides who answers
 //! the rest. [`counter`] joins the visit to the others that wait, [`store`] has Redis count them
-//! all with one command (over `tls` for `rediss://`, where `sentinel` finds the master), and each gets its own number. `page` says it
-//! as text, HTML or JSON, and [`telemetry`] writes one event, which [`output`] takes to stdout.
+//! all with one command (over `tls` for `rediss://`; `sentinel` finds the master), and each gets its
+//! own number. `page` says it as text, HTML or JSON, and [`telemetry`] writes one event, which
+//! [`output`] takes to stdout.
 //!
 //! Around it: [`config`] is every setting, [`lifecycle`] is how the process starts and ends,
 //! [`metrics`] is what it measures, `correlation` what ties a request to its traces elsewhere, and
