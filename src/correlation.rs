@@ -46,11 +46,12 @@ impl RequestId {
 }
 
 fn hex(number: u128) -> [u8; 32] {
-    let mut shift = 128;
-    [(); 32].map(|()| {
-        shift -= 4;
-        b"0123456789abcdef"[(number >> shift) as usize & 0xf]
-    })
+    let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+    }
+    text
 }
 
 /// A valid `traceparent` (W3C Trace Context, section 3.2).

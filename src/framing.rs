@@ -34,6 +34,13 @@ pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Co
     check_target(request.method(), request.uri())?;
     check_host(request.version(), headers)?;
     check_look_alikes(headers)?;
+    // Of nearly all requests there is no more to ask.
+    let about_content = |name: &HeaderName| {
+        *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING || *name == EXPECT
+    };
+    if !headers.keys().any(about_content) {
+        return Ok(Content::None);
+    }
     // hyper drops a Content-Length beside it, so the two together can no longer be told apart from
     // one alone, and nothing here takes content anyway.
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -90,10 +97,12 @@ fn check_target(method: &Method, target: &Uri) -> Result<(), Fault> {
 /// A header that is not quite `Content-Length` or `Transfer-Encoding`, such as `Content_Length`,
 /// means nothing here, but something to a program in front that takes both for the same.
 fn check_look_alikes(headers: &HeaderMap) -> Result<(), Fault> {
+    const SHORTER: &[u8; 13] = b"contentlength";
     let looks_alike = |name: &HeaderName| {
         let letters = || name.as_str().bytes().filter(u8::is_ascii_alphanumeric);
-        (letters().eq(*b"contentlength") && name != CONTENT_LENGTH)
-            || (letters().eq(*b"transferencoding") && name != TRANSFER_ENCODING)
+        name.as_str().len() >= SHORTER.len()
+            && (letters().eq(*SHORTER) && name != CONTENT_LENGTH
+                || letters().eq(*b"transferencoding") && name != TRANSFER_ENCODING)
     };
     if headers.keys().any(looks_alike) {
         return Err(Fault::Malformed(
