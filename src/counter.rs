@@ -211,6 +211,10 @@ struct Batch {
     size: usize,
     /// In the order of their numbers; `None` for one that was refused meanwhile.
     visits: Vec<Option<Waiter<i64>>>,
+    /// Until when it may be run, in the copy that was sent last.
+    not_after: u64,
+    /// A copy has been run, or nobody knows whether it has: further ones may be run no longer than it.
+    may_have_run: bool,
 }
 
 /// The answer to a batch that was sent.
@@ -338,8 +342,12 @@ impl Batcher {
         if self.batch.is_none() {
             self.batch = self.gather();
         }
-        let batch = self.batch.as_ref()?;
-        let reply = link.increment(batch.number, batch.size, self.send_script);
+        let batch = self.batch.as_mut()?;
+        if !batch.may_have_run {
+            batch.not_after = link.not_after();
+        }
+        let (number, size, not_after) = (batch.number, batch.size, batch.not_after);
+        let reply = link.increment(number, size, not_after, self.send_script);
         Some(Box::pin(reply))
     }
 
@@ -361,6 +369,8 @@ impl Batcher {
             number,
             size: visits.len(),
             visits,
+            not_after: 0,
+            may_have_run: false,
         })
     }
 
@@ -391,6 +401,9 @@ impl Batcher {
             }
             // The batch stays, to be sent again, here as in the other cases that follow.
             Err(lacking @ StoreError::Unreplicated { .. }) => {
+                if let Some(batch) = &mut self.batch {
+                    batch.may_have_run = true;
+                }
                 self.metrics.redis_errors.inc();
                 self.trouble = lacking.to_string().into();
             }
@@ -487,6 +500,9 @@ impl Batcher {
     fn break_link(&mut self, reason: Arc<str>) {
         self.link = None;
         self.may_run_late = true;
+        if let Some(batch) = &mut self.batch {
+            batch.may_have_run = true;
+        }
         self.metrics.redis_errors.inc();
         if matches!(self.state, LinkState::Up) {
             tracing::info!(%reason, "the link to Redis broke; connecting anew");

@@ -8,6 +8,8 @@ if last then
   if tonumber(batch) > tonumber(ARGV[1]) then
     return redis.error_reply('STALE batch ' .. ARGV[1] .. ' came after batch ' .. batch)
   end
+elseif tonumber(redis.call('TIME')[1]) > tonumber(ARGV[4]) then
+  return redis.error_reply('STALE batch ' .. ARGV[1] .. ' came when it may have been forgotten')
 end
 local epoch = redis.call('GET', KEYS[3]) or '0'
 local total = redis.call('INCRBY', KEYS[1], ARGV[2])

@@ -16,6 +16,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline,
     RedisConnectionInfo, RedisError, ServerErrorKind, Value,
 };
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::sentinel::{self, Sentinels};
@@ -27,7 +28,8 @@ use crate::tls::Tls;
 /// For each producer (a running process) Redis keeps the number of the last batch that it applied
 /// and what came of it. A greater number is applied and remembered, the same number gets the
 /// remembered result again, and a smaller one is refused: a command that timed out here and that
-/// Redis runs late must not count.
+/// Redis runs late must not count. Where nothing is remembered, so is one that is so late that its
+/// memory may have expired.
 ///
 /// The result is the new total and the epoch in which it was drawn, as one: a total that is not
 /// above an earlier one of the same epoch shows that Redis has lost data.
@@ -54,23 +56,20 @@ return old
 /// How long Redis remembers a producer's last batch.
 ///
 /// A copy of a batch would count twice if it ran after the memory of an earlier copy had expired.
-/// Each copy that is applied or recognised renews the memory, so the two would have to run an hour
-/// apart. They do not:
-/// * Copies are written until their visits' deadline (`REDIS_TIMEOUT`, at most a minute), whether an
-///   answer was lost, replicas are awaited or Sentinels have named another server meanwhile. What the
-///   peer does not acknowledge the kernel drops after [`USER_TIMEOUT`], another minute.
-/// * While Redis stands still (stopped, paused, busy), copies wait together. Once it goes on they run
-///   one soon after the other, and the first of them leaves the memory for the next.
-/// * While this process stands still it writes nothing. When it goes on, what it has not handed to the
-///   connection by then is past its deadline.
-/// * Memory and count are written by one script, and so replicated as one: a replica that is promoted
-///   has both or neither.
+/// That cannot happen: each copy carries the time after which it is not run any more where nothing is
+/// remembered ([`NOT_AFTER`]), by the same clock as the memory's, that of Redis. It is the same time for
+/// all copies of a batch once one of them may be under way, and the memory of each that was run lasts
+/// longer than that. So a copy that comes while Redis, this process or the network has stood still
+/// for hours, or after a leap of Redis' clock, finds either the memory or the time past.
 ///
-/// What remains is a standstill of an hour, of Redis or of this process, that begins in the moment
-/// between two copies: the first has run and its answer was lost, the second is on its way and has not
-/// run. So does a clock of Redis that leaps by as much in that moment, or one of a promoted replica
-/// that is so far ahead. Then the batch counts twice, an hour after its visits' deadline.
+/// Memory and count are written by one script, and so replicated as one: a replica that is promoted
+/// has both or neither. Its clock may differ by as much as the two times do.
 const MEMORY: Duration = Duration::from_secs(60 * 60);
+
+/// How long after it was first sent a batch may be run by a Redis that remembers nothing of its
+/// producer. Visits do not wait as long by far (`REDIS_TIMEOUT`, at most a minute); the rest is for
+/// clocks that differ.
+const NOT_AFTER: Duration = Duration::from_secs(30 * 60);
 
 /// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)).
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -281,12 +280,14 @@ impl Store {
             let mut connection = self.open().await?;
             // A server that hangs, loads its data or is full still lets the kernel connect: only an
             // answer shows that it is back. The increment needs the right to read this key too.
-            Cmd::get(&self.keys.epoch)
-                .query_async::<Value>(&mut connection)
-                .await
-                .map_err(|error| classify(&error))?;
+            let mut greeting = Pipeline::with_capacity(2);
+            greeting.get(&self.keys.epoch).ignore().cmd("TIME");
+            let time = greeting.query_async(&mut connection).await;
+            let ((seconds, _microseconds),): ((u64, u64),) =
+                time.map_err(|error| classify(&error))?;
             Ok(Link {
                 connection,
+                time: (seconds, Instant::now()),
                 keys: self.keys.clone(),
                 min_replicas: self.min_replicas,
                 patience: self.patience,
@@ -345,6 +346,8 @@ pub enum StoreSetupError {
 #[derive(Clone)]
 pub struct Link {
     connection: MultiplexedConnection,
+    /// What the clock of Redis said, in Unix seconds, and when that was.
+    time: (u64, Instant),
     keys: Arc<Keys>,
     min_replicas: i64,
     patience: Duration,
@@ -378,6 +381,12 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
+    /// The time, in Unix seconds of this Redis, until which a batch that is sent now may be run.
+    pub(crate) fn not_after(&self) -> u64 {
+        let (seconds, then) = self.time;
+        seconds + (then.elapsed() + NOT_AFTER).as_secs()
+    }
+
     /// Counts `visits` up, at most once for each `batch`, and returns the new total. No visits at
     /// all show whether some could be counted. `send_script` sends the whole script, which is
     /// needed once after Redis forgot it.
@@ -390,6 +399,7 @@ impl Link {
         mut self,
         batch: u64,
         visits: usize,
+        not_after: u64,
         send_script: bool,
     ) -> Result<Total, StoreError> {
         let keys = &self.keys;
@@ -398,7 +408,7 @@ impl Link {
         } else {
             ("EVALSHA", keys.script.as_str())
         };
-        let mut command = Cmd::with_capacity(9, script.len() + 320);
+        let mut command = Cmd::with_capacity(10, script.len() + 330);
         command
             .arg(evaluate)
             .arg(script)
@@ -408,7 +418,8 @@ impl Link {
             .arg(&keys.epoch)
             .arg(batch)
             .arg(visits)
-            .arg(MEMORY.as_secs() * 1000);
+            .arg(MEMORY.as_secs() * 1000)
+            .arg(not_after);
         let mut replicas = Value::Int(0);
         let answer = if self.min_replicas == 0 {
             self.connection.send_packed_command(&command).await

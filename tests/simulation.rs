@@ -77,6 +77,8 @@ enum Then {
     FallsSilent,
     /// It goes on after this long: what was given up by then is late.
     StandsStill(Duration),
+    /// Redis and whoever asks it stand still for hours, and then both sides see it end.
+    HoursPass,
 }
 
 impl Break {
@@ -105,8 +107,12 @@ impl Break {
         }
     }
 
-    async fn happens(&mut self) -> io::Result<()> {
+    async fn happens(&mut self, world: &World) -> io::Result<()> {
         match self.then {
+            Then::HoursPass => {
+                world.redis.borrow_mut().stand_still();
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
             Then::Ends => return Err(io::ErrorKind::ConnectionAborted.into()),
             Then::FallsSilent => pending().await,
             Then::StandsStill(time) => sleep(time).await,
@@ -207,7 +213,7 @@ async fn converse(world: Rc<World>, mut stream: TcpStream, mut breaks: Break) ->
         commands.extend_from_slice(before);
         answer_all(&world, &mut stream, &mut commands, &mut breaks).await?;
         if breaks.to_redis == 0 {
-            breaks.happens().await?;
+            breaks.happens(&world).await?;
             commands.extend_from_slice(after);
             answer_all(&world, &mut stream, &mut commands, &mut breaks).await?;
         }
@@ -229,7 +235,7 @@ async fn answer_all(
             stream.write_all(part).await?;
         }
         if breaks.from_redis == 0 {
-            breaks.happens().await?;
+            breaks.happens(world).await?;
             stream.write_all(after).await?;
         }
     }
@@ -715,6 +721,27 @@ fn a_connection_to_redis_may_stand_still_at_any_byte() {
     });
 }
 
+/// By then Redis has forgotten what it had counted, and refuses to count it again. The visits whose
+/// answer was lost are refused; a second count of them would be a gap too many.
+#[test]
+fn a_standstill_of_hours_after_a_batch_was_counted_does_not_count_it_again() {
+    for_each_seed(PARTS, |seed| {
+        let hours = |place| Break {
+            then: Then::HoursPass,
+            ..place
+        };
+        let places = places(0, 80, seed).into_iter().map(hours);
+        let world = break_at(places.collect(), seed, false);
+        let exchanges = world.exchanges.borrow();
+        assert!(
+            exchanges
+                .iter()
+                .any(|(_, answer)| answer.starts_with(b"-STALE")),
+            "no batch came when it may have been forgotten"
+        );
+    });
+}
+
 /// Plays commands to a real Redis, and compares each answer with the one that was given.
 fn compare(redis: &Redis, exchanges: &[Exchange]) {
     redis.run::<()>(&["FLUSHALL"]);
@@ -729,7 +756,11 @@ fn compare(redis: &Redis, exchanges: &[Exchange]) {
             .expect("Redis reads");
         let mut answer = Vec::new();
         read_answer(&mut stream, &mut answer).expect("Redis answers");
-        if command[0] == b"INFO" {
+        if command[0] == b"TIME" {
+            // It has a clock of its own; the form is the same.
+            let lines = |answer: &[u8]| answer.iter().filter(|byte| **byte == b'\n').count();
+            assert_eq!(lines(&answer), lines(expected));
+        } else if command[0] == b"INFO" {
             // There is more in the real one.
             let holds = |line: &[u8]| {
                 answer
@@ -787,7 +818,7 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
     let name = redis::Script::new(script);
     let by_name = ("EVALSHA", name.get_hash());
     let whole = ("EVAL", script);
-    let increment = |(kind, script), producer, batch, visits| {
+    let increment_until = |(kind, script), producer, batch, visits, not_after| {
         vec![
             kind,
             script,
@@ -798,7 +829,11 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
             batch,
             visits,
             "3600000",
+            not_after,
         ]
+    };
+    let increment = |script, producer, batch, visits| {
+        increment_until(script, producer, batch, visits, "4000000000")
     };
     let commands = [
         vec!["GET", "{count}:epoch"],
@@ -826,6 +861,12 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
         vec!["DEL", "a"],
         increment(by_name, "a", "10", "1"),
         vec!["GET", "count"],
+        // Late: whoever is remembered is answered, and nobody else.
+        increment_until(whole, "a", "10", "1", "1"),
+        increment_until(by_name, "a", "11", "1", "1"),
+        increment_until(by_name, "c", "1", "1", "1"),
+        vec!["GET", "count"],
+        vec!["TIME"],
         vec!["CONFIG", "GET", "appendfsync"],
         vec!["INFO"],
     ];

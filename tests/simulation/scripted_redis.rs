@@ -5,11 +5,17 @@ use std::collections::BTreeMap;
 
 use redis::Script;
 
+/// The time here, in Unix seconds, until it leaps: later than any at which a real Redis is asked the
+/// same, so that nothing is too late there either.
+const NOW: u64 = 4_000_000_000;
+
 /// What a server with `appendfsync always` keeps when it is killed, and the scripts, which it does
-/// not. An hour, after which it would forget a producer, passes in no simulation.
+/// not.
 #[derive(Debug, Default)]
 pub(super) struct ScriptedRedis {
     values: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Seconds by which the clock has leapt.
+    leapt: u64,
     /// By the name that Redis gives them.
     scripts: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -18,6 +24,13 @@ impl ScriptedRedis {
     /// Forgets the scripts, as a restart and `SCRIPT FLUSH` do.
     pub(super) fn forget_scripts(&mut self) {
         self.scripts.clear();
+    }
+
+    /// Two hours pass, after which it has forgotten every producer.
+    pub(super) fn stand_still(&mut self) {
+        self.leapt += 2 * 60 * 60;
+        self.values
+            .retain(|key, _| !text(key).contains(":producer:"));
     }
 
     /// The number at `key`; zero when there is none.
@@ -38,6 +51,10 @@ impl ScriptedRedis {
                 self.forget_scripts();
                 b"+OK\r\n".into()
             }
+            [b"TIME"] => {
+                let seconds = self.now().to_string();
+                format!("*2\r\n${}\r\n{seconds}\r\n$1\r\n0\r\n", seconds.len()).into()
+            }
             [b"INFO"] => bulk(Some(b"role:master\r\naof_enabled:1\r\n")),
             [b"CONFIG", b"GET", b"appendfsync"] => {
                 b"*2\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n".into()
@@ -52,10 +69,11 @@ impl ScriptedRedis {
                 batch,
                 visits,
                 _,
+                not_after,
             ] => {
                 let name = Script::new(text(script)).get_hash().into();
                 self.scripts.insert(name, script.into());
-                self.increment(counter, producer, epoch, batch, visits)
+                self.increment([counter, producer, epoch], batch, visits, not_after)
             }
             [
                 b"EVALSHA",
@@ -67,9 +85,10 @@ impl ScriptedRedis {
                 batch,
                 visits,
                 _,
+                not_after,
             ] => {
                 if self.scripts.contains_key(name) {
-                    self.increment(counter, producer, epoch, batch, visits)
+                    self.increment([counter, producer, epoch], batch, visits, not_after)
                 } else {
                     b"-NOSCRIPT No matching script. Please use EVAL.\r\n".into()
                 }
@@ -78,14 +97,17 @@ impl ScriptedRedis {
         }
     }
 
-    /// What the increment script of `src/store.rs` does.
+    fn now(&self) -> u64 {
+        NOW + self.leapt
+    }
+
+    /// What `src/increment.lua` does.
     fn increment(
         &mut self,
-        counter: &[u8],
-        producer: &[u8],
-        epoch: &[u8],
+        [counter, producer, epoch]: [&[u8]; 3],
         batch: &[u8],
         visits: &[u8],
+        not_after: &[u8],
     ) -> Vec<u8> {
         if let Some(last) = self.values.get(producer) {
             let (number, result) = text(last).split_once(' ').expect("a batch and its result");
@@ -96,6 +118,9 @@ impl ScriptedRedis {
             if number > batch {
                 return format!("-STALE batch {batch} came after batch {number}\r\n").into();
             }
+        } else if self.now() > text(not_after).parse().expect("a time") {
+            let batch = text(batch);
+            return format!("-STALE batch {batch} came when it may have been forgotten\r\n").into();
         }
         let total = self.number(counter) + integer(text(visits));
         let epoch = self.values.get(epoch).map_or("0", |epoch| text(epoch));
