@@ -295,7 +295,13 @@ impl Batcher {
                 biased;
                 answer = answered(&mut reply) => {
                     reply = None;
+                    let crowd = self.batch.as_ref().is_some_and(|batch| batch.size > 1);
                     self.settle(answer);
+                    if crowd {
+                        // Whoever has been answered goes first, and so does whoever asks meanwhile:
+                        // they join the next batch.
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Some(attempt) = self.attempts.join_next(), if !self.attempts.is_empty() => {
                     // An attempt that was called off has nothing to say.
