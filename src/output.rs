@@ -144,19 +144,19 @@ impl Output {
 
     /// Writes lines as they come, for as long as the event loop runs.
     pub async fn pump(self: Arc<Self>) {
-        // Files cannot be waited for, and need not be.
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; a borrowed descriptor stays open"
-        )]
-        let ready = AsyncFd::with_interest(self.sink.as_fd(), Interest::WRITABLE).ok();
         loop {
             self.written.notified().await;
             while self.write_lines() == Written::Blocked {
-                let Some(ready) = &ready else { break };
-                match ready.writable().await {
-                    Ok(mut guard) => guard.clear_ready(),
-                    Err(_) => return,
+                // Known to the event loop only now: else it would be woken whenever the reader takes
+                // something. Files cannot be waited for, and need not be.
+                #[expect(
+                    deprecated,
+                    reason = "its successor is unsafe; a borrowed descriptor stays open"
+                )]
+                let ready = AsyncFd::with_interest(self.sink.as_fd(), Interest::WRITABLE);
+                let Ok(ready) = ready else { break };
+                if ready.writable().await.is_err() {
+                    return;
                 }
             }
         }
