@@ -216,7 +216,8 @@ class Running:
                 if self.visit() is not None:
                     return time.perf_counter() - self.begun
             except (ConnectionRefusedError, ConnectionResetError):
-                pass
+                # The server may have been put on this core, where asking again would keep it waiting.
+                os.sched_yield()
             if os.waitpid(self.pid, os.WNOHANG)[0] or time.perf_counter() - self.begun > PATIENCE:
                 raise RuntimeError(f"{self.server.name}: " + pathlib.Path(self.folder, "stderr").read_text())
 
