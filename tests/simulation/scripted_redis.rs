@@ -60,7 +60,7 @@ impl ScriptedRedis {
                 b"*2\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n".into()
             }
             [
-                b"EVAL",
+                evaluate @ (b"EVAL" | b"EVALSHA"),
                 script,
                 b"3",
                 counter,
@@ -71,27 +71,13 @@ impl ScriptedRedis {
                 _,
                 not_after,
             ] => {
-                let name = Script::new(text(script)).get_hash().into();
-                self.scripts.insert(name, script.into());
-                self.increment([counter, producer, epoch], batch, visits, not_after)
-            }
-            [
-                b"EVALSHA",
-                name,
-                b"3",
-                counter,
-                producer,
-                epoch,
-                batch,
-                visits,
-                _,
-                not_after,
-            ] => {
-                if self.scripts.contains_key(name) {
-                    self.increment([counter, producer, epoch], batch, visits, not_after)
-                } else {
-                    b"-NOSCRIPT No matching script. Please use EVAL.\r\n".into()
+                if evaluate == b"EVAL" {
+                    let name = Script::new(text(script)).get_hash().into();
+                    self.scripts.insert(name, script.into());
+                } else if !self.scripts.contains_key(script) {
+                    return b"-NOSCRIPT No matching script. Please use EVAL.\r\n".into();
                 }
+                self.increment([counter, producer, epoch], batch, visits, not_after)
             }
             _ => panic!("{}", command.join(&b' ').escape_ascii()),
         }
