@@ -280,11 +280,14 @@ impl Store {
             let mut connection = self.open().await?;
             // A server that hangs, loads its data or is full still lets the kernel connect: only an
             // answer shows that it is back. The increment needs the right to read this key too.
-            let mut greeting = Pipeline::with_capacity(2);
-            greeting.get(&self.keys.epoch).ignore().cmd("TIME");
-            let time = greeting.query_async(&mut connection).await;
-            let ((seconds, _microseconds),): ((u64, u64),) =
-                time.map_err(|error| classify(&error))?;
+            Cmd::get(&self.keys.epoch)
+                .query_async::<Value>(&mut connection)
+                .await
+                .map_err(|error| classify(&error))?;
+            let (seconds, _microseconds): (u64, u64) = redis::cmd("TIME")
+                .query_async(&mut connection)
+                .await
+                .map_err(|error| classify(&error))?;
             Ok(Link {
                 connection,
                 time: (seconds, Instant::now()),
