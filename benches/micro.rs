@@ -99,6 +99,7 @@ fn batch_hand_over(bencher: Bencher<'_, '_>, visits: usize) {
     let runtime = runtime();
     let metrics = Arc::new(Metrics::new("bench"));
     let counter = runtime.block_on(async { start_counter(&settings(&redis, "off"), &metrics) });
+    let counter = Arc::new(counter);
     let all = async |visits| {
         let mut waiting = JoinSet::new();
         for _ in 0..visits {

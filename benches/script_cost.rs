@@ -121,7 +121,7 @@ impl Drop for Redis {
 #[derive(Clone)]
 struct Means {
     connection: MultiplexedConnection,
-    counter: Counter,
+    counter: Arc<Counter>,
     /// The name that Redis has for the script.
     script: Arc<str>,
 }
@@ -210,7 +210,7 @@ async fn main() {
         .expect("it is a script");
     let means = Means {
         connection,
-        counter,
+        counter: Arc::new(counter),
         script: script.into(),
     };
     println!("| callers | counted by | visits/s | latency | Redis CPU a visit |");

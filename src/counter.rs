@@ -13,10 +13,11 @@
 //!   times a second while somebody waits, so nothing is sent again more often than that. Nobody
 //!   waiting, nothing is tried.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -52,21 +53,55 @@ pub enum Refusal {
     Fenced,
 }
 
-/// The way into the next batch. Cheap to clone.
-#[derive(Debug, Clone)]
+/// The way into the next batch.
+#[derive(Debug)]
 pub struct Counter {
-    asks: mpsc::UnboundedSender<Ask>,
+    inbox: Arc<Inbox>,
     metrics: Arc<Metrics>,
     limit: i64,
     budget: Duration,
 }
 
-/// Somebody who waits for Redis.
-#[derive(Debug)]
-enum Ask {
-    Visit(Waiter<i64>),
-    /// Wants to know whether Redis answers, and counts nothing.
-    Probe(Waiter<()>),
+/// Where those who have come wait until the task that counts takes them in.
+#[derive(Debug, Default)]
+struct Inbox {
+    newcomers: Mutex<Newcomers>,
+    /// Somebody has come, or nobody will come any more.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Newcomers {
+    visits: Vec<Waiter<i64>>,
+    /// Those who want to know whether Redis answers, and count nothing.
+    probes: Vec<Waiter<()>>,
+    /// The [`Counter`] is gone.
+    closed: bool,
+}
+
+impl Newcomers {
+    fn are_none(&self) -> bool {
+        self.visits.is_empty() && self.probes.is_empty()
+    }
+}
+
+impl Inbox {
+    fn newcomers(&self) -> MutexGuard<'_, Newcomers> {
+        self.newcomers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Newcomers)) {
+        let mut newcomers = self.newcomers();
+        // Whoever came before has told already.
+        let first = newcomers.are_none();
+        put(&mut newcomers);
+        drop(newcomers);
+        if first {
+            self.changed.notify_one();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,6 +111,11 @@ struct Waiter<T> {
 }
 
 impl<T> Waiter<T> {
+    fn until(deadline: Instant) -> (Self, oneshot::Receiver<Result<T, Refusal>>) {
+        let (answer, receiver) = oneshot::channel();
+        (Self { deadline, answer }, receiver)
+    }
+
     fn has_left(&self) -> bool {
         self.answer.is_closed()
     }
@@ -96,19 +136,19 @@ impl Drop for Place<'_> {
 }
 
 impl Counter {
-    /// Starts the task that counts. It ends, and cleans up after itself, when the last [`Counter`]
-    /// is gone.
+    /// Starts the task that counts. It ends, and cleans up after itself, when the [`Counter`] is
+    /// gone.
     pub fn start(
         store: Store,
         limit: usize,
         fence: bool,
         metrics: Arc<Metrics>,
     ) -> (Self, JoinHandle<()>) {
-        let (asks, inbox) = mpsc::unbounded_channel();
+        let inbox = Arc::<Inbox>::default();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let budget = store.budget();
         let counter = Self {
-            asks,
+            inbox: inbox.clone(),
             metrics: metrics.clone(),
             limit,
             budget,
@@ -124,7 +164,6 @@ impl Counter {
             margin,
             queue: Vec::new(),
             probes: Vec::new(),
-            link: None,
             attempts: JoinSet::new(),
             next_attempt: Instant::now(),
             batch: None,
@@ -153,15 +192,9 @@ impl Counter {
             self.metrics.hit(Limit::WaitingVisits);
             return Err(Refusal::QueueFull);
         }
-        let (answer, number) = oneshot::channel();
-        self.ask(
-            Ask::Visit(Waiter {
-                deadline: arrived + self.budget,
-                answer,
-            }),
-            number,
-        )
-        .await
+        let (waiter, number) = Waiter::until(arrived + self.budget);
+        self.inbox.put(|newcomers| newcomers.visits.push(waiter));
+        answer(number).await
     }
 
     /// Finds out whether a visit could be counted now.
@@ -169,26 +202,22 @@ impl Counter {
     /// # Errors
     /// The [`Refusal`] that a visit would get.
     pub async fn probe(&self) -> Result<(), Refusal> {
-        let (answer, result) = oneshot::channel();
-        self.ask(
-            Ask::Probe(Waiter {
-                deadline: Instant::now() + self.budget,
-                answer,
-            }),
-            result,
-        )
-        .await
+        let (waiter, result) = Waiter::until(Instant::now() + self.budget);
+        self.inbox.put(|newcomers| newcomers.probes.push(waiter));
+        answer(result).await
     }
+}
 
-    async fn ask<T>(
-        &self,
-        ask: Ask,
-        answer: oneshot::Receiver<Result<T, Refusal>>,
-    ) -> Result<T, Refusal> {
-        let ended = || Refusal::Unreachable("the process is ending".into());
-        self.asks.send(ask).map_err(|_| ended())?;
-        answer.await.unwrap_or_else(|_| Err(ended()))
+impl Drop for Counter {
+    fn drop(&mut self) {
+        self.inbox.newcomers().closed = true;
+        self.inbox.changed.notify_one();
     }
+}
+
+async fn answer<T>(answer: oneshot::Receiver<Result<T, Refusal>>) -> Result<T, Refusal> {
+    let ended = |_| Err(Refusal::Unreachable("the process is ending".into()));
+    answer.await.unwrap_or_else(ended)
 }
 
 /// What was last said in the log about Redis: changes are logged, not every refused visit.
@@ -217,19 +246,15 @@ struct Batch {
     may_have_run: bool,
 }
 
-/// The answer to a batch that was sent.
-type Reply = std::pin::Pin<Box<dyn Future<Output = Result<Total, StoreError>> + Send>>;
-
 struct Batcher {
     store: Arc<Store>,
-    inbox: mpsc::UnboundedReceiver<Ask>,
+    inbox: Arc<Inbox>,
     tick: tokio::time::Interval,
     /// How long before its deadline a visit is refused.
     margin: Duration,
     /// Visits that belong to no batch yet, oldest first.
     queue: Vec<Waiter<i64>>,
     probes: Vec<Waiter<()>>,
-    link: Option<Link>,
     attempts: JoinSet<Result<Link, StoreError>>,
     next_attempt: Instant,
     /// The batch that was sent and has no answer yet.
@@ -252,18 +277,12 @@ struct Batcher {
     metrics: Arc<Metrics>,
 }
 
-/// The answer to the command on its way; never, when there is none.
-async fn answered(reply: &mut Option<(Reply, Instant)>) -> Result<Total, StoreError> {
-    match reply {
-        Some((reply, _)) => reply.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Tells the log and the metrics, at the first connection, what this Redis can promise.
-async fn say_what_it_is(mut link: Link, metrics: Arc<Metrics>) {
+/// Tells the log and the metrics what this Redis can promise. On a connection of its own, for nobody
+/// is to wait for that.
+async fn introduce(store: Arc<Store>, metrics: Arc<Metrics>) {
+    let asking = async { store.connect().await?.server().await };
     // When it does not answer, the next visit finds out and says so.
-    let Ok(server) = link.server().await else {
+    let Ok(Ok(server)) = tokio::time::timeout(store.budget(), asking).await else {
         return;
     };
     let durable = server.is_durable();
@@ -279,82 +298,108 @@ async fn say_what_it_is(mut link: Link, metrics: Arc<Metrics>) {
 
 impl Batcher {
     async fn run(mut self) {
-        let mut reply: Option<(Reply, Instant)> = None;
+        let mut link = None;
         loop {
-            if reply.is_none() {
-                reply = self.next_command().map(|command| (command, Instant::now()));
-            }
-            let idle = reply.is_none()
-                && self.batch.is_none()
-                && self.queue.is_empty()
-                && self.probes.is_empty();
-            if self.link.is_none() && !idle {
-                self.attempt_to_connect();
-            }
-            tokio::select! {
-                biased;
-                answer = answered(&mut reply) => {
-                    reply = None;
-                    let crowd = self.batch.as_ref().is_some_and(|batch| batch.size > 1);
-                    self.settle(answer);
-                    if crowd {
-                        // Whoever has been answered goes first, and so does whoever asks meanwhile:
-                        // they join the next batch.
-                        tokio::task::yield_now().await;
-                    }
+            let open = self.take_in();
+            if self.queue.is_empty() && self.probes.is_empty() && self.batch.is_none() {
+                if !open {
+                    break;
                 }
-                Some(attempt) = self.attempts.join_next(), if !self.attempts.is_empty() => {
-                    // An attempt that was called off has nothing to say.
-                    if let Ok(attempt) = attempt {
-                        self.attempted(attempt);
-                    }
+                self.inbox.changed.notified().await;
+            } else if let Some(open) = &mut link {
+                if !self.count(open).await {
+                    link = None;
                 }
-                _ = self.tick.tick(), if !idle => {
-                    let given_up = self.refuse_late_ones();
-                    let silent = |sent: &Instant| sent.elapsed() > self.store.patience();
-                    if reply.as_ref().is_some_and(|(_, sent)| given_up || silent(sent)) {
-                        reply = None;
-                        let reason = if given_up {
-                            self.trouble.clone()
-                        } else {
-                            "no answer to a command".into()
-                        };
-                        self.break_link(reason);
-                    }
-                }
-                // With a command on its way, visits gather in the inbox without waking this task.
-                ask = self.inbox.recv(), if reply.is_none() => match ask {
-                    Some(ask) => self.sort_in(ask),
-                    None => break,
-                },
+            } else {
+                link = self.connect().await;
             }
         }
-        self.clean_up().await;
+        self.clean_up(link).await;
     }
 
-    fn sort_in(&mut self, ask: Ask) {
-        match ask {
-            Ask::Visit(visit) => self.queue.push(visit),
-            Ask::Probe(probe) => self.probes.push(probe),
+    /// Takes in whoever has come. Returns whether anybody can still come.
+    fn take_in(&mut self) -> bool {
+        let mut newcomers = self.inbox.newcomers();
+        if self.queue.is_empty() {
+            std::mem::swap(&mut self.queue, &mut newcomers.visits);
+        } else {
+            self.queue.append(&mut newcomers.visits);
         }
+        self.probes.append(&mut newcomers.probes);
+        !newcomers.closed
     }
 
-    /// What to ask of Redis next, if there is a link and anybody waits.
-    fn next_command(&mut self) -> Option<Reply> {
-        while let Ok(ask) = self.inbox.try_recv() {
-            self.sort_in(ask);
+    /// Waits for a link, and looks after those who wait for it, too. Returns after each thing that
+    /// happens, with a link or without.
+    async fn connect(&mut self) -> Option<Link> {
+        self.attempt_to_connect();
+        tokio::select! {
+            biased;
+            Some(attempt) = self.attempts.join_next() => match attempt {
+                Ok(Ok(link)) => {
+                    // The others are called off, and one that has just failed is not heard any more.
+                    self.attempts = JoinSet::new();
+                    if !std::mem::replace(&mut self.introduced, true) {
+                        tokio::spawn(introduce(self.store.clone(), self.metrics.clone()));
+                    }
+                    return Some(link);
+                }
+                Ok(Err(error)) => self.say_down(&error.to_string().into()),
+                // It was called off.
+                Err(_) => {}
+            },
+            _ = self.tick.tick() => drop(self.refuse_late_ones()),
         }
-        let link = self.link.clone()?;
-        if self.batch.is_none() {
-            self.batch = self.gather();
-        }
-        let batch = self.batch.as_mut()?;
+        None
+    }
+
+    /// Has Redis count the next batch, or once more the last one. Returns whether the link is still
+    /// to be trusted.
+    async fn count(&mut self, link: &mut Link) -> bool {
+        let Some(mut batch) = self.batch.take().or_else(|| self.gather()) else {
+            return true;
+        };
+        let now = Instant::now();
         if !batch.may_have_run {
-            batch.not_after = link.not_after();
+            batch.not_after = link.not_after(now);
         }
         let (number, size, not_after) = (batch.number, batch.size, batch.not_after);
-        let reply = link.increment(number, size, not_after, self.send_script);
-        Some(Box::pin(reply))
+        self.batch = Some(batch);
+        let send_script = std::mem::take(&mut self.send_script);
+        let increment = link.increment(number, size, not_after, send_script);
+        let answer = self.answer_of(increment, now).await;
+        let trusted = self.settle(answer, send_script);
+        if size > 1 {
+            // Whoever has been answered goes first, and so does whoever asks meanwhile: they join the
+            // next batch.
+            tokio::task::yield_now().await;
+        }
+        trusted
+    }
+
+    /// What Redis says to the increment that was sent at `asked`; an error when it says nothing for too
+    /// long, or when nobody waits for it any more. Visits that come meanwhile gather without waking
+    /// this task.
+    async fn answer_of(
+        &mut self,
+        increment: impl Future<Output = Result<Total, StoreError>>,
+        asked: Instant,
+    ) -> Result<Total, StoreError> {
+        let mut increment = pin!(increment);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut increment => return answer,
+                _ = self.tick.tick() => {
+                    if self.refuse_late_ones() {
+                        return Err(StoreError::Unreachable(self.trouble.to_string()));
+                    }
+                    if asked.elapsed() > self.store.patience() {
+                        return Err(StoreError::Unreachable("no answer to a command".to_owned()));
+                    }
+                }
+            }
+        }
     }
 
     /// Makes the next batch of whoever waits.
@@ -365,7 +410,10 @@ impl Batcher {
         if self.queue.is_empty() && self.probes.is_empty() {
             return None;
         }
-        let visits: Vec<_> = self.queue.drain(..).map(Some).collect();
+        let visits: Vec<_> = std::mem::take(&mut self.queue)
+            .into_iter()
+            .map(Some)
+            .collect();
         if !visits.is_empty() {
             self.metrics.batch_visits.observe(visits.len() as f64);
         }
@@ -380,9 +428,8 @@ impl Batcher {
         })
     }
 
-    /// Deals with the answer to the batch.
-    fn settle(&mut self, answer: Result<Total, StoreError>) {
-        let sent_script = std::mem::take(&mut self.send_script);
+    /// Deals with the answer to the batch. Returns whether the link is still to be trusted.
+    fn settle(&mut self, answer: Result<Total, StoreError>, sent_script: bool) -> bool {
         match answer {
             Ok(total) => {
                 self.say_up();
@@ -392,8 +439,12 @@ impl Batcher {
                 if let Some(batch) = self.batch.take() {
                     self.number(batch, total);
                 }
+                true
             }
-            Err(StoreError::UnknownScript) if !sent_script => self.send_script = true,
+            Err(StoreError::UnknownScript) if !sent_script => {
+                self.send_script = true;
+                true
+            }
             Err(StoreError::Uncountable(reason)) => {
                 let reason: Arc<str> = reason.into();
                 self.say_down(&reason);
@@ -404,6 +455,7 @@ impl Batcher {
                 for probe in self.probes.drain(..) {
                     probe.answer(Err(Refusal::Uncountable(reason.clone())));
                 }
+                true
             }
             // The batch stays, to be sent again, here as in the other cases that follow.
             Err(lacking @ StoreError::Unreplicated { .. }) => {
@@ -412,12 +464,16 @@ impl Batcher {
                 }
                 self.metrics.redis_errors.inc();
                 self.trouble = lacking.to_string().into();
+                true
             }
-            Err(StoreError::Unreachable(reason)) => self.break_link(reason.into()),
+            Err(StoreError::Unreachable(reason)) => {
+                self.break_link(reason.into());
+                false
+            }
             // It was not run, but a server behind the same name may run it.
             Err(refused @ (StoreError::Refused(_) | StoreError::UnknownScript)) => {
-                self.link = None;
                 self.say_down(&refused.to_string().into());
+                false
             }
         }
     }
@@ -485,26 +541,10 @@ impl Batcher {
         self.attempts.spawn(async move { store.connect().await });
     }
 
-    fn attempted(&mut self, attempt: Result<Link, StoreError>) {
-        match attempt {
-            Ok(link) => {
-                // The others are called off, and one that has just failed is not heard any more.
-                self.attempts = JoinSet::new();
-                if !std::mem::replace(&mut self.introduced, true) {
-                    let introduction = say_what_it_is(link.clone(), self.metrics.clone());
-                    tokio::spawn(tokio::time::timeout(self.store.budget(), introduction));
-                }
-                self.link = Some(link);
-            }
-            Err(error) => self.say_down(&error.to_string().into()),
-        }
-    }
-
-    /// Drops a link that broke with a command on its way. That alone is no outage: Redis closes
+    /// Notes that the link broke with a command on its way. That alone is no outage: Redis closes
     /// idle links too, and a visit may well be counted on the next one. An attempt that fails, or
     /// a visit that must be refused, makes it one.
     fn break_link(&mut self, reason: Arc<str>) {
-        self.link = None;
         self.may_run_late = true;
         if let Some(batch) = &mut self.batch {
             batch.may_have_run = true;
@@ -518,9 +558,7 @@ impl Batcher {
 
     /// Refuses whoever would not get an answer in time. Returns whether the batch was given up.
     fn refuse_late_ones(&mut self) -> bool {
-        while let Ok(ask) = self.inbox.try_recv() {
-            self.sort_in(ask);
-        }
+        self.take_in();
         let soon = Instant::now() + self.margin;
         let late = |deadline: Instant| deadline <= soon;
         let mut refused = Vec::new();
@@ -594,8 +632,8 @@ impl Batcher {
 
     /// An orderly end leaves no key behind, unless Redis may still come to a copy of a batch: then
     /// the memory, by which it would know that copy, must stay until it expires by itself.
-    async fn clean_up(self) {
-        if let Some(link) = self.link
+    async fn clean_up(self, link: Option<Link>) {
+        if let Some(link) = link
             && self.next_batch > 1
             && !self.may_run_late
         {

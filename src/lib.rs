@@ -25,6 +25,7 @@ pub mod listener;
 pub mod metrics;
 pub mod output;
 mod page;
+mod resp;
 pub mod routes;
 mod sentinel;
 pub mod server;

@@ -6,11 +6,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, Value};
 
 use crate::config;
-use crate::store::{StoreError, classify, with_our_settings};
+use crate::resp::Connection;
+use crate::store::{StoreError, classify};
 
 /// The Sentinels of one master.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Sentinels {
     pub(crate) fn new(named: &config::Sentinels) -> Self {
         Self {
             master: named.master.clone(),
-            nodes: named.nodes.iter().map(with_our_settings).collect(),
+            nodes: named.nodes.clone(),
             next: AtomicUsize::new(0),
         }
     }
@@ -38,17 +38,14 @@ impl Sentinels {
     }
 
     /// Asks one of them for the address of the master.
-    pub(crate) async fn ask(
-        &self,
-        sentinel: &mut MultiplexedConnection,
-    ) -> Result<(String, u16), StoreError> {
+    pub(crate) async fn ask(&self, sentinel: &mut Connection) -> Result<(String, u16), StoreError> {
         let mut question = Cmd::new();
         question
             .arg("SENTINEL")
             .arg("GET-MASTER-ADDR-BY-NAME")
             .arg(&self.master);
-        let answer: Option<(String, u16)> = question
-            .query_async(sentinel)
+        let answer: Option<(String, u16)> = sentinel
+            .ask(&question)
             .await
             .map_err(|error| classify(&error))?;
         answer.ok_or_else(|| {
@@ -62,11 +59,11 @@ impl Sentinels {
 /// # Errors
 /// [`StoreError::Refused`] when it does not, or when it may not be asked.
 pub(crate) async fn check_is_master(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Connection,
     address: &ConnectionAddr,
 ) -> Result<(), StoreError> {
-    let role: Vec<Value> = redis::cmd("ROLE")
-        .query_async(connection)
+    let role: Vec<Value> = connection
+        .ask(&redis::cmd("ROLE"))
         .await
         .map_err(|error| classify(&error))?;
     match role.first() {

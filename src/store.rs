@@ -10,15 +10,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{AsyncStream, MultiplexedConnection};
-use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline,
-    RedisConnectionInfo, RedisError, ServerErrorKind, Value,
-};
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use crate::config::Config;
+pub use crate::resp::Stream;
+use crate::resp::{Connection, Reply, connect_tcp, put_command, put_number, put_word};
 use crate::sentinel::{self, Sentinels};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -71,9 +69,6 @@ const MEMORY: Duration = Duration::from_secs(60 * 60);
 /// clocks that differ.
 const NOT_AFTER: Duration = Duration::from_secs(30 * 60);
 
-/// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)).
-pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Where the count is kept and how to get there.
 #[derive(Debug)]
 pub struct Store {
@@ -88,9 +83,6 @@ pub struct Store {
     patience: Duration,
     budget: Duration,
 }
-
-/// A stream to a Redis server.
-pub type Stream = Pin<Box<dyn AsyncStream + Send>>;
 
 /// Opens streams to Redis in place of the URL's address.
 ///
@@ -109,8 +101,9 @@ struct Keys {
     epoch: String,
     /// This process's last batch.
     producer: String,
-    /// The name that Redis has for [`INCREMENT`].
-    script: String,
+    /// The command that counts, by the name that Redis has for [`INCREMENT`], up to the numbers that
+    /// differ from batch to batch.
+    increment: Vec<u8>,
 }
 
 impl Keys {
@@ -126,12 +119,30 @@ impl Keys {
             format!("{{{counter}}}")
         };
         let id = u128::from(getrandom::u64()?) << 64 | u128::from(getrandom::u64()?);
-        Ok(Self {
+        let mut keys = Self {
             counter: counter.to_owned(),
             epoch: format!("{stem}:epoch"),
             producer: format!("{stem}:producer:{id:032x}"),
-            script: redis::Script::new(INCREMENT).get_hash().to_owned(),
-        })
+            increment: Vec::new(),
+        };
+        keys.increment = keys.begin_increment("EVALSHA", redis::Script::new(INCREMENT).get_hash());
+        Ok(keys)
+    }
+
+    fn begin_increment(&self, evaluate: &str, script: &str) -> Vec<u8> {
+        let mut command = Vec::new();
+        put_command(&mut command, 10);
+        for word in [
+            evaluate,
+            script,
+            "3",
+            &self.counter,
+            &self.producer,
+            &self.epoch,
+        ] {
+            put_word(&mut command, word.as_bytes());
+        }
+        command
     }
 }
 
@@ -168,11 +179,8 @@ impl Store {
     /// When the TLS settings do not make sense, or the system gives no random numbers.
     pub fn new(config: &Config) -> Result<Self, StoreSetupError> {
         let url = &config.redis_url;
-        let server = with_our_settings(&url.connection);
-        // Whether the parts of the URL go together shows here, not at the first visit.
-        Client::open(server.clone())?;
         Ok(Self {
-            server,
+            server: url.connection.clone(),
             sentinels: url.sentinels.as_ref().map(Sentinels::new),
             #[cfg(feature = "tls")]
             tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
@@ -202,7 +210,7 @@ impl Store {
     }
 
     /// Connects to the server that counts.
-    async fn open(&self) -> Result<MultiplexedConnection, StoreError> {
+    async fn open(&self) -> Result<Connection, StoreError> {
         let Some(sentinels) = &self.sentinels else {
             return self.dial(&self.server).await;
         };
@@ -247,25 +255,24 @@ impl Store {
     }
 
     /// Connects to this server, and logs in.
-    async fn dial(&self, server: &ConnectionInfo) -> Result<MultiplexedConnection, StoreError> {
-        // The crate's own time limits cost a timer for every command; the callers keep theirs.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
+    async fn dial(&self, server: &ConnectionInfo) -> Result<Connection, StoreError> {
         let dialing = async {
-            let settings = server.redis_settings();
-            if let Some(connector) = &self.connector {
-                return open_over(connector.connect().await?, settings, config).await;
-            }
-            #[cfg(feature = "tls")]
-            if let (Some(tls), ConnectionAddr::TcpTls { host, port, .. }) =
-                (&self.tls, server.addr())
-            {
-                return open_over(tls.connect(host, *port).await?, settings, config).await;
-            }
-            Client::open(server.clone())?
-                .get_multiplexed_async_connection_with_config(&config)
-                .await
+            let stream: Stream = match (&self.connector, server.addr()) {
+                (Some(connector), _) => connector.connect().await?,
+                (None, ConnectionAddr::Tcp(host, port)) => {
+                    Box::pin(connect_tcp(host, *port).await?)
+                }
+                (None, ConnectionAddr::Unix(path)) => Box::pin(UnixStream::connect(path).await?),
+                #[cfg(feature = "tls")]
+                (None, ConnectionAddr::TcpTls { host, port, .. }) if let Some(tls) = &self.tls => {
+                    Box::pin(tls.connect(host, *port).await?)
+                }
+                (None, other) => {
+                    let other = format!("this build cannot connect to {other}");
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, other).into());
+                }
+            };
+            Connection::open(stream, server.redis_settings()).await
         };
         dialing.await.map_err(|error| classify(&error))
     }
@@ -280,16 +287,17 @@ impl Store {
             let mut connection = self.open().await?;
             // A server that hangs, loads its data or is full still lets the kernel connect: only an
             // answer shows that it is back. The increment needs the right to read this key too.
-            Cmd::get(&self.keys.epoch)
-                .query_async::<Value>(&mut connection)
+            connection
+                .ask::<Value>(&Cmd::get(&self.keys.epoch))
                 .await
                 .map_err(|error| classify(&error))?;
-            let (seconds, _microseconds): (u64, u64) = redis::cmd("TIME")
-                .query_async(&mut connection)
+            let (seconds, _microseconds): (u64, u64) = connection
+                .ask(&redis::cmd("TIME"))
                 .await
                 .map_err(|error| classify(&error))?;
             Ok(Link {
                 connection,
+                command: Vec::new(),
                 time: (seconds, Instant::now()),
                 keys: self.keys.clone(),
                 min_replicas: self.min_replicas,
@@ -305,37 +313,9 @@ impl Store {
     }
 }
 
-/// Begins a connection on a stream that is open.
-async fn open_over<S: AsyncStream + Unpin + Send + 'static>(
-    stream: S,
-    settings: &RedisConnectionInfo,
-    config: AsyncConnectionConfig,
-) -> Result<MultiplexedConnection, RedisError> {
-    let (connection, driver) =
-        MultiplexedConnection::new_with_config(settings, stream, config).await?;
-    tokio::spawn(driver);
-    Ok(connection)
-}
-
-/// The server with what holds for every connection of ours.
-pub(crate) fn with_our_settings(server: &ConnectionInfo) -> ConnectionInfo {
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_user_timeout(USER_TIMEOUT);
-    // A CLIENT SETINFO on every connection would be one more command for an ACL to allow.
-    let settings = server.redis_settings().clone().set_skip_set_lib_name();
-    server
-        .clone()
-        .set_tcp_settings(tcp)
-        .set_redis_settings(settings)
-}
-
 /// Settings from which no client can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreSetupError {
-    /// The URL's combination of parts.
-    #[error("the Redis settings cannot be used: {0}")]
-    Client(#[from] RedisError),
     /// The TLS files, or what they hold.
     #[cfg(feature = "tls")]
     #[error(transparent)]
@@ -345,10 +325,11 @@ pub enum StoreSetupError {
     Random(#[from] getrandom::Error),
 }
 
-/// One connection to Redis.
-#[derive(Clone)]
+/// One connection to Redis, on which one thing is asked at a time.
 pub struct Link {
-    connection: MultiplexedConnection,
+    connection: Connection,
+    /// The increment that was sent last.
+    command: Vec<u8>,
     /// What the clock of Redis said, in Unix seconds, and when that was.
     time: (u64, Instant),
     keys: Arc<Keys>,
@@ -366,12 +347,15 @@ pub(crate) struct Total {
 }
 
 impl Total {
-    fn read(text: &[u8]) -> Option<Self> {
-        let (count, epoch) = std::str::from_utf8(text).ok()?.split_once(' ')?;
-        Some(Self {
-            count: count.parse().ok()?,
-            epoch: epoch.parse().ok()?,
-        })
+    fn read(text: &[u8]) -> Result<Self, StoreError> {
+        let read = || {
+            let (count, epoch) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+            Some(Self {
+                count: count.parse().ok()?,
+                epoch: epoch.parse().ok()?,
+            })
+        };
+        read().ok_or_else(not_of_redis)
     }
 }
 
@@ -384,10 +368,10 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// The time, in Unix seconds of this Redis, until which a batch that is sent now may be run.
-    pub(crate) fn not_after(&self) -> u64 {
+    /// The time, in Unix seconds of this Redis, until which a batch that is sent `now` may be run.
+    pub(crate) fn not_after(&self, now: Instant) -> u64 {
         let (seconds, then) = self.time;
-        seconds + (then.elapsed() + NOT_AFTER).as_secs()
+        seconds + (now.saturating_duration_since(then) + NOT_AFTER).as_secs()
     }
 
     /// Counts `visits` up, at most once for each `batch`, and returns the new total. No visits at
@@ -399,72 +383,78 @@ impl Link {
     /// [`StoreError::Unreplicated`] it was, for now: send the same one again. After the others this
     /// copy of it was not applied.
     pub(crate) async fn increment(
-        mut self,
+        &mut self,
         batch: u64,
         visits: usize,
         not_after: u64,
         send_script: bool,
     ) -> Result<Total, StoreError> {
-        let keys = &self.keys;
-        let (evaluate, script) = if send_script {
-            ("EVAL", INCREMENT)
+        let command = &mut self.command;
+        command.clear();
+        if send_script {
+            command.extend(self.keys.begin_increment("EVAL", INCREMENT));
         } else {
-            ("EVALSHA", keys.script.as_str())
+            command.extend_from_slice(&self.keys.increment);
+        }
+        for number in [batch, visits as u64, MEMORY.as_secs() * 1000, not_after] {
+            put_number(command, number);
+        }
+        let answer = match self.min_replicas {
+            0 => self.ask_increment().await,
+            replicas => self.ask_increment_and_replicas(replicas).await,
         };
-        let mut command = Cmd::with_capacity(10, script.len() + 330);
-        command
-            .arg(evaluate)
-            .arg(script)
-            .arg(3)
-            .arg(&keys.counter)
-            .arg(&keys.producer)
-            .arg(&keys.epoch)
-            .arg(batch)
-            .arg(visits)
-            .arg(MEMORY.as_secs() * 1000)
-            .arg(not_after);
-        let mut replicas = Value::Int(0);
-        let answer = if self.min_replicas == 0 {
-            self.connection.send_packed_command(&command).await
-        } else {
-            let mut both = Pipeline::with_capacity(2);
-            // Within the patience of whoever waits for this answer.
-            let wait_ms = (self.patience / 2).as_millis().max(1);
-            both.add_command(command)
-                .cmd("WAIT")
-                .arg(self.min_replicas)
-                .arg(wait_ms.to_string());
-            let answers = self.connection.send_packed_commands(&both, 0, 2).await;
-            answers.map(|mut answers| {
-                replicas = answers.pop().unwrap_or(Value::Nil);
-                answers.pop().unwrap_or(Value::Nil)
-            })
+        match answer {
+            Ok(total) => Ok(total),
+            Err(StoreError::Uncountable(_)) => {
+                Err(StoreError::Uncountable(self.what_stands_there().await))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn ask_increment(&mut self) -> Result<Total, StoreError> {
+        let asking = async {
+            self.connection.send(&self.command).await?;
+            self.connection.reply().await
         };
-        let total = match answer {
-            Ok(Value::BulkString(text)) => Total::read(&text),
-            Ok(Value::ServerError(error)) => return Err(self.explain(&error.into()).await),
-            Ok(_) => None,
-            Err(error) => return Err(self.explain(&error).await),
+        match asking.await {
+            Ok(Reply::Text(text)) => Total::read(text),
+            Ok(Reply::Other(Value::ServerError(error))) => Err(classify(&error.into())),
+            Ok(Reply::Other(_)) => Err(not_of_redis()),
+            Err(error) => Err(classify(&error)),
+        }
+    }
+
+    async fn ask_increment_and_replicas(&mut self, want: i64) -> Result<Total, StoreError> {
+        // Within the patience of whoever waits for this answer.
+        let wait_ms = (self.patience / 2).as_millis().max(1);
+        let wait = redis::cmd("WAIT")
+            .arg(want)
+            .arg(wait_ms.to_string())
+            .get_packed_command();
+        self.command.extend(wait);
+        let asking = async {
+            self.connection.send(&self.command).await?;
+            self.connection.replies(2).await
         };
-        match (total, replicas) {
-            (Some(total), Value::Int(have)) if have >= self.min_replicas => Ok(total),
-            (Some(_), Value::Int(have)) => Err(StoreError::Unreplicated {
-                have,
-                want: self.min_replicas,
-            }),
-            (Some(_), Value::ServerError(error)) => Err(classify(&error.into())),
-            _ => Err(StoreError::Unreachable(
-                "the server gave an answer that Redis would not".to_owned(),
-            )),
+        let replies = asking.await.map_err(|error| classify(&error))?;
+        match <[Value; 2]>::try_from(replies) {
+            Ok([Value::BulkString(text), Value::Int(have)]) => match Total::read(&text)? {
+                total if have >= want => Ok(total),
+                _ => Err(StoreError::Unreplicated { have, want }),
+            },
+            Ok(
+                [Value::ServerError(error), _] | [Value::BulkString(_), Value::ServerError(error)],
+            ) => Err(classify(&error.into())),
+            _ => Err(not_of_redis()),
         }
     }
 
     /// Removes this process's memory of its last batch.
     pub(crate) async fn forget_producer(mut self) -> Result<(), StoreError> {
-        Cmd::del(&self.keys.producer)
-            .exec_async(&mut self.connection)
-            .await
-            .map_err(|error| classify(&error))
+        let forget = Cmd::del(&self.keys.producer);
+        let forgotten = self.connection.ask::<()>(&forget).await;
+        forgotten.map_err(|error| classify(&error))
     }
 
     /// The count, or `None` before the first visit.
@@ -487,15 +477,14 @@ impl Link {
     /// # Errors
     /// [`StoreError::Uncountable`] when the key holds no text at all; then nothing is changed.
     pub async fn reset(&mut self, to: i64) -> Result<Option<String>, StoreError> {
-        let answer = redis::cmd("EVAL")
+        let mut reset = redis::cmd("EVAL");
+        reset
             .arg(RESET)
             .arg(2)
             .arg(&self.keys.counter)
             .arg(&self.keys.epoch)
-            .arg(to)
-            .query_async::<Option<Vec<u8>>>(&mut self.connection)
-            .await;
-        match answer {
+            .arg(to);
+        match self.connection.ask::<Option<Vec<u8>>>(&reset).await {
             Ok(held) => Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
             Err(error) => Err(self.explain(&error).await),
         }
@@ -511,10 +500,7 @@ impl Link {
     }
 
     async fn held(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
-        match Cmd::get(&self.keys.counter)
-            .query_async(&mut self.connection)
-            .await
-        {
+        match self.connection.ask(&Cmd::get(&self.keys.counter)).await {
             Ok(held) => Ok(held),
             Err(error) => Err(self.explain(&error).await),
         }
@@ -552,7 +538,7 @@ impl Link {
     ) -> Result<Option<T>, StoreError> {
         let mut command = Cmd::new();
         command.arg(words);
-        match command.query_async(&mut self.connection).await {
+        match self.connection.ask(&command).await {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if error.is_io_error() => Err(classify(&error)),
             Err(_) => Ok(None),
@@ -569,15 +555,11 @@ impl Link {
     /// Describes what stands at the counter's key when it is no number.
     async fn what_stands_there(&mut self) -> String {
         let key = &self.keys.counter;
-        let kind: Result<String, _> = redis::cmd("TYPE")
-            .arg(key)
-            .query_async(&mut self.connection)
-            .await;
+        let kind: Result<String, _> = self.connection.ask(redis::cmd("TYPE").arg(key)).await;
         match kind.as_deref() {
             Ok("string") => {
-                let text: Result<Vec<u8>, _> = Cmd::getrange(key, 0, 63)
-                    .query_async(&mut self.connection)
-                    .await;
+                let text: Result<Vec<u8>, _> =
+                    self.connection.ask(&Cmd::getrange(key, 0, 63)).await;
                 let text = text.unwrap_or_default();
                 match integer(&text) {
                     Some(count) => {
@@ -652,6 +634,10 @@ fn integer(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let number = text.parse().ok()?;
     (itoa::Buffer::new().format::<i64>(number) == text).then_some(number)
+}
+
+fn not_of_redis() -> StoreError {
+    StoreError::Unreachable("the server gave an answer that Redis would not".to_owned())
 }
 
 pub(crate) fn classify(error: &RedisError) -> StoreError {

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{Config, Optional};
-use crate::store::USER_TIMEOUT;
+use crate::resp::connect_tcp;
 
 /// Whom to trust, and who this is.
 pub(crate) struct Tls {
@@ -95,10 +95,7 @@ impl Tls {
     /// Connects and checks whom it has reached.
     pub(crate) async fn connect(&self, host: &str, port: u16) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = TcpStream::connect((host, port)).await?;
-        stream.set_nodelay(true)?;
-        let timeout = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
-        rustix::net::sockopt::set_tcp_user_timeout(&stream, timeout)?;
+        let stream = connect_tcp(host, port).await?;
         let connecting = self.connector.connect(name, stream);
         connecting.await.map_err(lasting)
     }

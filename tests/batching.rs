@@ -109,6 +109,7 @@ async fn play(redis: &Redis, steps: &[Step]) -> Result<(), TestCaseError> {
     let metrics = Arc::new(Metrics::new("test"));
     let store = Store::new(&config).expect("a store");
     let (counter, counting) = Counter::start(store, 1000, false, metrics.clone());
+    let counter = Arc::new(counter);
 
     let clock = Arc::new(AtomicU64::new(0));
     let mut model = Model::default();

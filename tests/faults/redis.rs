@@ -233,7 +233,7 @@ faults![
     with_another_password = Fault {
         name: "Redis has another password, then the right one",
         how: "`ACL SETUSER`, and `CLIENT KILL`; later the password is as before",
-        logs: &["authentication failed"],
+        logs: &["WRONGPASS"],
         stage: || {
             let redis = Redis::start();
             let user = ["ACL", "SETUSER", "visitor", "on", "~*", "+@all", ">secret"];

@@ -1,0 +1,264 @@
+//! One connection to Redis: commands go out and replies come in (RESP, the Redis serialization
+//! protocol).
+//!
+//! Words, values and the general parser are the redis crate's. What is left out is its asynchronous
+//! connection: the task, the channel and the parser that each command passes there take as many
+//! instructions as hyper does for a whole request. Here a connection belongs to whoever asks, who
+//! waits for the answer before asking again, and drops the connection when it does not come.
+
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+
+use redis::{Cmd, FromRedisValue, Parser, RedisConnectionInfo, RedisError, Value};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+
+/// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)), in
+/// milliseconds.
+const USER_TIMEOUT_MS: u32 = 60_000;
+
+/// The most that is read of a reply, in bytes. The longest is that to `INFO`, of some kilobytes.
+const LONGEST_REPLY: usize = 1024 * 1024;
+
+/// What is read at one time, in bytes. An answer to an increment is a tenth of that.
+const READ: usize = 512;
+
+/// What leads to a Redis server and back.
+pub trait Duplex: AsyncRead + AsyncWrite {}
+
+impl<S: AsyncRead + AsyncWrite> Duplex for S {}
+
+/// An open stream to a Redis server.
+pub type Stream = Pin<Box<dyn Duplex + Send>>;
+
+/// Connects to whichever of the host's addresses answers first.
+pub(crate) async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    for address in lookup_host((host, port)).await? {
+        attempts.spawn(TcpStream::connect(address));
+    }
+    let mut trouble = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt? {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                rustix::net::sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS)?;
+                return Ok(stream);
+            }
+            Err(error) => trouble = error,
+        }
+    }
+    Err(trouble)
+}
+
+/// A connection on which at most one question is open.
+pub(crate) struct Connection {
+    stream: Stream,
+    /// What has been received of the answer to the last question.
+    received: Vec<u8>,
+}
+
+/// What Redis said.
+pub(crate) enum Reply<'a> {
+    /// A bulk string, where it was received.
+    Text(&'a [u8]),
+    /// Anything else; also an error.
+    Other(Value),
+}
+
+impl Connection {
+    /// Logs in and chooses the database, as `settings` say.
+    pub(crate) async fn open(
+        stream: Stream,
+        settings: &RedisConnectionInfo,
+    ) -> Result<Self, RedisError> {
+        let mut connection = Self {
+            stream,
+            received: Vec::new(),
+        };
+        if let Some(login) = login(settings) {
+            connection.ask::<Value>(&login).await?;
+        }
+        if settings.db() != 0 {
+            let mut select = redis::cmd("SELECT");
+            connection.ask::<()>(select.arg(settings.db())).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Asks one thing. What Redis says against it is an error.
+    pub(crate) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
+        self.send(&command.get_packed_command()).await?;
+        let value = match self.reply().await? {
+            Reply::Text(text) => Value::BulkString(text.to_owned()),
+            Reply::Other(value) => value.extract_error()?,
+        };
+        Ok(redis::from_redis_value(value)?)
+    }
+
+    /// Sends commands, as many as are then asked for by [`Connection::reply`] or
+    /// [`Connection::replies`].
+    pub(crate) async fn send(&mut self, commands: &[u8]) -> io::Result<()> {
+        self.received.clear();
+        self.stream.write_all(commands).await?;
+        self.stream.flush().await
+    }
+
+    /// The reply to the command that was sent.
+    pub(crate) async fn reply(&mut self) -> Result<Reply<'_>, RedisError> {
+        loop {
+            self.receive().await?;
+            // What an increment gets, and so nearly every reply, needs no general parser.
+            if let Some(text) = bulk_string(&self.received) {
+                return Ok(Reply::Text(&self.received[text]));
+            }
+            if let Some(values) = parse(&self.received, 1)? {
+                return Ok(Reply::Other(
+                    values.into_iter().next().unwrap_or(Value::Nil),
+                ));
+            }
+        }
+    }
+
+    /// The replies to so many commands that were sent together.
+    pub(crate) async fn replies(&mut self, count: usize) -> Result<Vec<Value>, RedisError> {
+        loop {
+            self.receive().await?;
+            if let Some(values) = parse(&self.received, count)? {
+                return Ok(values);
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> io::Result<()> {
+        if self.received.len() > LONGEST_REPLY {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the server gave a longer answer than Redis would",
+            ));
+        }
+        self.received.reserve(READ);
+        match self.stream.read_buf(&mut self.received).await? {
+            0 => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The command that logs in, and says which version of the protocol is to be spoken.
+fn login(settings: &RedisConnectionInfo) -> Option<Cmd> {
+    let (user, password) = (settings.username(), settings.password());
+    if settings.protocol().supports_resp3() {
+        let mut hello = redis::cmd("HELLO");
+        hello.arg(3);
+        if let Some(password) = password {
+            hello
+                .arg("AUTH")
+                .arg(user.unwrap_or("default"))
+                .arg(password);
+        }
+        return Some(hello);
+    }
+    let mut auth = redis::cmd("AUTH");
+    auth.arg(user).arg(password?);
+    Some(auth)
+}
+
+/// Where the text is, when what was received is one whole bulk string and nothing else.
+fn bulk_string(received: &[u8]) -> Option<Range<usize>> {
+    let [b'$', rest @ ..] = received else {
+        return None;
+    };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
+    let (length, digits) = digits.fold((0_usize, 0_usize), |(length, digits), digit| {
+        let digit = usize::from(digit - b'0');
+        (length.saturating_mul(10).saturating_add(digit), digits + 1)
+    });
+    let begin = 1 + digits + 2;
+    let end = received.len().checked_sub(2)?;
+    let whole = digits > 0
+        && begin.checked_add(length)? == end
+        && received[begin - 2..begin] == *b"\r\n"
+        && received[end..] == *b"\r\n";
+    whole.then_some(begin..end)
+}
+
+/// The first `count` values, once they have been received.
+fn parse(mut received: &[u8], count: usize) -> Result<Option<Vec<Value>>, RedisError> {
+    let mut parser = Parser::new();
+    let mut values = Vec::with_capacity(count);
+    while values.len() < count {
+        match parser.parse_value(&mut received) {
+            Ok(value) => values.push(value),
+            // The end of what there is.
+            Err(error) if error.is_io_error() => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(values))
+}
+
+/// Begins a command of so many words, each to be added with [`put_word`].
+pub(crate) fn put_command(command: &mut Vec<u8>, words: usize) {
+    put_length(command, b'*', words);
+}
+
+/// Adds a word to a command.
+pub(crate) fn put_word(command: &mut Vec<u8>, word: &[u8]) {
+    put_length(command, b'$', word.len());
+    command.extend_from_slice(word);
+    command.extend_from_slice(b"\r\n");
+}
+
+/// Adds a number to a command.
+pub(crate) fn put_number(command: &mut Vec<u8>, number: u64) {
+    put_word(command, itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn put_length(command: &mut Vec<u8>, kind: u8, length: usize) {
+    command.push(kind);
+    command.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    command.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Value, bulk_string, parse};
+
+    #[test]
+    fn the_short_way_reads_what_the_parser_reads_or_leaves_it_alone() {
+        let replies: [&[u8]; 14] = [
+            b"$4\r\n12 0\r\n",
+            b"$0\r\n\r\n",
+            b"$2\r\n\r\n\r\n",
+            b"$-1\r\n",
+            b"$\r\n\r\n",
+            b"$4\r\n12 0\r",
+            b"$4\r\n12 0\r\n\r\n",
+            b"$3\r\n12 0\r\n",
+            b"$5\r\n12 0\r\n",
+            b"$99999999999999999999999\r\n\r\n",
+            b"$18446744073709551615\r\n\r\n",
+            b":12\r\n",
+            b"-ERR no\r\n",
+            b"",
+        ];
+        for reply in replies {
+            for end in 0..=reply.len() {
+                let part = &reply[..end];
+                let Some(text) = bulk_string(part) else {
+                    continue;
+                };
+                let parsed = parse(part, 1).expect("it is a reply").expect("a whole one");
+                assert_eq!(parsed, [Value::BulkString(part[text].to_owned())]);
+            }
+        }
+        assert_eq!(bulk_string(replies[0]), Some(4..8));
+        assert_eq!(bulk_string(replies[1]), Some(4..4));
+    }
+}
