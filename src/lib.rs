@@ -30,6 +30,7 @@ pub mod routes;
 mod sentinel;
 pub mod server;
 pub mod store;
+mod stream;
 pub mod telemetry;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -8,50 +8,17 @@
 
 use std::io;
 use std::ops::Range;
-use std::pin::Pin;
 
 use redis::{Cmd, FromRedisValue, Parser, RedisConnectionInfo, RedisError, Value};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::task::JoinSet;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)), in
-/// milliseconds.
-const USER_TIMEOUT_MS: u32 = 60_000;
+use crate::stream::Stream;
 
 /// The most that is read of a reply, in bytes. The longest is that to `INFO`, of some kilobytes.
 const LONGEST_REPLY: usize = 1024 * 1024;
 
 /// What is read at one time, in bytes. An answer to an increment is a tenth of that.
 const READ: usize = 512;
-
-/// What leads to a Redis server and back.
-pub trait Duplex: AsyncRead + AsyncWrite {}
-
-impl<S: AsyncRead + AsyncWrite> Duplex for S {}
-
-/// An open stream to a Redis server.
-pub type Stream = Pin<Box<dyn Duplex + Send>>;
-
-/// Connects to whichever of the host's addresses answers first.
-pub(crate) async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut attempts = JoinSet::new();
-    for address in lookup_host((host, port)).await? {
-        attempts.spawn(TcpStream::connect(address));
-    }
-    let mut trouble = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    while let Some(attempt) = attempts.join_next().await {
-        match attempt? {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                rustix::net::sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS)?;
-                return Ok(stream);
-            }
-            Err(error) => trouble = error,
-        }
-    }
-    Err(trouble)
-}
 
 /// A connection on which at most one question is open.
 pub(crate) struct Connection {

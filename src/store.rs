@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
-use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use crate::config::Config;
-pub use crate::resp::Stream;
-use crate::resp::{Connection, Reply, connect_tcp, put_command, put_number, put_word};
+use crate::resp::{Connection, Reply, put_command, put_number, put_word};
 use crate::sentinel::{self, Sentinels};
+pub use crate::stream::Stream;
+use crate::stream::{tcp, unix};
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 
@@ -259,10 +259,8 @@ impl Store {
         let dialing = async {
             let stream: Stream = match (&self.connector, server.addr()) {
                 (Some(connector), _) => connector.connect().await?,
-                (None, ConnectionAddr::Tcp(host, port)) => {
-                    Box::pin(connect_tcp(host, *port).await?)
-                }
-                (None, ConnectionAddr::Unix(path)) => Box::pin(UnixStream::connect(path).await?),
+                (None, ConnectionAddr::Tcp(host, port)) => Box::pin(tcp(host, *port).await?),
+                (None, ConnectionAddr::Unix(path)) => Box::pin(unix(path).await?),
                 #[cfg(feature = "tls")]
                 (None, ConnectionAddr::TcpTls { host, port, .. }) if let Some(tls) = &self.tls => {
                     Box::pin(tls.connect(host, *port).await?)

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{Config, Optional};
-use crate::resp::connect_tcp;
+use crate::stream::tcp;
 
 /// Whom to trust, and who this is.
 pub(crate) struct Tls {
@@ -95,7 +95,7 @@ impl Tls {
     /// Connects and checks whom it has reached.
     pub(crate) async fn connect(&self, host: &str, port: u16) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = connect_tcp(host, port).await?;
+        let stream = tcp(host, port).await?;
         let connecting = self.connector.connect(name, stream);
         connecting.await.map_err(lasting)
     }
