@@ -144,9 +144,9 @@ impl Means {
                     .arg("count")
                     .arg(producer)
                     .arg("{count}:epoch")
+                    .arg(60 * 60 * 1000)
                     .arg(batch)
                     .arg(1)
-                    .arg(60 * 60 * 1000)
                     .arg(u32::MAX);
                 let answer = self.connection.send_packed_command(&command).await;
                 assert!(matches!(answer, Ok(Value::BulkString(_))), "{answer:?}");

@@ -5,6 +5,7 @@
 //! slow request. So a connection only notes what it is doing and since when, and one sweep over
 //! all of them, a few times a second, ends those that take too long.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -111,7 +112,7 @@ impl Connection {
     }
 
     /// Notes what the connection goes on to without a look at the clock.
-    fn goes_on_to(&self, doing: Doing) {
+    pub(crate) fn goes_on_to(&self, doing: Doing) {
         let since = self.activity.load(Relaxed) >> DOING_BITS;
         self.activity
             .store(since << DOING_BITS | doing as u64, Relaxed);
@@ -182,8 +183,11 @@ pub(crate) async fn serve(
     let service = service_fn({
         let (app, connection) = (app.clone(), connection.clone());
         move |request: Request<Incoming>| {
+            let (app, connection) = (app.clone(), connection.clone());
             // Boxed, for the socket can be had back only from an exchange that may be moved.
-            Box::pin(routes::answer(app.clone(), connection.clone(), request))
+            Box::pin(async move {
+                Ok::<_, Infallible>(routes::answer(&app, &connection, &request).await)
+            })
         }
     });
     let mut exchange = http.serve_connection(TokioIo::new(stream), service);

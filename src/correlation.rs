@@ -1,23 +1,27 @@
 //! What ties a request to its traces elsewhere: `X-Request-Id` and W3C `traceparent`.
 
-use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
+
+use crate::fields::Field;
 
 /// The header that carries a request's id, in and out.
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
 /// Identifies one request in the logs of everybody who saw it.
 #[derive(Debug)]
-pub(crate) struct RequestId(HeaderValue);
+pub(crate) enum RequestId {
+    /// By whoever asked.
+    Given(HeaderValue),
+    /// Here: 32 hexadecimal digits.
+    Made([u8; 32]),
+}
 
 impl RequestId {
     /// Takes the client's id over when it is sane (1 to 128 letters, digits, `.`, `_` and `-`), so
     /// that it can be put into a log or a header as it is. Else makes one.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        match headers.get(&REQUEST_ID) {
-            Some(given) if Self::is_sane(given.as_bytes()) => Self(given.clone()),
+    pub(crate) fn of(given: &Field<'_>) -> Self {
+        match given.first {
+            Some(given) if Self::is_sane(given.as_bytes()) => Self::Given(given.clone()),
             _ => Self::new(),
         }
     }
@@ -31,28 +35,43 @@ impl RequestId {
 
     /// A new id: 128 random bits.
     pub(crate) fn new() -> Self {
-        let id = hex(fastrand::u128(..));
-        Self(HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("unknown")))
+        let mut id = [0; 32];
+        for (digits, byte) in id.chunks_exact_mut(2).zip(fastrand::u128(..).to_be_bytes()) {
+            digits.copy_from_slice(&HEX[usize::from(byte)]);
+        }
+        Self::Made(id)
     }
 
     pub(crate) fn as_str(&self) -> &str {
+        let id = match self {
+            Self::Given(id) => id.as_bytes(),
+            Self::Made(id) => id,
+        };
         // All bytes are ASCII by construction.
-        self.0.to_str().unwrap_or_default()
+        std::str::from_utf8(id).unwrap_or_default()
     }
 
     pub(crate) fn header(&self) -> HeaderValue {
-        self.0.clone()
+        match self {
+            Self::Given(id) => id.clone(),
+            Self::Made(id) => {
+                HeaderValue::from_bytes(id).unwrap_or(HeaderValue::from_static("unknown"))
+            }
+        }
     }
 }
 
-fn hex(number: u128) -> [u8; 32] {
-    let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
-    let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(number.to_be_bytes()) {
-        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+/// The two hexadecimal digits of each byte.
+static HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut hex = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < hex.len() {
+        hex[byte] = [digits[byte >> 4], digits[byte & 0xf]];
+        byte += 1;
     }
-    text
-}
+    hex
+};
 
 /// A valid `traceparent` (W3C Trace Context, section 3.2).
 #[derive(Debug)]
@@ -60,12 +79,10 @@ pub(crate) struct TraceParent(HeaderValue);
 
 impl TraceParent {
     /// The caller's trace, when there is exactly one and it is valid.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut given = headers.get_all(&TRACEPARENT).iter();
-        let (value, None) = (given.next()?, given.next()) else {
-            return None;
-        };
-        Self::is_valid(value.as_bytes()).then(|| Self(value.clone()))
+    pub(crate) fn of(given: &Field<'_>) -> Option<Self> {
+        let value = given.first?;
+        let valid = !given.repeated && Self::is_valid(value.as_bytes());
+        valid.then(|| Self(value.clone()))
     }
 
     /// `version-trace_id-parent_id-flags` in lower-case hexadecimal. Version 00 has exactly these

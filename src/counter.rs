@@ -13,11 +13,13 @@
 //!   times a second while somebody waits, so nothing is sent again more often than that. Nobody
 //!   waiting, nothing is tried.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -64,11 +66,7 @@ pub struct Counter {
 
 /// Where those who have come wait until the task that counts takes them in.
 #[derive(Debug, Default)]
-struct Inbox {
-    newcomers: Mutex<Newcomers>,
-    /// Somebody has come, or nobody will come any more.
-    changed: Notify,
-}
+struct Inbox(Mutex<Newcomers>);
 
 #[derive(Debug, Default)]
 struct Newcomers {
@@ -77,30 +75,34 @@ struct Newcomers {
     probes: Vec<Waiter<()>>,
     /// The [`Counter`] is gone.
     closed: bool,
-}
-
-impl Newcomers {
-    fn are_none(&self) -> bool {
-        self.visits.is_empty() && self.probes.is_empty()
-    }
+    /// The task that counts, while it waits for somebody to come.
+    idle: Option<Waker>,
 }
 
 impl Inbox {
     fn newcomers(&self) -> MutexGuard<'_, Newcomers> {
-        self.newcomers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Puts somebody in. The first one wakes the task that counts; all who come until it runs join.
     fn put(&self, put: impl FnOnce(&mut Newcomers)) {
         let mut newcomers = self.newcomers();
-        // Whoever came before has told already.
-        let first = newcomers.are_none();
         put(&mut newcomers);
+        let idle = newcomers.idle.take();
         drop(newcomers);
-        if first {
-            self.changed.notify_one();
+        if let Some(task) = idle {
+            task.wake();
         }
+    }
+
+    /// Waits until somebody comes, or nobody will come any more.
+    fn poll_changed(&self, context: &Context<'_>) -> Poll<()> {
+        let mut newcomers = self.newcomers();
+        if newcomers.closed || !newcomers.visits.is_empty() || !newcomers.probes.is_empty() {
+            return Poll::Ready(());
+        }
+        newcomers.idle = Some(context.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -210,8 +212,7 @@ impl Counter {
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        self.inbox.newcomers().closed = true;
-        self.inbox.changed.notify_one();
+        self.inbox.put(|newcomers| newcomers.closed = true);
     }
 }
 
@@ -305,7 +306,7 @@ impl Batcher {
                 if !open {
                     break;
                 }
-                self.inbox.changed.notified().await;
+                poll_fn(|context| self.inbox.poll_changed(context)).await;
             } else if let Some(open) = &mut link {
                 if !self.count(open).await {
                     link = None;

@@ -6,9 +6,10 @@
 
 use std::net::Ipv6Addr;
 
-use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
-use hyper::{HeaderMap, Method, Request, Uri, Version};
+use hyper::{Method, Request, Uri, Version};
+
+use crate::fields::{Field, Fields};
 
 /// What is wrong with a request's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,27 +29,29 @@ pub(crate) enum Content {
     Announced,
 }
 
-/// Judges the frame of a request.
-pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Content, Fault> {
-    let headers = request.headers();
+/// Judges the frame of a request, whose `fields` these are.
+pub(crate) fn check<B>(
+    request: &Request<B>,
+    fields: &Fields<'_>,
+    max_body_bytes: usize,
+) -> Result<Content, Fault> {
     check_target(request.method(), request.uri())?;
-    check_host(request.version(), headers)?;
-    check_look_alikes(headers)?;
-    // Of nearly all requests there is no more to ask.
-    let about_content = |name: &HeaderName| {
-        *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING || *name == EXPECT
-    };
-    if !headers.keys().any(about_content) {
-        return Ok(Content::None);
+    check_host(request.version(), &fields.host)?;
+    // It means nothing here, but something to a program in front that takes `Content_Length` for
+    // `Content-Length`.
+    if fields.look_alike {
+        return Err(Fault::Malformed(
+            "a header looks like Content-Length or Transfer-Encoding and is neither",
+        ));
     }
     // hyper drops a Content-Length beside it, so the two together can no longer be told apart from
     // one alone, and nothing here takes content anyway.
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if fields.transfer_encoding.is_given() {
         return Err(Fault::Malformed(
             "Transfer-Encoding is not accepted: nothing here takes content",
         ));
     }
-    let length = match headers.get(CONTENT_LENGTH) {
+    let length = match fields.content_length.first {
         None => 0,
         // hyper has made sure that it is one number.
         Some(length) => length
@@ -57,7 +60,7 @@ pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Co
             .and_then(|text| text.parse().ok())
             .unwrap_or(u64::MAX),
     };
-    if length == 0 && !headers.contains_key(EXPECT) {
+    if length == 0 && !fields.expect.is_given() {
         return Ok(Content::None);
     }
     if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -94,36 +97,17 @@ fn check_target(method: &Method, target: &Uri) -> Result<(), Fault> {
     }
 }
 
-/// A header that is not quite `Content-Length` or `Transfer-Encoding`, such as `Content_Length`,
-/// means nothing here, but something to a program in front that takes both for the same.
-fn check_look_alikes(headers: &HeaderMap) -> Result<(), Fault> {
-    const SHORTER: &[u8; 13] = b"contentlength";
-    let looks_alike = |name: &HeaderName| {
-        let letters = || name.as_str().bytes().filter(u8::is_ascii_alphanumeric);
-        name.as_str().len() >= SHORTER.len()
-            && (letters().eq(*SHORTER) && name != CONTENT_LENGTH
-                || letters().eq(*b"transferencoding") && name != TRANSFER_ENCODING)
-    };
-    if headers.keys().any(looks_alike) {
-        return Err(Fault::Malformed(
-            "a header looks like Content-Length or Transfer-Encoding and is neither",
-        ));
-    }
-    Ok(())
-}
-
 /// RFC 9112, section 3.2: an HTTP/1.1 request has exactly one Host, and a valid one.
-fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Fault> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let Some(host) = hosts.next() else {
+fn check_host(version: Version, host: &Field<'_>) -> Result<(), Fault> {
+    if host.repeated {
+        return Err(Fault::Malformed("there is more than one Host header"));
+    }
+    let Some(host) = host.first else {
         return match version {
             Version::HTTP_10 => Ok(()),
             _ => Err(Fault::Malformed("the Host header is missing")),
         };
     };
-    if hosts.next().is_some() {
-        return Err(Fault::Malformed("there is more than one Host header"));
-    }
     let host = host.as_bytes();
     if is_plain(host) || Authority::try_from(host).is_ok_and(|authority| is_host(&authority)) {
         Ok(())

@@ -4,10 +4,10 @@
 //!
 //! [`listener`] takes the socket that systemd hands over, or binds one. [`server`] accepts from it
 //! within its limits and, at the end, drains what it accepted. `connection` serves one of them and
-//! notes what it is doing. `framing` refuses what is not quite HTTP; [`routes`] decides who answers
-//! the rest. [`counter`] joins the visit to the others that wait, [`store`] has Redis count them
-//! all with one command (over `tls` for `rediss://`; `sentinel` finds the master), and each gets its
-//! own number. `page` says it as text, HTML or JSON, and [`telemetry`] writes one event, which
+//! notes what it is doing. `fields` finds what the request says, `framing` refuses what is not quite
+//! HTTP; [`routes`] decides who answers the rest. [`counter`] joins the visit to the others that wait, [`store`] has Redis count them
+//! all with one command (by `resp` on a `stream`, over `tls` for `rediss://`; `sentinel` finds the
+//! master), and each gets its own number. `page` says it as text, HTML or JSON, and [`telemetry`] writes one event, which
 //! [`output`] takes to stdout.
 //!
 //! Around it: [`config`] is every setting, [`lifecycle`] is how the process starts and ends,
@@ -19,6 +19,7 @@ pub mod config;
 mod connection;
 mod correlation;
 pub mod counter;
+mod fields;
 mod framing;
 pub mod lifecycle;
 pub mod listener;

@@ -5,8 +5,10 @@ use std::str::FromStr as _;
 use bytes::Bytes;
 use headers_accept::Accept;
 use hyper::StatusCode;
-use hyper::header::{ACCEPT, HeaderMap, HeaderValue};
+use hyper::header::HeaderValue;
 use mediatype::{MediaType, Name, names, values};
+
+use crate::fields::Fields;
 
 /// The page; `{...}` stand for what differs.
 const PAGE: &str = include_str!("page.html");
@@ -56,20 +58,18 @@ impl Form {
 
     /// The form that the client likes best (RFC 9110, section 12.5.1). Text when it does not care,
     /// or wants something that there is not: a greeting in a plain form beats none.
-    pub(crate) fn wanted(headers: &HeaderMap) -> Self {
-        let mut accepts = headers.get_all(ACCEPT).iter();
-        let Some(first) = accepts.next() else {
-            return Self::Text;
-        };
-        if first == "*/*" {
-            return Self::Text;
+    pub(crate) fn wanted(fields: &Fields<'_>) -> Self {
+        match fields.accept.first {
+            None => return Self::Text,
+            Some(first) if first == "*/*" && !fields.accept.repeated => return Self::Text,
+            Some(_) => {}
         }
         // Case means nothing here, but values are compared exactly: ours is UTF-8.
-        let all = accepts.fold(first.as_bytes().to_ascii_uppercase(), |mut all, more| {
-            all.push(b',');
-            all.extend(more.as_bytes().to_ascii_uppercase());
-            all
-        });
+        let all: Vec<_> = fields
+            .accepts()
+            .map(|accept| accept.as_bytes().to_ascii_uppercase())
+            .collect();
+        let all = all.join(&b',');
         let Some(accept) = std::str::from_utf8(&all).ok().and_then(|all| {
             Accept::from_str(all)
                 .or_else(|_| readable(all).parse())

@@ -182,9 +182,16 @@ pub(crate) fn put_word(command: &mut Vec<u8>, word: &[u8]) {
     command.extend_from_slice(b"\r\n");
 }
 
-/// Adds a number to a command.
+/// Adds a number to a command. It has at most 20 digits, so their number is put by hand.
 pub(crate) fn put_number(command: &mut Vec<u8>, number: u64) {
-    put_word(command, itoa::Buffer::new().format(number).as_bytes());
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(number).as_bytes();
+    match digits.len() as u8 {
+        length @ ..10 => command.extend([b'$', b'0' + length, b'\r', b'\n']),
+        length => command.extend([b'$', b'0' + length / 10, b'0' + length % 10, b'\r', b'\n']),
+    }
+    command.extend_from_slice(digits);
+    command.extend(*b"\r\n");
 }
 
 fn put_length(command: &mut Vec<u8>, kind: u8, length: usize) {
@@ -195,7 +202,17 @@ fn put_length(command: &mut Vec<u8>, kind: u8, length: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Value, bulk_string, parse};
+    use super::{Value, bulk_string, parse, put_number, put_word};
+
+    #[test]
+    fn a_number_is_put_as_a_word_is() {
+        for number in [0, 9, 10, 4_000_000_000, 9_999_999_999, u64::MAX] {
+            let (mut short, mut long) = (Vec::new(), Vec::new());
+            put_number(&mut short, number);
+            put_word(&mut long, number.to_string().as_bytes());
+            assert_eq!(short, long);
+        }
+    }
 
     #[test]
     fn the_short_way_reads_what_the_parser_reads_or_leaves_it_alone() {

@@ -1,6 +1,5 @@
 //! Which request gets which answer.
 
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 
@@ -13,6 +12,7 @@ use tokio::time::Instant;
 use crate::connection::{Connection, Doing};
 use crate::correlation::{REQUEST_ID, RequestId, TraceParent};
 use crate::counter::{Counter, Refusal};
+use crate::fields::Fields;
 use crate::framing::{self, Content, Fault};
 use crate::metrics::{self, Limit, Metrics};
 use crate::page::{self, Form};
@@ -131,6 +131,7 @@ impl Answer {
         let mut response = Response::new(Full::new(content));
         *response.status_mut() = status;
         let headers = response.headers_mut();
+        hold_place_of_request_id(headers);
         if content_type == Form::Html.content_type() {
             page_headers(headers);
         }
@@ -163,8 +164,8 @@ impl Answer {
         Self::new(status, Form::Text.content_type(), text)
     }
 
-    fn problem(headers: &HeaderMap, status: StatusCode, detail: &str) -> Self {
-        let (content_type, content) = page::problem(Form::wanted(headers), status, detail);
+    fn problem(fields: &Fields<'_>, status: StatusCode, detail: &str) -> Self {
+        let (content_type, content) = page::problem(Form::wanted(fields), status, detail);
         Self::new(status, content_type, content).with(header::VARY, "Accept")
     }
 
@@ -176,18 +177,25 @@ impl Answer {
     }
 }
 
-/// The headers of a greeting in each form, put together once and not for every visit. The request's
-/// id takes the place that is held for it.
+/// The headers of a greeting in each form, put together once and not for every visit.
 static GREETING_HEADERS: LazyLock<[HeaderMap; 3]> = LazyLock::new(|| {
     Form::ALL.map(|form| {
         let greeting = without_content(form, StatusCode::OK);
-        let (mut parts, _) = greeting.response.into_parts();
-        parts
-            .headers
-            .insert(&REQUEST_ID, HeaderValue::from_static(""));
-        parts.headers
+        greeting.response.into_parts().0.headers
     })
 });
+
+/// Puts the request's id first among the headers of an answer, before it is known.
+fn hold_place_of_request_id(headers: &mut HeaderMap) {
+    headers.insert(&REQUEST_ID, HeaderValue::from_static(""));
+}
+
+/// Puts the request's id into its place.
+fn put_request_id(headers: &mut HeaderMap, id: &RequestId) {
+    if let Some(place) = headers.values_mut().next() {
+        *place = id.header();
+    }
+}
 
 /// A page without scripts, forms or frames needs none of what these forbid.
 fn page_headers(headers: &mut HeaderMap) {
@@ -205,21 +213,19 @@ fn page_headers(headers: &mut HeaderMap) {
 }
 
 /// Answers one request.
-///
-/// # Errors
-/// Never; hyper wants a `Result`.
 pub(crate) async fn answer<B>(
-    app: Arc<App>,
-    connection: Arc<Connection>,
-    request: Request<B>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+    app: &App,
+    connection: &Connection,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
     let arrived = Instant::now();
-    connection.is(Doing::Answering, arrived);
-    let request_id = RequestId::of(request.headers());
-    let trace = TraceParent::of(request.headers());
+    connection.goes_on_to(Doing::Answering);
+    let fields = Fields::of(request.headers());
+    let request_id = RequestId::of(&fields.request_id);
+    let trace = TraceParent::of(&fields.traceparent);
 
     let framing = if connection.next_has_whole_lines() {
-        framing::check(&request, app.max_body_bytes)
+        framing::check(request, &fields, app.max_body_bytes)
     } else {
         Err(Fault::Malformed("a line does not end in CRLF"))
     };
@@ -232,19 +238,17 @@ pub(crate) async fn answer<B>(
         bytes,
         visit,
     } = match framing {
-        Err(Fault::Malformed(what)) => {
-            Answer::problem(request.headers(), StatusCode::BAD_REQUEST, what)
-        }
+        Err(Fault::Malformed(what)) => Answer::problem(&fields, StatusCode::BAD_REQUEST, what),
         Err(Fault::TooLarge) => {
             app.metrics.hit(Limit::BodyBytes);
             let detail = "Nothing here takes content, least of all so much.";
-            Answer::problem(request.headers(), StatusCode::PAYLOAD_TOO_LARGE, detail)
+            Answer::problem(&fields, StatusCode::PAYLOAD_TOO_LARGE, detail)
         }
-        Ok(_) => decide(&app, route, &request, arrived).await,
+        Ok(_) => decide(app, route, request, &fields, arrived).await,
     };
 
     let headers = response.headers_mut();
-    headers.insert(&REQUEST_ID, request_id.header());
+    put_request_id(headers, &request_id);
     if framing != Ok(Content::None) || app.draining.load(Relaxed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -265,7 +269,7 @@ pub(crate) async fn answer<B>(
     };
     app.account(route, &access);
     connection.is(Doing::Answered, answered);
-    Ok(response)
+    response
 }
 
 /// Accounts for a request that never became one: nobody can say what it asked for.
@@ -287,24 +291,29 @@ pub(crate) fn log_unreadable(app: &App, connection: &Connection, status: StatusC
     app.account(Route::Malformed, &access);
 }
 
-async fn decide<B>(app: &App, route: Route, request: &Request<B>, arrived: Instant) -> Answer {
-    let headers = request.headers();
+async fn decide<B>(
+    app: &App,
+    route: Route,
+    request: &Request<B>,
+    fields: &Fields<'_>,
+    arrived: Instant,
+) -> Answer {
     // Not so OPTIONS * and CONNECT, which are about the server itself.
     let names_resource = request.uri().path().starts_with('/');
     match (request.method(), route) {
         (_, Route::Unknown | Route::Malformed) if names_resource => Answer::problem(
-            headers,
+            fields,
             StatusCode::NOT_FOUND,
             "There is nothing at this address.",
         ),
         // A browser throws it away, and asks again when the visit is real.
-        (&Method::GET, Route::Root) if is_prefetch(headers) => {
-            without_content(Form::wanted(headers), StatusCode::NO_CONTENT)
+        (&Method::GET, Route::Root) if fields.prefetch => {
+            without_content(Form::wanted(fields), StatusCode::NO_CONTENT)
         }
-        (&Method::GET, Route::Root) => visit(app, headers, arrived).await,
-        (&Method::HEAD, Route::Root) => without_content(Form::wanted(headers), StatusCode::OK),
+        (&Method::GET, Route::Root) => visit(app, fields, arrived).await,
+        (&Method::HEAD, Route::Root) => without_content(Form::wanted(fields), StatusCode::OK),
         (&Method::GET | &Method::HEAD, Route::Healthz) => Answer::text(StatusCode::OK, "ok\n"),
-        (&Method::GET | &Method::HEAD, Route::Readyz) => readiness(app, headers).await,
+        (&Method::GET | &Method::HEAD, Route::Readyz) => readiness(app, fields).await,
         (&Method::GET | &Method::HEAD, Route::Version) => version(app),
         (&Method::GET | &Method::HEAD, Route::Metrics) => Answer::new(
             StatusCode::OK,
@@ -313,19 +322,16 @@ async fn decide<B>(app: &App, route: Route, request: &Request<B>, arrived: Insta
         ),
         _ => {
             let detail = "Only GET and HEAD are understood here.";
-            Answer::problem(headers, StatusCode::METHOD_NOT_ALLOWED, detail)
+            Answer::problem(fields, StatusCode::METHOD_NOT_ALLOWED, detail)
                 .with(header::ALLOW, "GET, HEAD")
         }
     }
 }
 
 /// `GET /`: counts a visit and greets with its number.
-async fn visit(app: &App, headers: &HeaderMap, arrived: Instant) -> Answer {
+async fn visit(app: &App, fields: &Fields<'_>, arrived: Instant) -> Answer {
     match app.counter.visit(arrived).await {
-        Ok(number) => {
-            let form = Form::wanted(headers);
-            Answer::greeting(form, number)
-        }
+        Ok(number) => Answer::greeting(Form::wanted(fields), number),
         Err(refusal) => {
             // The log says why; the visitor learns no more than helps.
             let detail = match refusal {
@@ -336,19 +342,10 @@ async fn visit(app: &App, headers: &HeaderMap, arrived: Instant) -> Answer {
                     "Visitors cannot be counted right now. Please try again in a second."
                 }
             };
-            Answer::problem(headers, StatusCode::SERVICE_UNAVAILABLE, detail)
+            Answer::problem(fields, StatusCode::SERVICE_UNAVAILABLE, detail)
                 .with(header::RETRY_AFTER, "1")
         }
     }
-}
-
-/// Whether a browser only fetches ahead of a visit that may never come.
-fn is_prefetch(headers: &HeaderMap) -> bool {
-    static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
-    headers
-        .get_all(&SEC_PURPOSE)
-        .iter()
-        .any(|purpose| purpose.as_bytes().starts_with(b"prefetch"))
 }
 
 /// The headers of `GET /`; the content, and with it its length, would need a visit.
@@ -357,9 +354,9 @@ fn without_content(form: Form, status: StatusCode) -> Answer {
 }
 
 /// `/readyz`: whether a visit could be counted here now.
-async fn readiness(app: &App, headers: &HeaderMap) -> Answer {
+async fn readiness(app: &App, fields: &Fields<'_>) -> Answer {
     let unready = |reason: &str| {
-        Answer::problem(headers, StatusCode::SERVICE_UNAVAILABLE, reason)
+        Answer::problem(fields, StatusCode::SERVICE_UNAVAILABLE, reason)
             .with(header::RETRY_AFTER, "1")
     };
     if app.draining.load(Relaxed) {

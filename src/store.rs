@@ -142,6 +142,7 @@ impl Keys {
         ] {
             put_word(&mut command, word.as_bytes());
         }
+        put_number(&mut command, MEMORY.as_secs() * 1000);
         command
     }
 }
@@ -347,10 +348,11 @@ pub(crate) struct Total {
 impl Total {
     fn read(text: &[u8]) -> Result<Self, StoreError> {
         let read = || {
-            let (count, epoch) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+            let space = text.iter().position(|byte| *byte == b' ')?;
+            let text = std::str::from_utf8(text).ok()?;
             Some(Self {
-                count: count.parse().ok()?,
-                epoch: epoch.parse().ok()?,
+                count: text[..space].parse().ok()?,
+                epoch: text[space + 1..].parse().ok()?,
             })
         };
         read().ok_or_else(not_of_redis)
@@ -394,7 +396,7 @@ impl Link {
         } else {
             command.extend_from_slice(&self.keys.increment);
         }
-        for number in [batch, visits as u64, MEMORY.as_secs() * 1000, not_after] {
+        for number in [batch, visits as u64, not_after] {
             put_number(command, number);
         }
         let answer = match self.min_replicas {

@@ -329,8 +329,10 @@ fn version_tells_version_commit_and_release() {
 #[test]
 fn metrics_are_openmetrics_with_every_family_that_is_promised() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("RELEASE", "r1")]);
+    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("RELEASE", "r1")]);
     assert_eq!(service.get("/").number(), 1);
+    // What Redis can promise is known by then.
+    service.log_line("Redis is");
     let metrics = service.get("/metrics");
     assert_eq!(metrics.status, 200);
     assert_eq!(

@@ -66,9 +66,9 @@ impl ScriptedRedis {
                 counter,
                 producer,
                 epoch,
+                _,
                 batch,
                 visits,
-                _,
                 not_after,
             ] => {
                 if evaluate == b"EVAL" {
