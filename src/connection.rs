@@ -4,20 +4,25 @@
 //! a quarter of what a request costs here altogether, and it cannot tell an idle connection from a
 //! slow request. So a connection only notes what it is doing and since when, and one sweep over
 //! all of them, a few times a second, ends those that take too long.
+//!
+//! hyper also keeps two buffers of 8 KiB each for as long as it has a connection. So it has one only
+//! while there is something to read or to write: a connection that idles rests without it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Join, ReadBuf};
@@ -50,10 +55,12 @@ pub(crate) enum Doing {
     /// Has begun to receive in this turn of its task, in which most requests are complete: when it
     /// has begun is noted at the turn's end, for those that are not.
     Arriving = 6,
+    /// Waiting for another request, without hyper and its buffers.
+    Resting = 7,
 }
 
 impl Doing {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Opened,
         Self::Idle,
         Self::Receiving,
@@ -61,11 +68,12 @@ impl Doing {
         Self::Answered,
         Self::Closing,
         Self::Arriving,
+        Self::Resting,
     ];
 
     /// Whether nothing is on its way, as far as this side can know.
     pub(crate) fn is_nothing(self) -> bool {
-        matches!(self, Self::Opened | Self::Idle)
+        matches!(self, Self::Opened | Self::Idle | Self::Resting)
     }
 }
 
@@ -82,6 +90,10 @@ pub(crate) struct Connection {
     opened: Instant,
     /// Asked to end while it does this ([`Doing`] plus one), or zero.
     ending: AtomicU8,
+    /// Asked to rest, if it still idles.
+    to_rest: AtomicBool,
+    /// An answer is not yet with the kernel as a whole.
+    unsent: AtomicBool,
     /// Requests that have come to be answered.
     requests: AtomicU64,
     /// The first request, counted from zero, with a line that does not end in CRLF.
@@ -97,6 +109,8 @@ impl Connection {
             activity: AtomicU64::new(Doing::Opened as u64),
             opened: Instant::now(),
             ending: AtomicU8::new(0),
+            to_rest: AtomicBool::new(false),
+            unsent: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             bare_line_feed: AtomicU64::new(u64::MAX),
             waker: Mutex::new(None),
@@ -136,6 +150,16 @@ impl Connection {
     /// Asks the connection to end, unless it has gone on to something else by the time it hears.
     pub(crate) fn end_while(&self, doing: Doing) {
         self.ending.store(doing as u8 + 1, Relaxed);
+        self.wake();
+    }
+
+    /// Asks the connection to rest, unless it does something by the time it hears.
+    pub(crate) fn rest(&self) {
+        self.to_rest.store(true, Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
         let waker = self
             .waker
             .lock()
@@ -157,6 +181,14 @@ impl Connection {
         }
     }
 
+    /// Whether the connection is to rest, now that it does `doing`.
+    fn must_rest(&self, doing: Doing) -> bool {
+        self.to_rest.load(Relaxed) && {
+            self.to_rest.store(false, Relaxed);
+            doing == Doing::Idle && !self.unsent.load(Relaxed)
+        }
+    }
+
     fn wake_by(&self, context: &Context<'_>) {
         let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         if !waker
@@ -175,45 +207,39 @@ pub(crate) async fn serve(
     socket: impl Duplex,
     http: Arc<http1::Builder>,
 ) {
-    let stream = Watched {
+    let mut stream = Watched {
         socket,
         connection: connection.clone(),
         line_ends: LineEnds::default(),
+        left_over: Bytes::new(),
     };
-    let service = service_fn({
+    let service = || {
         let (app, connection) = (app.clone(), connection.clone());
-        move |request: Request<Incoming>| {
+        service_fn(move |request: Request<Incoming>| {
             let (app, connection) = (app.clone(), connection.clone());
             // Boxed, for the socket can be had back only from an exchange that may be moved.
             Box::pin(async move {
                 Ok::<_, Infallible>(routes::answer(&app, &connection, &request).await)
             })
+        })
+    };
+    let end = loop {
+        if let Some(end) = until_readable(&stream).await {
+            break end;
         }
-    });
-    let mut exchange = http.serve_connection(TokioIo::new(stream), service);
-    let end = poll_fn(|context| {
-        connection.wake_by(context);
-        let polled = exchange.poll_without_shutdown(context);
-        match connection.doing() {
-            Doing::Answered => connection.goes_on_to(Doing::Idle),
-            Doing::Arriving => connection.is(Doing::Receiving, Instant::now()),
-            _ => {}
+        // Boxed, so that it takes no place in a connection that rests.
+        let mut exchange = Box::new(http.serve_connection(TokioIo::new(stream), service()));
+        let end = until_end_or_rest(&mut exchange, &connection).await;
+        let parts = (*exchange).into_parts();
+        stream = parts.io.into_inner();
+        if let Some(end) = end {
+            break end;
         }
-        let doing = connection.doing();
-        match polled {
-            Poll::Ready(result) => Poll::Ready(match result {
-                Ok(()) => End::Finished,
-                Err(error) => End::of(&error),
-            }),
-            Poll::Pending if connection.must_end(doing) => Poll::Ready(match doing {
-                Doing::Receiving => End::Refused(StatusCode::REQUEST_TIMEOUT),
-                _ => End::Idle,
-            }),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
-    let socket = exchange.into_parts().io.into_inner().socket;
+        // A part of the next request, when it came together with the last one.
+        stream.left_over = parts.read_buf;
+        connection.goes_on_to(Doing::Resting);
+    };
+    let socket = stream.socket;
     let last_words = match end {
         End::Finished => String::new(),
         // Nothing is on its way, so there is no answer that a reset could destroy.
@@ -232,6 +258,58 @@ pub(crate) async fn serve(
     connection.is(Doing::Closing, Instant::now());
     // Boxed, for what it needs would take its place in every connection from the beginning.
     Box::pin(linger(socket, &last_words, app.max_body_bytes)).await;
+}
+
+/// Waits until there is something for hyper to do, or until the end: `Some`.
+async fn until_readable(stream: &Watched<impl Duplex>) -> Option<End> {
+    let connection = &stream.connection;
+    let end = poll_fn(|context| {
+        connection.wake_by(context);
+        if !stream.left_over.is_empty() || stream.socket.poll_readable(context).is_ready() {
+            Poll::Ready(None)
+        } else if connection.must_end(connection.doing()) {
+            Poll::Ready(Some(End::Idle))
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    if connection.doing() == Doing::Resting {
+        connection.goes_on_to(Doing::Idle);
+    }
+    end
+}
+
+/// Lets hyper serve requests until the end, or until the connection is to rest: `None`.
+async fn until_end_or_rest<S: Duplex, V>(
+    exchange: &mut http1::Connection<TokioIo<Watched<S>>, V>,
+    connection: &Connection,
+) -> Option<End>
+where
+    V: HttpService<Incoming, ResBody = Full<Bytes>, Error = Infallible> + Unpin,
+    V::Future: Unpin,
+{
+    poll_fn(|context| {
+        connection.wake_by(context);
+        let polled = exchange.poll_without_shutdown(context);
+        match connection.doing() {
+            Doing::Answered => connection.goes_on_to(Doing::Idle),
+            Doing::Arriving => connection.is(Doing::Receiving, Instant::now()),
+            _ => {}
+        }
+        let doing = connection.doing();
+        match polled {
+            Poll::Ready(Ok(())) => Poll::Ready(Some(End::Finished)),
+            Poll::Ready(Err(error)) => Poll::Ready(Some(End::of(&error))),
+            Poll::Pending if connection.must_end(doing) => Poll::Ready(Some(match doing {
+                Doing::Receiving => End::Refused(StatusCode::REQUEST_TIMEOUT),
+                _ => End::Idle,
+            })),
+            Poll::Pending if connection.must_rest(doing) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// How a connection came to its end.
@@ -294,12 +372,20 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
     /// Fails when the client has reset the connection, and wakes its task when it does so later.
     /// A client that has only ended its own side still waits for its answer.
     fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()>;
+
+    /// Whether reading would bring something: bytes, the end or an error. Wakes its task when it does
+    /// so later.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()>;
 }
 
-/// Two halves that somebody else has made. Nobody can ask them for a reset without reading.
+/// Two halves that somebody else has made. Nobody can ask them for anything without reading.
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Duplex for Join<R, W> {
     fn check_reset(&self, _: &mut Context<'_>) -> io::Result<()> {
         Ok(())
+    }
+
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
     }
 }
 
@@ -372,6 +458,16 @@ impl Duplex for Socket {
         }
         stream.take_error()?.map_or(Ok(()), Err)
     }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            // tokio takes a new connection for readable until it has tried.
+            Self::Tcp(stream) => stream
+                .poll_peek(context, &mut ReadBuf::new(&mut [0]))
+                .map(drop),
+            Self::Unix(stream) => stream.poll_read_ready(context).map(drop),
+        }
+    }
 }
 
 /// The socket under an HTTP connection: notices when a request begins to arrive.
@@ -379,6 +475,8 @@ struct Watched<S> {
     socket: S,
     connection: Arc<Connection>,
     line_ends: LineEnds,
+    /// What hyper had read already when the connection came to rest.
+    left_over: Bytes,
 }
 
 impl<S: Duplex> AsyncRead for Watched<S> {
@@ -387,6 +485,11 @@ impl<S: Duplex> AsyncRead for Watched<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.left_over.is_empty() {
+            let size = self.left_over.len().min(buffer.remaining());
+            buffer.put_slice(&self.left_over.split_to(size));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
         let received = &buffer.filled()[before..];
@@ -415,6 +518,7 @@ impl<S: Duplex> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.connection.unsent.store(true, Relaxed);
         Pin::new(&mut self.socket).poll_write(context, bytes)
     }
 
@@ -423,6 +527,7 @@ impl<S: Duplex> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.connection.unsent.store(true, Relaxed);
         Pin::new(&mut self.socket).poll_write_vectored(context, parts)
     }
 
@@ -431,7 +536,9 @@ impl<S: Duplex> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes whenever it is polled, and does not read while a request is answered.
+        // hyper flushes whenever it is polled and has nothing left to write, and does not read while a
+        // request is answered.
+        self.connection.unsent.store(false, Relaxed);
         if self.connection.doing() == Doing::Answering {
             self.socket.check_reset(context)?;
         }
@@ -440,5 +547,96 @@ impl<S: Duplex> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use hyper::server::conn::http1;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::{Connection, Doing, Socket, serve};
+    use crate::config::Config;
+    use crate::counter::Counter;
+    use crate::metrics::Metrics;
+    use crate::output::Output;
+    use crate::routes::App;
+    use crate::store::Store;
+    use crate::telemetry;
+
+    fn app() -> App {
+        let config = Config::from_vars([("ACCESS_LOG".into(), "off".into())]).expect("settings");
+        let metrics = Arc::new(Metrics::new("test"));
+        let output = Arc::new(Output::stdout(metrics.clone()).expect("stdout"));
+        let store = Store::new(&config).expect("a store");
+        let (counter, _) = Counter::start(store, 1, false, metrics.clone());
+        App {
+            counter,
+            metrics,
+            access_log: telemetry::start(&config, &output).expect("a log"),
+            release: "test".to_owned(),
+            draining: false.into(),
+            max_body_bytes: 0,
+        }
+    }
+
+    async fn does(connection: &Connection, doing: Doing) {
+        while connection.doing() != doing {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn read_answer(client: &mut TcpStream) {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nok\n") {
+            assert_ne!(client.read_buf(&mut answer).await.expect("it reads"), 0);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    }
+
+    #[test]
+    fn a_connection_goes_on_after_a_rest_and_so_does_a_request_that_had_begun() {
+        const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n";
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+            let listener = listener.expect("a free port");
+            let address = listener.local_addr().expect("an address");
+            let mut client = TcpStream::connect(address).await.expect("it listens");
+            let (stream, _) = listener.accept().await.expect("a client");
+            let connection = Arc::new(Connection::new(None));
+            let http = Arc::new(http1::Builder::new());
+            let served = serve(app().into(), connection.clone(), Socket::Tcp(stream), http);
+            let served = tokio::spawn(served);
+            for _ in 0..2 {
+                client.write_all(REQUEST).await.expect("it reads");
+                read_answer(&mut client).await;
+                does(&connection, Doing::Idle).await;
+                connection.rest();
+                does(&connection, Doing::Resting).await;
+            }
+            // One and a half at once: of the second, hyper has read a part when it is let go.
+            let (part, rest) = REQUEST.split_at(10);
+            let both = [REQUEST, part].concat();
+            client.write_all(&both).await.expect("it reads");
+            read_answer(&mut client).await;
+            does(&connection, Doing::Idle).await;
+            connection.rest();
+            while connection.to_rest.load(Relaxed) {
+                tokio::task::yield_now().await;
+            }
+            client.write_all(rest).await.expect("it reads");
+            read_answer(&mut client).await;
+            client.shutdown().await.expect("a socket");
+            served.await.expect("it ends");
+        });
     }
 }

@@ -3,7 +3,7 @@
 //! # The way of a request
 //!
 //! [`listener`] takes the socket that systemd hands over, or binds one. [`server`] accepts from it
-//! within its limits and, at the end, drains what it accepted. `connection` serves one of them and
+//! within its limits (in several `workers` if told so) and, at the end, drains what it accepted. `connection` serves one of them and
 //! notes what it is doing. `fields` finds what the request says, `framing` refuses what is not quite
 //! HTTP; [`routes`] decides who answers the rest. [`counter`] joins the visit to the others that wait, [`store`] has Redis count them
 //! all with one command (by `resp` on a `stream`, over `tls` for `rediss://`; `sentinel` finds the
@@ -35,6 +35,7 @@ mod stream;
 pub mod telemetry;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod workers;
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -74,6 +74,16 @@ impl fmt::Display for Listener {
     }
 }
 
+impl Listener {
+    /// The same socket once more.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
+            Self::Unix(socket) => Self::Unix(socket.try_clone()?),
+        })
+    }
+}
+
 impl Listeners {
     /// Takes over every socket that systemd handed to this process; binds one when there is none.
     ///

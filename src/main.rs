@@ -70,16 +70,10 @@ fn serve(config: &Config) -> Result<ExitCode, (u8, String)> {
     let output = Arc::new(Output::stdout(metrics.clone()).map_err(system)?);
     let access_log = telemetry::start(config, &output).map_err(system)?;
 
-    let runtime = match config.worker_threads.0 {
-        1 => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build(),
-        threads => tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .enable_all()
-            .build(),
-    }
-    .map_err(system)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system)?;
     let ended = runtime.block_on(async {
         let pump = tokio::spawn(output.clone().pump());
         let mut signals = StopSignals::listen()?;

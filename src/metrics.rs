@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
@@ -107,7 +107,7 @@ impl Metrics {
         );
         let durations = Family::<[(&str, &str); 1], Histogram>::new_with_constructor(|| {
             // 50 us to 1.6 s, doubling.
-            Histogram::new(exponential_buckets(0.000_05, 2.0, 16))
+            Histogram::new(doubling(0.000_05, 16))
         });
         registry.register_with_unit(
             "http_request_duration",
@@ -122,7 +122,7 @@ impl Metrics {
             "Times that a limit was hit",
             &limits,
         );
-        let batch_visits = Histogram::new(exponential_buckets(1.0, 2.0, 13));
+        let batch_visits = Histogram::new(doubling(1.0, 13));
         let what = "Visits counted by one command to Redis";
         add(&mut registry, "batch_visits", what, &batch_visits);
 
@@ -213,6 +213,11 @@ impl Metrics {
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
     }
+}
+
+/// So many bounds of buckets, each twice the one before.
+fn doubling(first: f64, count: usize) -> impl Iterator<Item = f64> {
+    std::iter::successors(Some(first), |bound| Some(2.0 * bound)).take(count)
 }
 
 /// Registers a metric, and returns it to be kept.

@@ -21,6 +21,7 @@ use crate::lifecycle::{self, StopSignals};
 use crate::listener::{Listener, Listeners};
 use crate::metrics::Limit;
 use crate::routes::App;
+use crate::workers::Workers;
 
 /// How often connections are looked over for having taken too long.
 const SWEEP: Duration = Duration::from_millis(100);
@@ -34,6 +35,9 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// File descriptors kept for other things than connections: standard streams, listeners, epoll,
 /// attempts to reach Redis, name lookups.
 const RESERVED_FILES: usize = 32;
+
+/// File descriptors that a further thread takes for its event loop, beside listeners.
+const WORKER_FILES: usize = 4;
 
 /// How the server has ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -105,13 +109,19 @@ pub async fn run(
     });
     let (stop_accepting, stopped) = watch::channel(());
     let mut accepting = JoinSet::new();
+    let workers = Workers::start(config.worker_threads.0 - 1)?;
     for listener in listeners.sockets {
         tracing::info!(listening = %listener, inherited = listeners.inherited, "listening");
-        let listener = Async::new(listener)?;
-        let accept = server
-            .clone()
-            .accept_from(listener, listeners.inherited, stopped.clone());
-        accepting.spawn(accept);
+        for event_loop in workers.event_loops() {
+            let listener = {
+                let _registers_with = event_loop.enter();
+                Async::new(listener.try_clone()?)?
+            };
+            let accept = server
+                .clone()
+                .accept_from(listener, listeners.inherited, stopped.clone());
+            accepting.spawn_on(accept, &event_loop);
+        }
     }
     drop(stopped);
     lifecycle::ready();
@@ -180,8 +190,12 @@ fn max_connections(config: &Config, listeners: &Listeners) -> usize {
         let files = files
             .and_then(|files| usize::try_from(files).ok())
             .unwrap_or(usize::MAX);
+        let sockets = listeners.sockets.len();
+        let further_threads = config.worker_threads.0 - 1;
+        let theirs = further_threads.saturating_mul(WORKER_FILES + sockets);
         files
-            .saturating_sub(RESERVED_FILES + listeners.sockets.len())
+            .saturating_sub(RESERVED_FILES + sockets)
+            .saturating_sub(theirs)
             .max(1)
     });
     limit.min(Semaphore::MAX_PERMITS)
@@ -348,19 +362,25 @@ impl Server {
         }
     }
 
+    /// Ends those that take too long, and lets those rest that have idled for a while.
     fn end_overdue(&self, now: Instant) {
         for (_, connection) in self.connections().iter() {
             let (doing, since) = (connection.doing(), connection.since());
             let (allowed, limit) = match doing {
-                Doing::Idle => (self.rules.keep_alive_timeout, Limit::KeepAliveTimeout),
+                Doing::Idle | Doing::Resting => {
+                    (self.rules.keep_alive_timeout, Limit::KeepAliveTimeout)
+                }
                 Doing::Opened | Doing::Receiving => {
                     (self.rules.header_timeout, Limit::HeaderTimeout)
                 }
                 Doing::Arriving | Doing::Answering | Doing::Answered | Doing::Closing => continue,
             };
-            if now.saturating_duration_since(since) > allowed {
+            let time = now.saturating_duration_since(since);
+            if time > allowed {
                 self.app.metrics.hit(limit);
                 connection.end_while(doing);
+            } else if doing == Doing::Idle && time > SWEEP {
+                connection.rest();
             }
         }
     }
@@ -448,7 +468,7 @@ impl Server {
         tracing::warn!(
             answering = count(Doing::Answering) + count(Doing::Answered),
             receiving = count(Doing::Arriving) + count(Doing::Receiving),
-            idle = count(Doing::Opened) + count(Doing::Idle),
+            idle = count(Doing::Opened) + count(Doing::Idle) + count(Doing::Resting),
             closing = count(Doing::Closing),
             drain_timeout_ms = millis(self.rules.drain_timeout),
             "DRAIN_TIMEOUT has passed; connections were cut"
