@@ -70,7 +70,7 @@ macro_rules! settings {
 
         impl Config {
             /// `None` when a setting is wrong, after all of them have been looked at.
-            fn read(source: &Figment, problems: &mut Problems) -> Option<Self> {
+            fn read(source: &Source, problems: &mut Problems) -> Option<Self> {
                 let mut effective = Vec::new();
                 $( let $field: Option<$type> = read_one(
                     source, stringify!($name), problems, &mut effective,
@@ -181,7 +181,7 @@ impl Config {
         let secret = secret_redis_url(&environment, &mut problems);
         let mut given = vec![environment];
         given.extend(secret);
-        let mut config = Self::read(&Variables::source(&given), &mut problems);
+        let mut config = Self::read(&Source::new(&given), &mut problems);
         if config.is_none() {
             // With its default in place of each wrong one, what contradicts what is told as well.
             for variables in &mut given {
@@ -189,7 +189,7 @@ impl Config {
                     .values
                     .retain(|known, _| problems.iter().all(|(wrong, _)| wrong != known));
             }
-            config = Self::read(&Variables::source(&given), &mut Problems::new());
+            config = Self::read(&Source::new(&given), &mut Problems::new());
         }
         if let Some(config) = &config {
             config.contradictions(&mut problems);
@@ -310,16 +310,13 @@ impl Config {
 
 /// Reads one setting; what is wrong goes to `problems`, what is right to `effective`.
 fn read_one<T: FromSetting + fmt::Display>(
-    source: &Figment,
+    source: &Source,
     name: &'static str,
     problems: &mut Problems,
     effective: &mut Vec<Effective>,
 ) -> Option<T> {
-    let text: String = source.extract_inner_lossy(name).unwrap_or_default();
-    let origin = source
-        .find_metadata(name)
-        .map_or_else(String::new, |metadata| metadata.name.to_string());
-    let Some(value) = T::read(&text) else {
+    let (text, origin) = source.text_and_origin(name);
+    let Some(value) = T::read(text) else {
         // A URL can hold a password, and one that cannot be read cannot be redacted either.
         let held = if name == "REDIS_URL" {
             format!("{name} (from {origin}; its text is withheld, it may hold a password)")
@@ -335,9 +332,47 @@ fn read_one<T: FromSetting + fmt::Display>(
     effective.push(Effective {
         name,
         value: value.to_string(),
-        origin,
+        origin: origin.to_owned(),
     });
     Some(value)
+}
+
+/// The defaults with everything given on top.
+struct Source {
+    layers: Figment,
+    /// What they come to. Asked for a single value, figment would put all of them together anew.
+    merged: Dict,
+}
+
+impl Source {
+    /// The last of `given` is the uppermost.
+    fn new(given: &[Variables]) -> Self {
+        let defaults = Variables {
+            origin: "default".to_owned(),
+            values: SETTINGS
+                .iter()
+                .map(|setting| (setting.name, setting.default.to_owned()))
+                .collect(),
+        };
+        let layers = given
+            .iter()
+            .cloned()
+            .fold(Figment::from(defaults), Figment::merge);
+        let merged = layers.data().unwrap_or_default();
+        Self {
+            layers,
+            merged: merged.into_values().next().unwrap_or_default(),
+        }
+    }
+
+    fn text_and_origin(&self, name: &str) -> (&str, &str) {
+        let value = self.merged.get(name);
+        let origin = value.and_then(|value| self.layers.get_metadata(value.tag()));
+        (
+            value.and_then(Value::as_str).unwrap_or_default(),
+            origin.map_or("", |metadata| &metadata.name),
+        )
+    }
 }
 
 /// Hands variables to figment as verbatim strings. figment's own `Env` guesses types (a password
@@ -374,21 +409,6 @@ impl Variables {
             origin: "environment".to_owned(),
             values,
         }
-    }
-
-    /// The defaults with everything `given` on top, the last of them uppermost.
-    fn source(given: &[Self]) -> Figment {
-        let defaults = Self {
-            origin: "default".to_owned(),
-            values: SETTINGS
-                .iter()
-                .map(|setting| (setting.name, setting.default.to_owned()))
-                .collect(),
-        };
-        given
-            .iter()
-            .cloned()
-            .fold(Figment::from(defaults), Figment::merge)
     }
 }
 

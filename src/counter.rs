@@ -349,7 +349,9 @@ impl Batcher {
                 // It was called off.
                 Err(_) => {}
             },
-            _ = self.tick.tick() => drop(self.refuse_late_ones()),
+            _ = self.tick.tick() => {
+                self.refuse_late_ones();
+            }
         }
         None
     }

@@ -17,8 +17,8 @@ use crate::stream::Stream;
 /// The most that is read of a reply, in bytes. The longest is that to `INFO`, of some kilobytes.
 const LONGEST_REPLY: usize = 1024 * 1024;
 
-/// What is read at one time, in bytes. An answer to an increment is a tenth of that.
-const READ: usize = 512;
+/// What is read at first, in bytes. An answer to an increment is a tenth of that.
+const FIRST_READ: usize = 512;
 
 /// A connection on which at most one question is open.
 pub(crate) struct Connection {
@@ -106,7 +106,7 @@ impl Connection {
                 "the server gave a longer answer than Redis would",
             ));
         }
-        self.received.reserve(READ);
+        self.received.reserve(self.received.len().max(FIRST_READ));
         match self.stream.read_buf(&mut self.received).await? {
             0 => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,

@@ -219,6 +219,7 @@ pub(crate) async fn answer<B>(
     request: &Request<B>,
 ) -> Response<Full<Bytes>> {
     let arrived = Instant::now();
+    // Since when does not matter: an answer has no time limit but that of Redis.
     connection.goes_on_to(Doing::Answering);
     let fields = Fields::of(request.headers());
     let request_id = RequestId::of(&fields.request_id);

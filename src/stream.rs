@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 const USER_TIMEOUT_MS: u32 = 60_000;
 
 /// What leads to a Redis server and back.
-pub trait Duplex: AsyncRead + AsyncWrite {}
+pub trait AsyncStream: AsyncRead + AsyncWrite {}
 
-impl<S: AsyncRead + AsyncWrite> Duplex for S {}
+impl<S: AsyncRead + AsyncWrite> AsyncStream for S {}
 
 /// An open stream to a Redis server.
-pub type Stream = Pin<Box<dyn Duplex + Send>>;
+pub type Stream = Pin<Box<dyn AsyncStream + Send>>;
 
 /// Connects to whichever of the host's addresses answers first.
 pub(crate) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::{Method, StatusCode};
-use tracing::Level;
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Metadata, Subscriber, span};
+use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::{Layer as _, Registry};
+use tracing_subscriber::registry::{self, LookupSpan};
 
 use crate::config::{Config, LogFormat, LogLevel};
 use crate::correlation::{RequestId, TraceParent};
@@ -136,8 +137,7 @@ pub fn start(config: &Config, output: &Arc<Output>) -> io::Result<AccessLog> {
         }
     };
     // Fails when a logger is installed already: a test may run several services in one process.
-    let _ =
-        tracing::subscriber::set_global_default(Registry::default().with(layer.with_filter(level)));
+    let _ = tracing::subscriber::set_global_default(NoSpans.with(layer).with(level));
     let least = if config.access_log.0 {
         level
     } else {
@@ -149,6 +149,38 @@ pub fn start(config: &Config, output: &Arc<Output>) -> io::Result<AccessLog> {
         release_in_json: serde_json::Value::from(&*release).to_string(),
         release,
     })
+}
+
+/// What the layers stand on. There are events here and no spans, for which a
+/// [`tracing_subscriber::Registry`] would set a table of 32 KiB up.
+struct NoSpans;
+
+impl Subscriber for NoSpans {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event()
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+impl<'a> LookupSpan<'a> for NoSpans {
+    type Data = registry::Data<'a>;
+
+    fn span_data(&'a self, _: &span::Id) -> Option<Self::Data> {
+        None
+    }
 }
 
 /// syslog(3) priorities: an error is an error, and what the service merely does is informational
