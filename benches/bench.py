@@ -3,6 +3,7 @@
 writes docs/benchmark.md, docs/benchmark.svg and the figures of README.md. `make bench` runs it; with
 QUICK=1 it takes a short look and writes nothing."""
 
+import contextlib
 import pathlib
 import random
 import re
@@ -15,7 +16,7 @@ import time
 import lab
 import report
 from lab import QUICK, ROOT, Redis, Running, Server
-from report import CONNECTIONS, IDLE_CONNECTIONS, ROUNDS, SECONDS, Figures
+from report import CONNECTIONS, IDLE_CONNECTIONS, ROUNDS, SECONDS, TOGETHER, Figures
 from servers import AXUM, FLASK, LIMIT, LOGGED, NAMES, SERVERS, SILENT
 
 STARTS = 3 if QUICK else 15
@@ -30,7 +31,11 @@ def main():
             starts=measure_starts(redis),
             ready=measure_ready(redis),
             connections={server.name: cost_of_connections(server, redis) for server in (LIMIT, LOGGED, AXUM)},
-            instructions={server.name: cost_in_instructions(server, redis) for server in (LIMIT, LOGGED, SILENT)},
+            instructions={
+                (server.name, together): cost_in_instructions(server, redis, together)
+                for server in (LIMIT, LOGGED, SILENT)
+                for together in TOGETHER
+            },
             rounds=Rounds(redis),
         )
         redis.stop()
@@ -102,27 +107,33 @@ def cost_of_connections(server, redis):
     return idle, (full - idle) / IDLE_CONNECTIONS
 
 
-def cost_in_instructions(server, redis):
-    """User instructions for a request on a connection that is kept, counted by callgrind: what twice as
-    many requests take more, so that start and end do not count."""
+def cost_in_instructions(server, redis, together):
+    """User instructions for each of so many requests that come together on connections that are kept,
+    counted by callgrind: what twice as many take more, so that start and end do not count."""
 
-    def instructions(requests):
+    def instructions(waves):
         with tempfile.TemporaryDirectory() as folder:
             tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
             settings = {**server.settings, "DRAIN_LAME_DUCK": "0s"}
             watched = Server(server.name, [*tool, *server.command], settings, logs=server.logs)
             running = Running(watched, redis)
             running.first_answer()
-            with running.connect() as connection:
-                for _ in range(requests):
-                    connection.sendall(lab.REQUEST)
-                    connection.recv(65536)
+            clients = [running.connect() for _ in range(together)]
+            for _ in range(waves):
+                # It finds all of them in one turn of its event loop.
+                with running.stopped() if together > 1 else contextlib.nullcontext():
+                    for client in clients:
+                        client.sendall(lab.REQUEST)
+                for client in clients:
+                    client.recv(65536)
+            for client in clients:
+                client.close()
             running.stop()
             parts = pathlib.Path(folder).glob("out*")
             return sum(int(total) for part in parts for total in re.findall(r"^totals: (\d+)", part.read_text(), re.M))
 
-    requests = 1000
-    return (instructions(2 * requests) - instructions(requests)) / requests
+    waves = 1000 if together == 1 else 50
+    return (instructions(2 * waves) - instructions(waves)) / waves / together
 
 
 class Rounds:

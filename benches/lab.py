@@ -235,6 +235,16 @@ class Running:
     def cpu_seconds(self):
         return cpu_seconds(self.pid)
 
+    @contextlib.contextmanager
+    def stopped(self):
+        """Holds the server up for as long as this lasts."""
+        os.kill(self.pid, signal.SIGSTOP)
+        # proc_pid_stat(5): T is stopped, t stopped by a tracer.
+        while pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "Tt":
+            os.sched_yield()
+        yield
+        os.kill(self.pid, signal.SIGCONT)
+
     def stop(self):
         """SIGTERM; each server ends by itself."""
         os.kill(self.pid, signal.SIGTERM)

@@ -12,6 +12,8 @@ from servers import AXUM, FLASK, LIMIT, LOGGED, NAMES, NGINX, SERVERS, SERVICE, 
 ROUNDS, SECONDS = (1, 1) if QUICK else (5, 2)
 CONNECTIONS = [1, 32, 256]
 IDLE_CONNECTIONS = 1000 if QUICK else 10_000
+# Requests that come at once when instructions are counted.
+TOGETHER = [1, 32]
 
 
 @dataclasses.dataclass
@@ -23,7 +25,7 @@ class Figures:
     ready: dict
     # KiB of an idle server, and of each further idle connection.
     connections: dict
-    # User instructions for a request.
+    # User instructions for a request, also by how many come together.
     instructions: dict
     # What the load has shown, bench.Rounds.
     rounds: object
@@ -41,10 +43,11 @@ def comparison(figures):
         title = f"{connections} keep-alive connection{'s' if connections > 1 else ''}"
         parts += [f"**{title}**", load_table(figures.rounds, connections)]
     parts += ["**Start and memory**", memory_table(figures)]
-    rows = [[name, f"{count:,.0f}"] for name, count in figures.instructions.items()]
+    names = dict.fromkeys(name for name, _ in figures.instructions)
+    rows = [[name, *(f"{figures.instructions[name, together]:,.0f}" for together in TOGETHER)] for name in names]
     parts += [
-        "**User instructions for a request at one connection** (callgrind)",
-        table(["server", "instructions"], rows),
+        "**User instructions for a request** (callgrind)",
+        table(["server", *("alone" if together == 1 else f"of {together} together" for together in TOGETHER)], rows),
     ]
     parts.append(
         "**Exactness.** After each load 32 visitors at a time came 25 times. At every server but one each got a "
@@ -133,14 +136,19 @@ def targets(figures):
     target("p99 relative to p50, 256 connections", 2.5, tail)
     relative_time("exec to first answer", figures.starts)
     relative_time("exec to READY=1", figures.ready)
-    target("user instructions per request, 1 connection", 14000, figures.instructions[LOGGED.name])
-    target("the same, access log off", 12000, figures.instructions[SILENT.name])
+    for together in reversed(TOGETHER):
+        connections = f"{together} connection{'s' if together > 1 else ''}"
+        target(f"user instructions per request, {connections}", 14000, figures.instructions[LOGGED.name, together])
+        target("the same, access log off", 12000, figures.instructions[SILENT.name, together])
     idle, each = figures.connections[LOGGED.name]
     target("idle RSS", 4, idle / 1024, " MiB")
     target(f"RSS for each of {IDLE_CONNECTIONS:,} idle connections", 10, each, " KiB")
     target("the program", 3, os.path.getsize(SERVICE) / 2**20, " MiB")
     target("the program without TLS", 2, os.path.getsize(ROOT / "target/bench/release/abukiks") / 2**20, " MiB")
     relative_cpu("stretch: CPU per request relative to nginx `return 200`", LOGGED, NGINX, {256: 1})
+    target("stretch: user instructions per request, 32 connections", 10500, figures.instructions[LOGGED.name, 32])
+    target("the same, access log off", 9000, figures.instructions[SILENT.name, 32])
+    target("stretch: idle RSS", 2.5, idle / 1024, " MiB")
     return table(["what", "target", "measured", ""], rows)
 
 
