@@ -147,29 +147,35 @@ class Rounds:
         self.wrong = []
         for number in range(1, ROUNDS + 1):
             print(f"round {number} of {ROUNDS}", file=sys.stderr, flush=True)
-            for server in SERVERS:
-                running = Running(server, redis)
+            servers = [Running(server, redis) for server in SERVERS]
+            for running in servers:
                 running.first_answer()
-                self.measure(running, redis)
-                self.memory[server.name].append(lab.memory(running.pid))
+            # Whoever is compared is measured within seconds: the machine may be slower a minute later.
+            for connections in CONNECTIONS:
+                for running in random.sample(servers, len(servers)):
+                    self.load(running, redis, connections)
+            for running in servers:
+                if running.server.counts:
+                    self.count_crowd(running, redis)
+                self.memory[running.server.name].append(lab.memory(running.pid))
                 running.stop()
 
-    def measure(self, running, redis):
+    def load(self, running, redis, connections):
         name = running.server.name
-        for connections in CONNECTIONS:
 
-            def load():
-                load = lab.wrk([running], redis, connections, SECONDS)
-                # When wrk ends, each of its connections may have one visit on its way.
-                if running.server.counts and not load.requests <= load.counted <= load.requests + connections:
-                    self.wrong.append(f"{name}: {load.requests} answered, {load.counted} counted")
-                if load.failed:
-                    self.wrong.append(f"{name}: wrk met errors at {connections} connections")
-                return load
+        def load():
+            load = lab.wrk([running], redis, connections, SECONDS)
+            # When wrk ends, each of its connections may have one visit on its way.
+            if running.server.counts and not load.requests <= load.counted <= load.requests + connections:
+                self.wrong.append(f"{name}: {load.requests} answered, {load.counted} counted")
+            if load.failed:
+                self.wrong.append(f"{name}: wrk met errors at {connections} connections")
+            return load
 
-            self.loads[name, connections].append(self.patience.undisturbed(load))
-        if not running.server.counts:
-            return
+        self.loads[name, connections].append(self.patience.undisturbed(load))
+
+    def count_crowd(self, running, redis):
+        name = running.server.name
         count = redis.settled_count()
         numbers = lab.numbers_of_crowd(running, at_once=32, waves=25)
         alone = [number for number in numbers if numbers.count(number) == 1]

@@ -9,7 +9,7 @@ import lab
 from lab import QUICK, ROOT, table
 from servers import AXUM, FLASK, LIMIT, LOGGED, NAMES, NGINX, SERVERS, SERVICE, SILENT, WORKERS
 
-ROUNDS, SECONDS = (1, 1) if QUICK else (5, 2)
+ROUNDS, SECONDS = (1 if QUICK else 10), 1
 CONNECTIONS = [1, 32, 256]
 IDLE_CONNECTIONS = 1000 if QUICK else 10_000
 # Requests that come at once when instructions are counted.
