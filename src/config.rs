@@ -730,7 +730,7 @@ one_of! {
 /// Where Redis is: parsed, and able to show itself without its password.
 #[derive(Debug, Clone)]
 pub struct RedisUrl {
-    /// What the redis crate connects to. Where there are Sentinels, the address is that of one of
+    /// Where to connect and how to log in. Where there are Sentinels, the address is that of one of
     /// them, and the rest is for the master.
     pub connection: ConnectionInfo,
     /// Who knows where the master is, when the URL does not say so itself.

@@ -164,8 +164,8 @@ impl Answer {
         Self::new(status, Form::Text.content_type(), text)
     }
 
-    fn problem(fields: &Fields<'_>, status: StatusCode, detail: &str) -> Self {
-        let (content_type, content) = page::problem(Form::wanted(fields), status, detail);
+    fn problem(form: Form, status: StatusCode, detail: &str) -> Self {
+        let (content_type, content) = page::problem(form, status, detail);
         Self::new(status, content_type, content).with(header::VARY, "Accept")
     }
 
@@ -212,6 +212,40 @@ fn page_headers(headers: &mut HeaderMap) {
     }
 }
 
+/// What a request asks for.
+struct Asked {
+    route: Route,
+    framing: Result<Content, Fault>,
+    /// In which form it wants its answer.
+    form: Form,
+    /// A browser fetches ahead of a visit that may never come.
+    prefetch: bool,
+    request_id: RequestId,
+    trace: Option<TraceParent>,
+}
+
+impl Asked {
+    fn of<B>(app: &App, connection: &Connection, request: &Request<B>) -> Self {
+        let fields = Fields::of(request.headers());
+        let framing = if connection.next_has_whole_lines() {
+            framing::check(request, &fields, app.max_body_bytes)
+        } else {
+            Err(Fault::Malformed("a line does not end in CRLF"))
+        };
+        Self {
+            route: match framing {
+                Err(Fault::Malformed(_)) => Route::Malformed,
+                _ => Route::of(request.uri().path()),
+            },
+            framing,
+            form: Form::wanted(&fields),
+            prefetch: fields.prefetch,
+            request_id: RequestId::of(&fields.request_id),
+            trace: TraceParent::of(&fields.traceparent),
+        }
+    }
+}
+
 /// Answers one request.
 pub(crate) async fn answer<B>(
     app: &App,
@@ -221,31 +255,30 @@ pub(crate) async fn answer<B>(
     let arrived = Instant::now();
     // Since when does not matter: an answer has no time limit but that of Redis.
     connection.goes_on_to(Doing::Answering);
-    let fields = Fields::of(request.headers());
-    let request_id = RequestId::of(&fields.request_id);
-    let trace = TraceParent::of(&fields.traceparent);
-
-    let framing = if connection.next_has_whole_lines() {
-        framing::check(request, &fields, app.max_body_bytes)
-    } else {
-        Err(Fault::Malformed("a line does not end in CRLF"))
-    };
-    let route = match framing {
-        Err(Fault::Malformed(_)) => Route::Malformed,
-        _ => Route::of(request.uri().path()),
-    };
+    let Asked {
+        route,
+        framing,
+        form,
+        prefetch,
+        request_id,
+        trace,
+    } = Asked::of(app, connection, request);
     let Answer {
         mut response,
         bytes,
         visit,
     } = match framing {
-        Err(Fault::Malformed(what)) => Answer::problem(&fields, StatusCode::BAD_REQUEST, what),
+        Err(Fault::Malformed(what)) => Answer::problem(form, StatusCode::BAD_REQUEST, what),
         Err(Fault::TooLarge) => {
             app.metrics.hit(Limit::BodyBytes);
             let detail = "Nothing here takes content, least of all so much.";
-            Answer::problem(&fields, StatusCode::PAYLOAD_TOO_LARGE, detail)
+            Answer::problem(form, StatusCode::PAYLOAD_TOO_LARGE, detail)
         }
-        Ok(_) => decide(app, route, request, &fields, arrived).await,
+        // A browser throws it away, and asks again when the visit is real.
+        Ok(_) if prefetch && (request.method(), route) == (&Method::GET, Route::Root) => {
+            without_content(form, StatusCode::NO_CONTENT)
+        }
+        Ok(_) => decide(app, route, request, form, arrived).await,
     };
 
     let headers = response.headers_mut();
@@ -296,25 +329,21 @@ async fn decide<B>(
     app: &App,
     route: Route,
     request: &Request<B>,
-    fields: &Fields<'_>,
+    form: Form,
     arrived: Instant,
 ) -> Answer {
     // Not so OPTIONS * and CONNECT, which are about the server itself.
     let names_resource = request.uri().path().starts_with('/');
     match (request.method(), route) {
         (_, Route::Unknown | Route::Malformed) if names_resource => Answer::problem(
-            fields,
+            form,
             StatusCode::NOT_FOUND,
             "There is nothing at this address.",
         ),
-        // A browser throws it away, and asks again when the visit is real.
-        (&Method::GET, Route::Root) if fields.prefetch => {
-            without_content(Form::wanted(fields), StatusCode::NO_CONTENT)
-        }
-        (&Method::GET, Route::Root) => visit(app, fields, arrived).await,
-        (&Method::HEAD, Route::Root) => without_content(Form::wanted(fields), StatusCode::OK),
+        (&Method::GET, Route::Root) => visit(app, form, arrived).await,
+        (&Method::HEAD, Route::Root) => without_content(form, StatusCode::OK),
         (&Method::GET | &Method::HEAD, Route::Healthz) => Answer::text(StatusCode::OK, "ok\n"),
-        (&Method::GET | &Method::HEAD, Route::Readyz) => readiness(app, fields).await,
+        (&Method::GET | &Method::HEAD, Route::Readyz) => readiness(app, form).await,
         (&Method::GET | &Method::HEAD, Route::Version) => version(app),
         (&Method::GET | &Method::HEAD, Route::Metrics) => Answer::new(
             StatusCode::OK,
@@ -323,16 +352,16 @@ async fn decide<B>(
         ),
         _ => {
             let detail = "Only GET and HEAD are understood here.";
-            Answer::problem(fields, StatusCode::METHOD_NOT_ALLOWED, detail)
+            Answer::problem(form, StatusCode::METHOD_NOT_ALLOWED, detail)
                 .with(header::ALLOW, "GET, HEAD")
         }
     }
 }
 
 /// `GET /`: counts a visit and greets with its number.
-async fn visit(app: &App, fields: &Fields<'_>, arrived: Instant) -> Answer {
+async fn visit(app: &App, form: Form, arrived: Instant) -> Answer {
     match app.counter.visit(arrived).await {
-        Ok(number) => Answer::greeting(Form::wanted(fields), number),
+        Ok(number) => Answer::greeting(form, number),
         Err(refusal) => {
             // The log says why; the visitor learns no more than helps.
             let detail = match refusal {
@@ -343,7 +372,7 @@ async fn visit(app: &App, fields: &Fields<'_>, arrived: Instant) -> Answer {
                     "Visitors cannot be counted right now. Please try again in a second."
                 }
             };
-            Answer::problem(fields, StatusCode::SERVICE_UNAVAILABLE, detail)
+            Answer::problem(form, StatusCode::SERVICE_UNAVAILABLE, detail)
                 .with(header::RETRY_AFTER, "1")
         }
     }
@@ -355,9 +384,9 @@ fn without_content(form: Form, status: StatusCode) -> Answer {
 }
 
 /// `/readyz`: whether a visit could be counted here now.
-async fn readiness(app: &App, fields: &Fields<'_>) -> Answer {
+async fn readiness(app: &App, form: Form) -> Answer {
     let unready = |reason: &str| {
-        Answer::problem(fields, StatusCode::SERVICE_UNAVAILABLE, reason)
+        Answer::problem(form, StatusCode::SERVICE_UNAVAILABLE, reason)
             .with(header::RETRY_AFTER, "1")
     };
     if app.draining.load(Relaxed) {

@@ -1,8 +1,7 @@
 //! Encrypted connections to Redis, for `rediss://`.
 //!
-//! The redis crate would read and parse all certificates of the system for every attempt to
-//! connect, within the event loop, and fail if one of them is bad, even when `REDIS_CA_FILE` says
-//! which to trust. Here that is done once, at start, and sessions can be resumed.
+//! Certificates are read once, at start, where a bad one can still be told as a setting that is wrong.
+//! What every connection has in common is put together there too, so that sessions can be resumed.
 
 use std::io;
 use std::path::{Path, PathBuf};
