@@ -281,9 +281,8 @@ struct Batcher {
 /// Tells the log and the metrics what this Redis can promise. On a connection of its own, for nobody
 /// is to wait for that.
 async fn introduce(store: Arc<Store>, metrics: Arc<Metrics>) {
-    let asking = async { store.connect().await?.server().await };
     // When it does not answer, the next visit finds out and says so.
-    let Ok(Ok(server)) = tokio::time::timeout(store.budget(), asking).await else {
+    let Ok(Ok(server)) = tokio::time::timeout(store.budget(), store.server()).await else {
         return;
     };
     let durable = server.is_durable();

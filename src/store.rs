@@ -276,6 +276,11 @@ impl Store {
         dialing.await.map_err(|error| classify(&error))
     }
 
+    /// What kind of server this is, asked on a connection of its own.
+    pub(crate) async fn server(&self) -> Result<Server, StoreError> {
+        Server::of(&mut self.open().await?).await
+    }
+
     /// Opens a connection, within the time budget of a visit.
     ///
     /// # Errors
@@ -511,38 +516,7 @@ impl Link {
     /// # Errors
     /// [`StoreError::Unreachable`] when the connection breaks.
     pub async fn server(&mut self) -> Result<Server, StoreError> {
-        let info: Option<String> = self.ask(&["INFO"]).await?;
-        let said = |name: &str| {
-            let line = info
-                .as_deref()?
-                .lines()
-                .find_map(|line| line.strip_prefix(name))?;
-            Some(line.strip_prefix(':')?.trim().to_owned())
-        };
-        let fsync: Option<HashMap<String, String>> =
-            self.ask(&["CONFIG", "GET", "appendfsync"]).await?;
-        Ok(Server {
-            version: said("valkey_version")
-                .map(|version| format!("Valkey {version}"))
-                .or_else(|| said("redis_version").map(|version| format!("Redis {version}"))),
-            role: said("role"),
-            append_only: said("aof_enabled").map(|enabled| enabled == "1"),
-            append_fsync: fsync.and_then(|pair| pair.into_values().next()),
-        })
-    }
-
-    /// Asks something that the server's access rules may forbid.
-    async fn ask<T: redis::FromRedisValue>(
-        &mut self,
-        words: &[&str],
-    ) -> Result<Option<T>, StoreError> {
-        let mut command = Cmd::new();
-        command.arg(words);
-        match self.connection.ask(&command).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(error) if error.is_io_error() => Err(classify(&error)),
-            Err(_) => Ok(None),
-        }
+        Server::of(&mut self.connection).await
     }
 
     async fn explain(&mut self, error: &RedisError) -> StoreError {
@@ -577,6 +551,20 @@ impl Link {
     }
 }
 
+/// Asks something that the server's access rules may forbid.
+async fn ask_if_allowed<T: redis::FromRedisValue>(
+    connection: &mut Connection,
+    words: &[&str],
+) -> Result<Option<T>, StoreError> {
+    let mut command = Cmd::new();
+    command.arg(words);
+    match connection.ask(&command).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is_io_error() => Err(classify(&error)),
+        Err(_) => Ok(None),
+    }
+}
+
 /// What a Redis server says of itself; `None` for what it does not tell this user.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -591,6 +579,27 @@ pub struct Server {
 }
 
 impl Server {
+    async fn of(connection: &mut Connection) -> Result<Self, StoreError> {
+        let info: Option<String> = ask_if_allowed(connection, &["INFO"]).await?;
+        let said = |name: &str| {
+            let line = info
+                .as_deref()?
+                .lines()
+                .find_map(|line| line.strip_prefix(name))?;
+            Some(line.strip_prefix(':')?.trim().to_owned())
+        };
+        let words = ["CONFIG", "GET", "appendfsync"];
+        let fsync: Option<HashMap<String, String>> = ask_if_allowed(connection, &words).await?;
+        Ok(Self {
+            version: said("valkey_version")
+                .map(|version| format!("Valkey {version}"))
+                .or_else(|| said("redis_version").map(|version| format!("Redis {version}"))),
+            role: said("role"),
+            append_only: said("aof_enabled").map(|enabled| enabled == "1"),
+            append_fsync: fsync.and_then(|pair| pair.into_values().next()),
+        })
+    }
+
     /// Whether it copies another server, and so takes no writes.
     #[must_use]
     pub fn is_replica(&self) -> bool {
