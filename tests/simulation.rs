@@ -826,9 +826,9 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
             "count",
             producer,
             "{count}:epoch",
+            "3600000",
             batch,
             visits,
-            "3600000",
             not_after,
         ]
     };
