@@ -2,8 +2,9 @@
 //!
 //! Factor XI: the service writes to stdout and knows nothing of where it leads. It must not depend
 //! on it either. A reader that stalls fills the buffer, after which lines are dropped and counted;
-//! so are those that nobody can read, because the reader is gone or the disk full. Within one turn
-//! of the event loop all lines are gathered and written with a single write(2).
+//! so are those that nobody can read, because the reader is gone or the disk full. Each write(2) wakes
+//! the reader, which costs more than what it writes: so the lines of requests are gathered for a
+//! moment first.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -23,6 +24,12 @@ use crate::metrics::Metrics;
 /// Lines that may wait for a reader, in bytes.
 const CAPACITY: usize = 1024 * 1024;
 
+/// How long lines may be gathered before they are written, by the clock of the event loop.
+const GATHERED_FOR: Duration = Duration::from_millis(1);
+
+/// Lines that are written at once, in bytes: half of what a pipe holds (pipe(7)).
+const GATHERED_MOST: usize = 32 * 1024;
+
 /// How long the end of the process waits for a reader that takes nothing.
 const STALLED: Duration = Duration::from_secs(1);
 
@@ -36,7 +43,10 @@ const PIPE_ROOM: usize = 4096;
 #[derive(Debug)]
 pub struct Output {
     lines: Mutex<Lines>,
-    written: Notify,
+    /// The first line has been added.
+    begun: Notify,
+    /// The lines are to be written now.
+    due: Notify,
     sink: Sink,
     metrics: Arc<Metrics>,
 }
@@ -120,32 +130,42 @@ impl Output {
     pub fn stdout(metrics: Arc<Metrics>) -> io::Result<Self> {
         Ok(Self {
             lines: Mutex::default(),
-            written: Notify::new(),
+            begun: Notify::new(),
+            due: Notify::new(),
             sink: Sink::stdout()?,
             metrics,
         })
     }
 
-    /// Adds what `write` writes, one whole line, to the stream.
-    pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Adds what `write` writes, one whole line, to the stream. It is written at once if `due`, with
+    /// those before it, or else soon.
+    pub(crate) fn line(&self, due: bool, write: impl FnOnce(&mut Vec<u8>)) {
         let mut lines = self.lines();
         if lines.bytes.len() >= CAPACITY {
             lines.dropped += 1;
             self.metrics.log_lines_dropped.inc();
             return;
         }
-        let first = lines.bytes.is_empty();
+        let before = lines.bytes.len();
         write(&mut lines.bytes);
+        let after = lines.bytes.len();
         drop(lines);
-        if first {
-            self.written.notify_one();
+        if before == 0 {
+            self.begun.notify_one();
+        }
+        if due || before < GATHERED_MOST && after >= GATHERED_MOST {
+            self.due.notify_one();
         }
     }
 
     /// Writes lines as they come, for as long as the event loop runs.
     pub async fn pump(self: Arc<Self>) {
         loop {
-            self.written.notified().await;
+            self.begun.notified().await;
+            tokio::select! {
+                () = self.due.notified() => {}
+                () = tokio::time::sleep(GATHERED_FOR) => {}
+            }
             while self.write_lines() == Written::Blocked {
                 // Known to the event loop only now: else it would be woken whenever the reader takes
                 // something. Files cannot be waited for, and need not be.

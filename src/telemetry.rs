@@ -231,7 +231,7 @@ impl io::Write for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         self.output
-            .line(|lines| lines.extend_from_slice(&self.bytes));
+            .line(true, |lines| lines.extend_from_slice(&self.bytes));
     }
 }
 
@@ -248,7 +248,9 @@ impl AccessLog {
             return;
         }
         match &self.form {
-            Form::Json(output) => output.line(|line| self.write_json(line, level, access)),
+            Form::Json(output) => output.line(level == Level::WARN, |line| {
+                self.write_json(line, level, access);
+            }),
             Form::Event => self.emit(level, access),
         }
     }
