@@ -410,10 +410,7 @@ impl Link {
         };
         match answer {
             Ok(total) => Ok(total),
-            Err(StoreError::Uncountable(_)) => {
-                Err(StoreError::Uncountable(self.what_stands_there().await))
-            }
-            Err(other) => Err(other),
+            Err(error) => Err(self.explain(error).await),
         }
     }
 
@@ -491,7 +488,7 @@ impl Link {
             .arg(to);
         match self.connection.ask::<Option<Vec<u8>>>(&reset).await {
             Ok(held) => Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
-            Err(error) => Err(self.explain(&error).await),
+            Err(error) => Err(self.explain(classify(&error)).await),
         }
     }
 
@@ -507,7 +504,7 @@ impl Link {
     async fn held(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         match self.connection.ask(&Cmd::get(&self.keys.counter)).await {
             Ok(held) => Ok(held),
-            Err(error) => Err(self.explain(&error).await),
+            Err(error) => Err(self.explain(classify(&error)).await),
         }
     }
 
@@ -519,8 +516,8 @@ impl Link {
         Server::of(&mut self.connection).await
     }
 
-    async fn explain(&mut self, error: &RedisError) -> StoreError {
-        match classify(error) {
+    async fn explain(&mut self, error: StoreError) -> StoreError {
+        match error {
             StoreError::Uncountable(_) => StoreError::Uncountable(self.what_stands_there().await),
             other => other,
         }
