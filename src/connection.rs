@@ -14,15 +14,13 @@ use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{HttpService, service_fn};
+use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Join, ReadBuf};
@@ -80,6 +78,9 @@ impl Doing {
 /// The bits of [`Connection::activity`] that hold what it is doing.
 const DOING_BITS: u32 = 3;
 
+/// Not a number of whole heads.
+const PARTIAL: u64 = u64::MAX;
+
 /// What others may know of a connection and do to it.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -98,8 +99,10 @@ pub(crate) struct Connection {
     requests: AtomicU64,
     /// The first request, counted from zero, with a line that does not end in CRLF.
     bare_line_feed: AtomicU64,
+    /// Heads of requests that were received; [`PARTIAL`] while one of them is not whole.
+    heads: AtomicU64,
     /// Wakes the connection's task.
-    waker: Mutex<Option<Waker>>,
+    task: OnceLock<Waker>,
 }
 
 impl Connection {
@@ -113,7 +116,8 @@ impl Connection {
             unsent: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             bare_line_feed: AtomicU64::new(u64::MAX),
-            waker: Mutex::new(None),
+            heads: AtomicU64::new(0),
+            task: OnceLock::new(),
         }
     }
 
@@ -159,14 +163,15 @@ impl Connection {
         self.wake();
     }
 
+    /// Notes which task this connection has, for as long as it lives.
+    async fn note_task(&self) {
+        let task = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
+        self.task.get_or_init(|| task);
+    }
+
     fn wake(&self) {
-        let waker = self
-            .waker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(waker) = waker {
-            waker.wake();
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
         }
     }
 
@@ -185,17 +190,10 @@ impl Connection {
     fn must_rest(&self, doing: Doing) -> bool {
         self.to_rest.load(Relaxed) && {
             self.to_rest.store(false, Relaxed);
-            doing == Doing::Idle && !self.unsent.load(Relaxed)
-        }
-    }
-
-    fn wake_by(&self, context: &Context<'_>) {
-        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
-        if !waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(context.waker()))
-        {
-            *waker = Some(context.waker().clone());
+            // hyper is to hold nothing that was received or is to be sent.
+            doing == Doing::Idle
+                && !self.unsent.load(Relaxed)
+                && self.heads.load(Relaxed) == self.requests.load(Relaxed)
         }
     }
 }
@@ -207,36 +205,25 @@ pub(crate) async fn serve(
     socket: impl Duplex,
     http: Arc<http1::Builder>,
 ) {
+    let (app, connection) = (&*app, &*connection);
+    connection.note_task().await;
     let mut stream = Watched {
         socket,
-        connection: connection.clone(),
+        connection,
         line_ends: LineEnds::default(),
-        left_over: Bytes::new(),
-    };
-    let service = || {
-        let (app, connection) = (app.clone(), connection.clone());
-        service_fn(move |request: Request<Incoming>| {
-            let (app, connection) = (app.clone(), connection.clone());
-            // Boxed, for the socket can be had back only from an exchange that may be moved.
-            Box::pin(async move {
-                Ok::<_, Infallible>(routes::answer(&app, &connection, &request).await)
-            })
-        })
     };
     let end = loop {
         if let Some(end) = until_readable(&stream).await {
             break end;
         }
+        let service = service_fn(move |request: Request<Incoming>| async move {
+            Ok::<_, Infallible>(routes::answer(app, connection, &request).await)
+        });
+        let exchange = http.serve_connection(TokioIo::new(&mut stream), service);
         // Boxed, so that it takes no place in a connection that rests.
-        let mut exchange = Box::new(http.serve_connection(TokioIo::new(stream), service()));
-        let end = until_end_or_rest(&mut exchange, &connection).await;
-        let parts = (*exchange).into_parts();
-        stream = parts.io.into_inner();
-        if let Some(end) = end {
+        if let Some(end) = until_end_or_rest(Box::pin(exchange), connection).await {
             break end;
         }
-        // A part of the next request, when it came together with the last one.
-        stream.left_over = parts.read_buf;
         connection.goes_on_to(Doing::Resting);
     };
     let socket = stream.socket;
@@ -245,11 +232,11 @@ pub(crate) async fn serve(
         // Nothing is on its way, so there is no answer that a reset could destroy.
         End::Idle => return,
         End::RefusedByHyper(status) => {
-            routes::log_unreadable(&app, &connection, status);
+            routes::log_unreadable(app, connection, status);
             String::new()
         }
         End::Refused(status) => {
-            routes::log_unreadable(&app, &connection, status);
+            routes::log_unreadable(app, connection, status);
             format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         }
         // Nobody is there any more.
@@ -261,11 +248,10 @@ pub(crate) async fn serve(
 }
 
 /// Waits until there is something for hyper to do, or until the end: `Some`.
-async fn until_readable(stream: &Watched<impl Duplex>) -> Option<End> {
-    let connection = &stream.connection;
+async fn until_readable(stream: &Watched<'_, impl Duplex>) -> Option<End> {
+    let connection = stream.connection;
     let end = poll_fn(|context| {
-        connection.wake_by(context);
-        if !stream.left_over.is_empty() || stream.socket.poll_readable(context).is_ready() {
+        if stream.socket.poll_readable(context).is_ready() {
             Poll::Ready(None)
         } else if connection.must_end(connection.doing()) {
             Poll::Ready(Some(End::Idle))
@@ -281,17 +267,12 @@ async fn until_readable(stream: &Watched<impl Duplex>) -> Option<End> {
 }
 
 /// Lets hyper serve requests until the end, or until the connection is to rest: `None`.
-async fn until_end_or_rest<S: Duplex, V>(
-    exchange: &mut http1::Connection<TokioIo<Watched<S>>, V>,
+async fn until_end_or_rest(
+    mut exchange: Pin<Box<impl Future<Output = hyper::Result<()>>>>,
     connection: &Connection,
-) -> Option<End>
-where
-    V: HttpService<Incoming, ResBody = Full<Bytes>, Error = Infallible> + Unpin,
-    V::Future: Unpin,
-{
+) -> Option<End> {
     poll_fn(|context| {
-        connection.wake_by(context);
-        let polled = exchange.poll_without_shutdown(context);
+        let polled = exchange.as_mut().poll(context);
         match connection.doing() {
             Doing::Answered => connection.goes_on_to(Doing::Idle),
             Doing::Arriving => connection.is(Doing::Receiving, Instant::now()),
@@ -471,39 +452,29 @@ impl Duplex for Socket {
 }
 
 /// The socket under an HTTP connection: notices when a request begins to arrive.
-struct Watched<S> {
+struct Watched<'a, S> {
     socket: S,
-    connection: Arc<Connection>,
+    connection: &'a Connection,
     line_ends: LineEnds,
-    /// What hyper had read already when the connection came to rest.
-    left_over: Bytes,
 }
 
-impl<S: Duplex> AsyncRead for Watched<S> {
+impl<S: Duplex> AsyncRead for Watched<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.left_over.is_empty() {
-            let size = self.left_over.len().min(buffer.remaining());
-            buffer.put_slice(&self.left_over.split_to(size));
-            return Poll::Ready(Ok(()));
-        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
         let received = &buffer.filled()[before..];
         if received.is_empty() {
             return polled;
         }
-        let Self {
-            connection,
-            line_ends,
-            ..
-        } = &mut *self;
-        if let Some(head) = line_ends.follow(received) {
-            connection.bare_line_feed.fetch_min(head, Relaxed);
+        if let Some(head) = self.line_ends.follow(received) {
+            self.connection.bare_line_feed.fetch_min(head, Relaxed);
         }
+        let heads = self.line_ends.whole_heads().unwrap_or(PARTIAL);
+        self.connection.heads.store(heads, Relaxed);
         // Never while an answer cannot be written: hyper does not read on before it is.
         if self.connection.doing().is_nothing() {
             self.connection.goes_on_to(Doing::Arriving);
@@ -512,7 +483,7 @@ impl<S: Duplex> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: Duplex> AsyncWrite for Watched<S> {
+impl<S: Duplex> AsyncWrite for Watched<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -545,8 +516,9 @@ impl<S: Duplex> AsyncWrite for Watched<S> {
         Pin::new(&mut self.socket).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
+    /// Left to [`linger`].
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

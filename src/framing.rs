@@ -171,6 +171,10 @@ impl LineEnds {
     /// that ends wrongly, as soon as there is one. Content counts as heads that follow: it is
     /// never read as a request, for the connection ends with the request that announced it.
     pub(crate) fn follow(&mut self, received: &[u8]) -> Option<u64> {
+        // A CR that ends no line is a part of one.
+        if self.after_cr && received.first().is_some_and(|first| *first != b'\n') {
+            (self.in_line, self.after_cr) = (true, false);
+        }
         let mut rest = received;
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let line = &rest[..end];
@@ -191,5 +195,36 @@ impl LineEnds {
             self.in_line |= rest != b"\r";
         }
         None
+    }
+
+    /// How many heads were received, when nothing was beyond them.
+    pub(crate) fn whole_heads(&self) -> Option<u64> {
+        let begun = self.in_head || self.in_line || self.after_cr;
+        (!begun).then_some(self.heads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::LineEnds;
+
+    proptest! {
+        #[test]
+        fn line_ends_are_the_same_however_the_bytes_come(
+            parts in prop::collection::vec(prop::sample::select(vec!["\r", "\n", "\r\n", "a"]), 0..16),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let bytes = parts.concat().into_bytes();
+            let (mut whole, mut bytewise) = (LineEnds::default(), LineEnds::default());
+            let (first, second) = bytes.split_at(at.index(bytes.len() + 1));
+            let found = whole.follow(first).or_else(|| whole.follow(second));
+            let found_bytewise = bytes.chunks(1).find_map(|byte| bytewise.follow(byte));
+            prop_assert_eq!(found, found_bytewise);
+            if found.is_none() {
+                prop_assert_eq!(whole.whole_heads(), bytewise.whole_heads());
+            }
+        }
     }
 }
