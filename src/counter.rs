@@ -14,7 +14,7 @@
 //!   waiting, nothing is tried.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -109,22 +109,40 @@ impl Inbox {
 #[derive(Debug)]
 struct Waiter<T> {
     deadline: Instant,
-    answer: oneshot::Sender<Result<T, Refusal>>,
+    /// `None` once it has been answered.
+    answer: Option<oneshot::Sender<Result<T, Refusal>>>,
 }
 
 impl<T> Waiter<T> {
     fn until(deadline: Instant) -> (Self, oneshot::Receiver<Result<T, Refusal>>) {
         let (answer, receiver) = oneshot::channel();
+        let answer = Some(answer);
         (Self { deadline, answer }, receiver)
     }
 
+    /// Waits no more: has an answer, or has gone without.
     fn has_left(&self) -> bool {
-        self.answer.is_closed()
+        self.answer.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    fn answer(self, answer: Result<T, Refusal>) {
-        // Whoever left does not mind.
-        let _ = self.answer.send(answer);
+    fn is_answered(&self) -> bool {
+        self.answer.is_none()
+    }
+
+    /// Refuses whoever waits and would not get an answer by its deadline.
+    fn refuse_if_late(&mut self, soon: Instant, reason: &Arc<str>) -> bool {
+        let refused = !self.is_answered() && self.deadline <= soon;
+        if refused {
+            self.answer(Err(Refusal::Unreachable(reason.clone())));
+        }
+        refused
+    }
+
+    fn answer(&mut self, answer: Result<T, Refusal>) {
+        if let Some(waiting) = self.answer.take() {
+            // Whoever left does not mind.
+            let _ = waiting.send(answer);
+        }
     }
 }
 
@@ -239,8 +257,8 @@ struct Batch {
     number: u64,
     /// Zero for one that only finds out, for those who probe, whether visits could be counted.
     size: usize,
-    /// In the order of their numbers; `None` for one that was refused meanwhile.
-    visits: Vec<Option<Waiter<i64>>>,
+    /// In the order of their numbers, with those that were refused meanwhile.
+    visits: Vec<Waiter<i64>>,
     /// Until when it may be run, in the copy that was sent last.
     not_after: u64,
     /// A copy has been run, or nobody knows whether it has: further ones may be run no longer than it.
@@ -325,7 +343,9 @@ impl Batcher {
         } else {
             self.queue.append(&mut newcomers.visits);
         }
-        self.probes.append(&mut newcomers.probes);
+        if !newcomers.probes.is_empty() {
+            self.probes.append(&mut newcomers.probes);
+        }
         !newcomers.closed
     }
 
@@ -368,7 +388,7 @@ impl Batcher {
         let (number, size, not_after) = (batch.number, batch.size, batch.not_after);
         self.batch = Some(batch);
         let send_script = std::mem::take(&mut self.send_script);
-        let increment = link.increment(number, size, not_after, send_script);
+        let increment = pin!(link.increment(number, size, not_after, send_script));
         let answer = self.answer_of(increment, now).await;
         let trusted = self.settle(answer, send_script);
         if size > 1 {
@@ -384,10 +404,9 @@ impl Batcher {
     /// this task.
     async fn answer_of(
         &mut self,
-        increment: impl Future<Output = Result<Total, StoreError>>,
+        mut increment: Pin<&mut impl Future<Output = Result<Total, StoreError>>>,
         asked: Instant,
     ) -> Result<Total, StoreError> {
-        let mut increment = pin!(increment);
         loop {
             tokio::select! {
                 biased;
@@ -412,10 +431,7 @@ impl Batcher {
         if self.queue.is_empty() && self.probes.is_empty() {
             return None;
         }
-        let visits: Vec<_> = std::mem::take(&mut self.queue)
-            .into_iter()
-            .map(Some)
-            .collect();
+        let visits = std::mem::take(&mut self.queue);
         if !visits.is_empty() {
             self.metrics.batch_visits.observe(visits.len() as f64);
         }
@@ -435,7 +451,7 @@ impl Batcher {
         match answer {
             Ok(total) => {
                 self.say_up();
-                for probe in self.probes.drain(..) {
+                for mut probe in self.probes.drain(..) {
                     probe.answer(Ok(()));
                 }
                 if let Some(batch) = self.batch.take() {
@@ -451,10 +467,10 @@ impl Batcher {
                 let reason: Arc<str> = reason.into();
                 self.say_down(&reason);
                 let visits = self.batch.take().map(|batch| batch.visits);
-                for visit in visits.into_iter().flatten().flatten() {
+                for mut visit in visits.into_iter().flatten() {
                     visit.answer(Err(Refusal::Uncountable(reason.clone())));
                 }
-                for probe in self.probes.drain(..) {
+                for mut probe in self.probes.drain(..) {
                     probe.answer(Err(Refusal::Uncountable(reason.clone())));
                 }
                 true
@@ -481,7 +497,7 @@ impl Batcher {
     }
 
     /// Gives every visit of an applied batch its own number.
-    fn number(&mut self, batch: Batch, total: Total) {
+    fn number(&mut self, mut batch: Batch, total: Total) {
         let size = i64::try_from(batch.size).unwrap_or(i64::MAX);
         let first = total.count.saturating_sub(size).saturating_add(1);
         if let Some(highest) = self.highest
@@ -498,7 +514,7 @@ impl Batcher {
                         epoch: total.epoch,
                         ..highest
                     });
-                    for visit in batch.visits.into_iter().flatten() {
+                    for visit in &mut batch.visits {
                         visit.answer(Err(Refusal::Fenced));
                     }
                     return;
@@ -508,10 +524,13 @@ impl Batcher {
         self.highest = Some(total);
         self.went_back = false;
         // Not `first..`, which would count on past the greatest number there is.
-        for (visit, number) in batch.visits.into_iter().zip(first..=total.count) {
-            if let Some(visit) = visit {
-                visit.answer(Ok(number));
-            }
+        for (visit, number) in batch.visits.iter_mut().zip(first..=total.count) {
+            visit.answer(Ok(number));
+        }
+        if self.queue.is_empty() {
+            // The next ones take their places, which need not be made anew.
+            batch.visits.clear();
+            self.queue = batch.visits;
         }
     }
 
@@ -561,34 +580,28 @@ impl Batcher {
     /// Refuses whoever would not get an answer in time. Returns whether the batch was given up.
     fn refuse_late_ones(&mut self) -> bool {
         self.take_in();
-        let soon = Instant::now() + self.margin;
-        let late = |deadline: Instant| deadline <= soon;
-        let mut refused = Vec::new();
         // Those who left are forgotten: in an outage nothing else would do it.
         self.queue.retain(|visit| !visit.has_left());
-        refused.extend(self.queue.extract_if(.., |visit| late(visit.deadline)));
-        if let Some(batch) = &mut self.batch {
-            let places = batch.visits.iter_mut();
-            refused.extend(places.filter_map(|place| place.take_if(|visit| late(visit.deadline))));
+        self.probes.retain(|probe| !probe.has_left());
+        let soon = Instant::now() + self.margin;
+        let reason = self.trouble.clone();
+        let sent = self.batch.iter_mut().flat_map(|batch| &mut batch.visits);
+        let mut refused = 0;
+        for visit in self.queue.iter_mut().chain(sent) {
+            refused += usize::from(visit.refuse_if_late(soon, &reason));
         }
-        let probes: Vec<_> = self
-            .probes
-            .extract_if(.., |probe| late(probe.deadline))
-            .collect();
-        if refused.is_empty() && probes.is_empty() {
+        for probe in &mut self.probes {
+            refused += usize::from(probe.refuse_if_late(soon, &reason));
+        }
+        if refused == 0 {
             return false;
         }
-        let reason = self.trouble.clone();
+        self.queue.retain(|visit| !visit.has_left());
+        self.probes.retain(|probe| !probe.has_left());
         self.say_down(&reason);
-        for visit in refused {
-            visit.answer(Err(Refusal::Unreachable(reason.clone())));
-        }
-        for probe in probes {
-            probe.answer(Err(Refusal::Unreachable(reason.clone())));
-        }
         self.batch
             .take_if(|batch| {
-                let counts_somebody = batch.visits.iter().any(Option::is_some);
+                let counts_somebody = !batch.visits.iter().all(Waiter::is_answered);
                 let tells_somebody = batch.size == 0 && !self.probes.is_empty();
                 !counts_somebody && !tells_somebody
             })

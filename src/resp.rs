@@ -187,11 +187,12 @@ pub(crate) fn put_number(command: &mut Vec<u8>, number: u64) {
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(number).as_bytes();
     match digits.len() as u8 {
-        length @ ..10 => command.extend([b'$', b'0' + length, b'\r', b'\n']),
-        length => command.extend([b'$', b'0' + length / 10, b'0' + length % 10, b'\r', b'\n']),
+        length @ ..10 => command.extend_from_slice(&[b'$', b'0' + length]),
+        length => command.extend_from_slice(&[b'$', b'0' + length / 10, b'0' + length % 10]),
     }
+    command.extend_from_slice(b"\r\n");
     command.extend_from_slice(digits);
-    command.extend(*b"\r\n");
+    command.extend_from_slice(b"\r\n");
 }
 
 fn put_length(command: &mut Vec<u8>, kind: u8, length: usize) {
