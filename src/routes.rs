@@ -278,7 +278,11 @@ pub(crate) async fn answer<B>(
         Ok(_) if prefetch && (request.method(), route) == (&Method::GET, Route::Root) => {
             without_content(form, StatusCode::NO_CONTENT)
         }
-        Ok(_) => decide(app, route, request, form, arrived).await,
+        Ok(_) => match (request.method(), route) {
+            (&Method::GET, Route::Root) => greet(form, app.counter.visit(arrived).await),
+            (&Method::GET | &Method::HEAD, Route::Readyz) => readiness(app, form).await,
+            _ => without_counter(app, form, request, route),
+        },
     };
 
     let headers = response.headers_mut();
@@ -325,13 +329,8 @@ pub(crate) fn log_unreadable(app: &App, connection: &Connection, status: StatusC
     app.account(Route::Malformed, &access);
 }
 
-async fn decide<B>(
-    app: &App,
-    route: Route,
-    request: &Request<B>,
-    form: Form,
-    arrived: Instant,
-) -> Answer {
+/// Answers what takes nothing of Redis.
+fn without_counter<B>(app: &App, form: Form, request: &Request<B>, route: Route) -> Answer {
     // Not so OPTIONS * and CONNECT, which are about the server itself.
     let names_resource = request.uri().path().starts_with('/');
     match (request.method(), route) {
@@ -340,10 +339,8 @@ async fn decide<B>(
             StatusCode::NOT_FOUND,
             "There is nothing at this address.",
         ),
-        (&Method::GET, Route::Root) => visit(app, form, arrived).await,
         (&Method::HEAD, Route::Root) => without_content(form, StatusCode::OK),
         (&Method::GET | &Method::HEAD, Route::Healthz) => Answer::text(StatusCode::OK, "ok\n"),
-        (&Method::GET | &Method::HEAD, Route::Readyz) => readiness(app, form).await,
         (&Method::GET | &Method::HEAD, Route::Version) => version(app),
         (&Method::GET | &Method::HEAD, Route::Metrics) => Answer::new(
             StatusCode::OK,
@@ -358,9 +355,9 @@ async fn decide<B>(
     }
 }
 
-/// `GET /`: counts a visit and greets with its number.
-async fn visit(app: &App, form: Form, arrived: Instant) -> Answer {
-    match app.counter.visit(arrived).await {
+/// `GET /`: greets the visitor who was counted, or says why nobody was.
+fn greet(form: Form, visit: Result<i64, Refusal>) -> Answer {
+    match visit {
         Ok(number) => Answer::greeting(form, number),
         Err(refusal) => {
             // The log says why; the visitor learns no more than helps.
@@ -372,8 +369,7 @@ async fn visit(app: &App, form: Form, arrived: Instant) -> Answer {
                     "Visitors cannot be counted right now. Please try again in a second."
                 }
             };
-            Answer::problem(form, StatusCode::SERVICE_UNAVAILABLE, detail)
-                .with(header::RETRY_AFTER, "1")
+            unready(form, detail)
         }
     }
 }
@@ -385,17 +381,17 @@ fn without_content(form: Form, status: StatusCode) -> Answer {
 
 /// `/readyz`: whether a visit could be counted here now.
 async fn readiness(app: &App, form: Form) -> Answer {
-    let unready = |reason: &str| {
-        Answer::problem(form, StatusCode::SERVICE_UNAVAILABLE, reason)
-            .with(header::RETRY_AFTER, "1")
-    };
     if app.draining.load(Relaxed) {
-        return unready("draining");
+        return unready(form, "draining");
     }
     match app.counter.probe().await {
         Ok(()) => Answer::text(StatusCode::OK, "ready\n"),
-        Err(refusal) => unready(&refusal.to_string()),
+        Err(refusal) => unready(form, &refusal.to_string()),
     }
+}
+
+fn unready(form: Form, reason: &str) -> Answer {
+    Answer::problem(form, StatusCode::SERVICE_UNAVAILABLE, reason).with(header::RETRY_AFTER, "1")
 }
 
 /// `/version`: what runs here.
