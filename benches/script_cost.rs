@@ -144,7 +144,6 @@ impl Means {
                     .arg("count")
                     .arg(producer)
                     .arg("{count}:epoch")
-                    .arg(60 * 60 * 1000)
                     .arg(batch)
                     .arg(1)
                     .arg(u32::MAX);

@@ -21,7 +21,7 @@ use redis::{ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 /// `sysexits.h`: the configuration is wrong. systemd is told not to restart on it.
 pub const EX_CONFIG: u8 = 78;
 
-/// The guarantee that a batch counts once rests on this bound (see `NOT_AFTER` in `store.rs`).
+/// The guarantee that a batch counts once rests on this bound (see `MEMORY` in `store.rs`).
 const LONGEST_REDIS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A map of headers that grows beyond 24576 panics.

@@ -188,6 +188,7 @@ impl Counter {
             next_attempt: Instant::now(),
             batch: None,
             next_batch: 1,
+            until: 0,
             send_script: false,
             may_run_late: false,
             highest: None,
@@ -259,9 +260,9 @@ struct Batch {
     size: usize,
     /// In the order of their numbers, with those that were refused meanwhile.
     visits: Vec<Waiter<i64>>,
-    /// Until when it may be run, in the copy that was sent last.
-    not_after: u64,
-    /// A copy has been run, or nobody knows whether it has: further ones may be run no longer than it.
+    /// Until when Redis is to remember it, in the copy that was sent last.
+    until: u64,
+    /// A copy has been run, or nobody knows whether it has: further ones say the same.
     may_have_run: bool,
 }
 
@@ -279,6 +280,8 @@ struct Batcher {
     /// The batch that was sent and has no answer yet.
     batch: Option<Batch>,
     next_batch: u64,
+    /// Until when Redis is to remember the last batch, in its own Unix seconds.
+    until: u64,
     /// Redis does not know the script: send it whole.
     send_script: bool,
     /// A link was dropped with a batch on its way: Redis may still come to that copy.
@@ -383,12 +386,14 @@ impl Batcher {
         };
         let now = Instant::now();
         if !batch.may_have_run {
-            batch.not_after = link.not_after(now);
+            // Never less than another has said, though the clock may have been set back.
+            self.until = self.until.max(link.remember_until(now));
+            batch.until = self.until;
         }
-        let (number, size, not_after) = (batch.number, batch.size, batch.not_after);
+        let (number, size, until) = (batch.number, batch.size, batch.until);
         self.batch = Some(batch);
         let send_script = std::mem::take(&mut self.send_script);
-        let increment = pin!(link.increment(number, size, not_after, send_script));
+        let increment = pin!(link.increment(number, size, until, send_script));
         let answer = self.answer_of(increment, now).await;
         let trusted = self.settle(answer, send_script);
         if size > 1 {
@@ -441,7 +446,7 @@ impl Batcher {
             number,
             size: visits.len(),
             visits,
-            not_after: 0,
+            until: 0,
             may_have_run: false,
         })
     }

@@ -38,8 +38,8 @@ use crate::tls::Tls;
 ///
 /// `INCRBY` stands before the `SET` that remembers it, and is taken back by the same command when
 /// that `SET` is refused (say by an ACL), so an error always means "not applied". A script runs
-/// alone, so nobody sees the number in between. Lua's numbers are doubles: a total beyond 2^53 is
-/// read back as text.
+/// alone, so nobody sees the number in between. Lua's numbers are doubles, and have an exponent from
+/// 10^14 on when they become text: a total beyond that is read back.
 const INCREMENT: &str = include_str!("increment.lua");
 
 /// Sets the count and marks that it was meant. `GET` comes first: at a key of another type it
@@ -51,23 +51,19 @@ redis.call('SET', KEYS[1], ARGV[1])
 return old
 ";
 
-/// How long Redis remembers a producer's last batch.
+/// How long after a batch is first sent its memory lasts.
 ///
 /// A copy of a batch would count twice if it ran after the memory of an earlier copy had expired.
-/// That cannot happen: each copy carries the time after which it is not run any more where nothing is
-/// remembered ([`NOT_AFTER`]), by the same clock as the memory's, that of Redis. It is the same time for
-/// all copies of a batch once one of them may be under way, and the memory of each that was run lasts
-/// longer than that. So a copy that comes while Redis, this process or the network has stood still
-/// for hours, or after a leap of Redis' clock, finds either the memory or the time past.
+/// That cannot happen: each copy says until when it is to be remembered, by the clock of Redis, and
+/// Redis runs it only until half an hour before that, where it remembers nothing of the producer. No
+/// copy says less than one before it, nor one of a batch more than one of it that may be under way. So
+/// a copy that comes while Redis, this process or the network has stood still for hours, or after a
+/// leap of Redis' clock, finds either the memory or its own time past. Visits do not wait as long by
+/// far (`REDIS_TIMEOUT`, at most a minute).
 ///
 /// Memory and count are written by one script, and so replicated as one: a replica that is promoted
-/// has both or neither. Its clock may differ by as much as the two times do.
+/// has both or neither. The half hour is for its clock, which may differ.
 const MEMORY: Duration = Duration::from_secs(60 * 60);
-
-/// How long after it was first sent a batch may be run by a Redis that remembers nothing of its
-/// producer. Visits do not wait as long by far (`REDIS_TIMEOUT`, at most a minute); the rest is for
-/// clocks that differ.
-const NOT_AFTER: Duration = Duration::from_secs(30 * 60);
 
 /// Where the count is kept and how to get there.
 #[derive(Debug)]
@@ -131,7 +127,7 @@ impl Keys {
 
     fn begin_increment(&self, evaluate: &str, script: &str) -> Vec<u8> {
         let mut command = Vec::new();
-        put_command(&mut command, 10);
+        put_command(&mut command, 9);
         for word in [
             evaluate,
             script,
@@ -142,7 +138,6 @@ impl Keys {
         ] {
             put_word(&mut command, word.as_bytes());
         }
-        put_number(&mut command, MEMORY.as_secs() * 1000);
         command
     }
 }
@@ -373,15 +368,15 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// The time, in Unix seconds of this Redis, until which a batch that is sent `now` may be run.
-    pub(crate) fn not_after(&self, now: Instant) -> u64 {
+    /// Until when a batch that is sent `now` is to be remembered, in Unix seconds of this Redis.
+    pub(crate) fn remember_until(&self, now: Instant) -> u64 {
         let (seconds, then) = self.time;
-        seconds + (now.saturating_duration_since(then) + NOT_AFTER).as_secs()
+        seconds + (now.saturating_duration_since(then) + MEMORY).as_secs()
     }
 
-    /// Counts `visits` up, at most once for each `batch`, and returns the new total. No visits at
-    /// all show whether some could be counted. `send_script` sends the whole script, which is
-    /// needed once after Redis forgot it.
+    /// Counts `visits` up, at most once for each `batch`, which Redis remembers `until` then, and
+    /// returns the new total. No visits at all show whether some could be counted. `send_script` sends
+    /// the whole script, which is needed once after Redis forgot it.
     ///
     /// # Errors
     /// After [`StoreError::Unreachable`] the batch may or may not have been applied, and after
@@ -391,7 +386,7 @@ impl Link {
         &mut self,
         batch: u64,
         visits: usize,
-        not_after: u64,
+        until: u64,
         send_script: bool,
     ) -> Result<Total, StoreError> {
         let command = &mut self.command;
@@ -401,7 +396,7 @@ impl Link {
         } else {
             command.extend_from_slice(&self.keys.increment);
         }
-        for number in [batch, visits as u64, not_after] {
+        for number in [batch, visits as u64, until] {
             put_number(command, number);
         }
         let answer = match self.min_replicas {

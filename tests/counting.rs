@@ -152,7 +152,8 @@ fn an_existing_count_is_continued() {
     for (stands, numbers) in [
         ("41", [42, 43]),
         ("-2", [-1, 0]),
-        // Where a double and its text begin to differ, and where Lua would write 1e+15.
+        // Where Lua would write 1e+14, and where a double and its integer begin to differ.
+        ("99999999999998", [99_999_999_999_999, 100_000_000_000_000]),
         (
             "999999999999998",
             [999_999_999_999_999, 1_000_000_000_000_000],

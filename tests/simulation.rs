@@ -6,7 +6,7 @@
 //! `SIMULATION_SEED=17` runs that seed alone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::future::pending;
 use std::io::{self, Read as _, Write as _};
 use std::net::Ipv4Addr;
@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant as RealInstant};
+use std::time::{Duration, Instant as RealInstant, SystemTime, UNIX_EPOCH};
 
 use abukiks::config::Config;
 use abukiks::counter::Counter;
@@ -37,7 +37,7 @@ use crate::support::{PATIENCE, Redis};
 
 mod scripted_redis;
 
-use scripted_redis::{ScriptedRedis, take_command};
+use scripted_redis::{HALF_HOUR, ScriptedRedis, take_command};
 
 const SEEDS: u64 = 200;
 
@@ -426,6 +426,8 @@ enum Fault {
     Crash(&'static str),
     /// `SCRIPT FLUSH`, which is over at once.
     ForgetScripts,
+    /// The clock of Redis is set back.
+    SetClockBack,
 }
 
 impl Fault {
@@ -437,12 +439,13 @@ impl Fault {
             _ => ["redis", service],
         };
         rng.shuffle(&mut link);
-        match rng.u8(..8) {
+        match rng.u8(..9) {
             0 => Self::Partition(link),
             1 | 2 => Self::OneWay(link),
             3 | 4 => Self::Hold(link),
             5 => Self::Crash("redis"),
             6 => Self::Crash(service),
+            7 => Self::SetClockBack,
             _ => Self::ForgetScripts,
         }
     }
@@ -454,6 +457,7 @@ impl Fault {
             Self::Hold([one, other]) => sim.hold(one, other),
             Self::Crash(host) => sim.crash(host),
             Self::ForgetScripts => world.forget_scripts(),
+            Self::SetClockBack => world.redis.borrow_mut().set_clock_back(),
         }
     }
 
@@ -467,7 +471,7 @@ impl Fault {
                 sim.repair(one, other);
             }
             Self::Crash(host) => sim.bounce(host),
-            Self::ForgetScripts => {}
+            Self::ForgetScripts | Self::SetClockBack => {}
         }
     }
 }
@@ -581,7 +585,14 @@ fn whatever_breaks_each_acknowledged_visit_counts_once_and_nobody_is_refused_aft
     let (late, again) = (AtomicU64::new(0), AtomicU64::new(0));
     for_each_seed(SEEDS, |seed| {
         let mut batches = HashSet::new();
+        let mut untils = BTreeMap::<_, BTreeMap<u64, u64>>::new();
         for (command, answer) in simulate(seed) {
+            if command[0].starts_with(b"EVAL") {
+                let number =
+                    |word: &Vec<u8>| String::from_utf8_lossy(word).parse().expect("a number");
+                let of_producer = untils.entry(command[4].clone()).or_default();
+                of_producer.insert(number(&command[6]), number(&command[8]));
+            }
             if answer.starts_with(b"-STALE") {
                 late.fetch_add(1, Relaxed);
             } else if command[0].starts_with(b"EVAL")
@@ -591,6 +602,8 @@ fn whatever_breaks_each_acknowledged_visit_counts_once_and_nobody_is_refused_aft
                 again.fetch_add(1, Relaxed);
             }
         }
+        // No memory is to end before a copy of an earlier batch could be run.
+        assert!(untils.values().all(|batches| batches.values().is_sorted()));
     });
     // The trouble has been such as the producer's memory is for.
     let (late, again) = (late.into_inner(), again.into_inner());
@@ -818,7 +831,7 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
     let name = redis::Script::new(script);
     let by_name = ("EVALSHA", name.get_hash());
     let whole = ("EVAL", script);
-    let increment_until = |(kind, script), producer, batch, visits, not_after| {
+    let increment_until = |(kind, script), producer, batch, visits, until| {
         vec![
             kind,
             script,
@@ -826,15 +839,20 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
             "count",
             producer,
             "{count}:epoch",
-            "3600000",
             batch,
             visits,
-            not_after,
+            until,
         ]
     };
     let increment = |script, producer, batch, visits| {
-        increment_until(script, producer, batch, visits, "4000000000")
+        increment_until(script, producer, batch, visits, "4000003600")
     };
+    // In less than the half hour for which a memory lasts longer than its batch may be run.
+    let soon = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a time")
+        + HALF_HOUR / 2;
+    let soon = soon.as_secs().to_string();
     let commands = [
         vec!["GET", "{count}:epoch"],
         increment(by_name, "a", "1", "3"),
@@ -862,9 +880,9 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
         increment(by_name, "a", "10", "1"),
         vec!["GET", "count"],
         // Late: whoever is remembered is answered, and nobody else.
-        increment_until(whole, "a", "10", "1", "1"),
-        increment_until(by_name, "a", "11", "1", "1"),
-        increment_until(by_name, "c", "1", "1", "1"),
+        increment_until(whole, "a", "10", "1", &soon),
+        increment_until(by_name, "a", "11", "1", &soon),
+        increment_until(by_name, "c", "1", "1", &soon),
         vec!["GET", "count"],
         vec!["TIME"],
         vec!["CONFIG", "GET", "appendfsync"],

@@ -2,6 +2,7 @@
 //! can run. It knows those commands and no others, and is itself checked against redis-server.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use redis::Script;
 
@@ -9,13 +10,16 @@ use redis::Script;
 /// same, so that nothing is too late there either.
 const NOW: u64 = 4_000_000_000;
 
+/// How much longer than its batch may be run a memory lasts.
+pub(super) const HALF_HOUR: Duration = Duration::from_secs(30 * 60);
+
 /// What a server with `appendfsync always` keeps when it is killed, and the scripts, which it does
 /// not.
 #[derive(Debug, Default)]
 pub(super) struct ScriptedRedis {
     values: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Seconds by which the clock has leapt.
-    leapt: u64,
+    leapt: i64,
     /// By the name that Redis gives them.
     scripts: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -31,6 +35,11 @@ impl ScriptedRedis {
         self.leapt += 2 * 60 * 60;
         self.values
             .retain(|key, _| !text(key).contains(":producer:"));
+    }
+
+    /// Somebody sets the clock back by three hours.
+    pub(super) fn set_clock_back(&mut self) {
+        self.leapt -= 3 * 60 * 60;
     }
 
     /// The number at `key`; zero when there is none.
@@ -66,10 +75,9 @@ impl ScriptedRedis {
                 counter,
                 producer,
                 epoch,
-                _,
                 batch,
                 visits,
-                not_after,
+                until,
             ] => {
                 if evaluate == b"EVAL" {
                     let name = Script::new(text(script)).get_hash().into();
@@ -77,14 +85,14 @@ impl ScriptedRedis {
                 } else if !self.scripts.contains_key(script) {
                     return b"-NOSCRIPT No matching script. Please use EVAL.\r\n".into();
                 }
-                self.increment([counter, producer, epoch], batch, visits, not_after)
+                self.increment([counter, producer, epoch], batch, visits, until)
             }
             _ => panic!("{}", command.join(&b' ').escape_ascii()),
         }
     }
 
     fn now(&self) -> u64 {
-        NOW + self.leapt
+        NOW.saturating_add_signed(self.leapt)
     }
 
     /// What `src/increment.lua` does.
@@ -93,7 +101,7 @@ impl ScriptedRedis {
         [counter, producer, epoch]: [&[u8]; 3],
         batch: &[u8],
         visits: &[u8],
-        not_after: &[u8],
+        until: &[u8],
     ) -> Vec<u8> {
         if let Some(last) = self.values.get(producer) {
             let (number, result) = text(last).split_once(' ').expect("a batch and its result");
@@ -104,7 +112,7 @@ impl ScriptedRedis {
             if number > batch {
                 return format!("-STALE batch {batch} came after batch {number}\r\n").into();
             }
-        } else if self.now() > text(not_after).parse().expect("a time") {
+        } else if self.now() + HALF_HOUR.as_secs() > text(until).parse().expect("a time") {
             let batch = text(batch);
             return format!("-STALE batch {batch} came when it may have been forgotten\r\n").into();
         }
