@@ -67,10 +67,10 @@ impl Connection {
 
     /// Sends commands, as many as are then asked for by [`Connection::reply`] or
     /// [`Connection::replies`].
-    pub(crate) async fn send(&mut self, commands: &[u8]) -> io::Result<()> {
+    pub(crate) async fn send(&mut self, commands: &[u8]) -> Result<(), RedisError> {
         self.received.clear();
         self.stream.write_all(commands).await?;
-        self.stream.flush().await
+        Ok(self.stream.flush().await?)
     }
 
     /// The reply to the command that was sent.

@@ -10,7 +10,7 @@ use redis::{Cmd, ConnectionAddr, ConnectionInfo, Value};
 
 use crate::config;
 use crate::resp::Connection;
-use crate::store::{StoreError, classify};
+use crate::store::StoreError;
 
 /// The Sentinels of one master.
 #[derive(Debug)]
@@ -44,10 +44,7 @@ impl Sentinels {
             .arg("SENTINEL")
             .arg("GET-MASTER-ADDR-BY-NAME")
             .arg(&self.master);
-        let answer: Option<(String, u16)> = sentinel
-            .ask(&question)
-            .await
-            .map_err(|error| classify(&error))?;
+        let answer: Option<(String, u16)> = sentinel.ask(&question).await?;
         answer.ok_or_else(|| {
             StoreError::Refused(format!("Sentinel knows no master named {}", self.master))
         })
@@ -62,10 +59,7 @@ pub(crate) async fn check_is_master(
     connection: &mut Connection,
     address: &ConnectionAddr,
 ) -> Result<(), StoreError> {
-    let role: Vec<Value> = connection
-        .ask(&redis::cmd("ROLE"))
-        .await
-        .map_err(|error| classify(&error))?;
+    let role: Vec<Value> = connection.ask(&redis::cmd("ROLE")).await?;
     match role.first() {
         Some(Value::BulkString(role)) if role == b"master" => Ok(()),
         _ => Err(StoreError::Refused(format!(

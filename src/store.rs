@@ -168,6 +168,28 @@ pub enum StoreError {
     },
 }
 
+impl From<RedisError> for StoreError {
+    fn from(error: RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => Self::UnknownScript,
+            // From inside a script, Redis 6 wraps the reason in "ERR Error running script".
+            _ if says(&error, "WRONGTYPE")
+                || says(&error, "not an integer")
+                || says(&error, "would overflow") =>
+            {
+                Self::Uncountable(error.to_string())
+            }
+            _ => match error.code() {
+                // In the words of Redis, which are what people search for.
+                Some(code) => {
+                    Self::Refused(format!("{code} {}", error.detail().unwrap_or_default()))
+                }
+                None => Self::Unreachable(error.to_string()),
+            },
+        }
+    }
+}
+
 impl Store {
     /// Prepares to reach the Redis of `config`. Connects to nothing yet.
     ///
@@ -268,7 +290,7 @@ impl Store {
             };
             Connection::open(stream, server.redis_settings()).await
         };
-        dialing.await.map_err(|error| classify(&error))
+        Ok(dialing.await?)
     }
 
     /// What kind of server this is, asked on a connection of its own.
@@ -286,14 +308,8 @@ impl Store {
             let mut connection = self.open().await?;
             // A server that hangs, loads its data or is full still lets the kernel connect: only an
             // answer shows that it is back. The increment needs the right to read this key too.
-            connection
-                .ask::<Value>(&Cmd::get(&self.keys.epoch))
-                .await
-                .map_err(|error| classify(&error))?;
-            let (seconds, _microseconds): (u64, u64) = connection
-                .ask(&redis::cmd("TIME"))
-                .await
-                .map_err(|error| classify(&error))?;
+            connection.ask::<Value>(&Cmd::get(&self.keys.epoch)).await?;
+            let (seconds, _microseconds): (u64, u64) = connection.ask(&redis::cmd("TIME")).await?;
             Ok(Link {
                 connection,
                 command: Vec::new(),
@@ -410,15 +426,11 @@ impl Link {
     }
 
     async fn ask_increment(&mut self) -> Result<Total, StoreError> {
-        let asking = async {
-            self.connection.send(&self.command).await?;
-            self.connection.reply().await
-        };
-        match asking.await {
-            Ok(Reply::Text(text)) => Total::read(text),
-            Ok(Reply::Other(Value::ServerError(error))) => Err(classify(&error.into())),
-            Ok(Reply::Other(_)) => Err(not_of_redis()),
-            Err(error) => Err(classify(&error)),
+        self.connection.send(&self.command).await?;
+        match self.connection.reply().await? {
+            Reply::Text(text) => Total::read(text),
+            Reply::Other(Value::ServerError(error)) => Err(RedisError::from(error).into()),
+            Reply::Other(_) => Err(not_of_redis()),
         }
     }
 
@@ -430,11 +442,8 @@ impl Link {
             .arg(wait_ms.to_string())
             .get_packed_command();
         self.command.extend(wait);
-        let asking = async {
-            self.connection.send(&self.command).await?;
-            self.connection.replies(2).await
-        };
-        let replies = asking.await.map_err(|error| classify(&error))?;
+        self.connection.send(&self.command).await?;
+        let replies = self.connection.replies(2).await?;
         match <[Value; 2]>::try_from(replies) {
             Ok([Value::BulkString(text), Value::Int(have)]) => match Total::read(&text)? {
                 total if have >= want => Ok(total),
@@ -442,7 +451,7 @@ impl Link {
             },
             Ok(
                 [Value::ServerError(error), _] | [Value::BulkString(_), Value::ServerError(error)],
-            ) => Err(classify(&error.into())),
+            ) => Err(RedisError::from(error).into()),
             _ => Err(not_of_redis()),
         }
     }
@@ -450,8 +459,7 @@ impl Link {
     /// Removes this process's memory of its last batch.
     pub(crate) async fn forget_producer(mut self) -> Result<(), StoreError> {
         let forget = Cmd::del(&self.keys.producer);
-        let forgotten = self.connection.ask::<()>(&forget).await;
-        forgotten.map_err(|error| classify(&error))
+        Ok(self.connection.ask(&forget).await?)
     }
 
     /// The count, or `None` before the first visit.
@@ -483,7 +491,7 @@ impl Link {
             .arg(to);
         match self.connection.ask::<Option<Vec<u8>>>(&reset).await {
             Ok(held) => Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
-            Err(error) => Err(self.explain(classify(&error)).await),
+            Err(error) => Err(self.explain(error.into()).await),
         }
     }
 
@@ -499,7 +507,7 @@ impl Link {
     async fn held(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         match self.connection.ask(&Cmd::get(&self.keys.counter)).await {
             Ok(held) => Ok(held),
-            Err(error) => Err(self.explain(classify(&error)).await),
+            Err(error) => Err(self.explain(error.into()).await),
         }
     }
 
@@ -552,7 +560,7 @@ async fn ask_if_allowed<T: redis::FromRedisValue>(
     command.arg(words);
     match connection.ask(&command).await {
         Ok(answer) => Ok(Some(answer)),
-        Err(error) if error.is_io_error() => Err(classify(&error)),
+        Err(error) if error.is_io_error() => Err(error.into()),
         Err(_) => Ok(None),
     }
 }
@@ -639,26 +647,6 @@ fn integer(text: &[u8]) -> Option<i64> {
 
 fn not_of_redis() -> StoreError {
     StoreError::Unreachable("the server gave an answer that Redis would not".to_owned())
-}
-
-pub(crate) fn classify(error: &RedisError) -> StoreError {
-    match error.kind() {
-        ErrorKind::Server(ServerErrorKind::NoScript) => StoreError::UnknownScript,
-        // From inside a script, Redis 6 wraps the reason in "ERR Error running script".
-        _ if says(error, "WRONGTYPE")
-            || says(error, "not an integer")
-            || says(error, "would overflow") =>
-        {
-            StoreError::Uncountable(error.to_string())
-        }
-        _ => match error.code() {
-            // In the words of Redis, which are what people search for.
-            Some(code) => {
-                StoreError::Refused(format!("{code} {}", error.detail().unwrap_or_default()))
-            }
-            None => StoreError::Unreachable(error.to_string()),
-        },
-    }
 }
 
 fn says(error: &RedisError, words: &str) -> bool {
