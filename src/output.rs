@@ -137,9 +137,8 @@ impl Output {
         })
     }
 
-    /// Adds what `write` writes, one whole line, to the stream. It is written at once if `due`, with
-    /// those before it, or else soon.
-    pub(crate) fn line(&self, due: bool, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Adds what `write` writes, one whole line, to the stream: soon, with those that come meanwhile.
+    pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut lines = self.lines();
         if lines.bytes.len() >= CAPACITY {
             lines.dropped += 1;
@@ -153,9 +152,14 @@ impl Output {
         if before == 0 {
             self.begun.notify_one();
         }
-        if due || before < GATHERED_MOST && after >= GATHERED_MOST {
-            self.due.notify_one();
+        if before < GATHERED_MOST && after >= GATHERED_MOST {
+            self.hurry();
         }
+    }
+
+    /// Has the lines written that there are, now and not soon.
+    pub(crate) fn hurry(&self) {
+        self.due.notify_one();
     }
 
     /// Writes lines as they come, for as long as the event loop runs.

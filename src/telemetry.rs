@@ -231,7 +231,8 @@ impl io::Write for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         self.output
-            .line(true, |lines| lines.extend_from_slice(&self.bytes));
+            .line(|lines| lines.extend_from_slice(&self.bytes));
+        self.output.hurry();
     }
 }
 
@@ -248,9 +249,12 @@ impl AccessLog {
             return;
         }
         match &self.form {
-            Form::Json(output) => output.line(level == Level::WARN, |line| {
-                self.write_json(line, level, access);
-            }),
+            Form::Json(output) => {
+                output.line(|line| self.write_json(line, level, access));
+                if level == Level::WARN {
+                    output.hurry();
+                }
+            }
             Form::Event => self.emit(level, access),
         }
     }
