@@ -17,7 +17,7 @@ import lab
 import report
 from lab import QUICK, ROOT, Redis, Running, Server
 from report import CONNECTIONS, IDLE_CONNECTIONS, ROUNDS, SECONDS, TOGETHER, Figures
-from servers import AXUM, FLASK, LIMIT, LOGGED, NAMES, SERVERS, SILENT
+from servers import ALONE, AXUM, FLASK, LIMIT, LOGGED, NAMES, SERVERS, SILENT
 
 STARTS = 3 if QUICK else 15
 
@@ -141,6 +141,7 @@ class Rounds:
 
     def __init__(self, redis):
         self.loads = {(name, connections): [] for name in NAMES for connections in CONNECTIONS}
+        self.loads |= {(server.name, 1): [] for server in ALONE}
         self.memory = {name: [] for name in NAMES}
         self.shared = {name: [] for name in NAMES}
         self.patience = lab.Patience(repetitions=5 if QUICK else 15)
@@ -148,12 +149,16 @@ class Rounds:
         for number in range(1, ROUNDS + 1):
             print(f"round {number} of {ROUNDS}", file=sys.stderr, flush=True)
             servers = [Running(server, redis) for server in SERVERS]
-            for running in servers:
+            alone = [Running(server, redis) for server in ALONE]
+            for running in servers + alone:
                 running.first_answer()
             # Whoever is compared is measured within seconds: the machine may be slower a minute later.
             for connections in CONNECTIONS:
-                for running in random.sample(servers, len(servers)):
+                compared = servers + alone if connections == 1 else servers
+                for running in random.sample(compared, len(compared)):
                     self.load(running, redis, connections)
+            for running in alone:
+                running.stop()
             for running in servers:
                 if running.server.counts:
                     self.count_crowd(running, redis)

@@ -7,7 +7,7 @@ import statistics
 import chart
 import lab
 from lab import QUICK, ROOT, table
-from servers import AXUM, FLASK, LIMIT, LOGGED, NAMES, NGINX, SERVERS, SERVICE, SILENT, WORKERS
+from servers import ALONE, AXUM, AXUM_SCRIPT, FLASK, LIMIT, LOGGED, NAMES, NGINX, SERVERS, SERVICE, SILENT, WORKERS
 
 ROUNDS, SECONDS = (1 if QUICK else 10), 1
 CONNECTIONS = [1, 32, 256]
@@ -70,7 +70,7 @@ def disturbances(rounds):
 
 def load_table(rounds, connections):
     rows = []
-    for server in SERVERS:
+    for server in SERVERS + (ALONE if connections == 1 else []):
         at = server.name, connections
         rate, rate_spread = rounds.spread(*at, "rate")
         cpu, cpu_spread = rounds.spread(*at, "cpu")
@@ -127,6 +127,7 @@ def targets(figures):
     relative_cpu("the same, access log off", SILENT, LIMIT, {256: 1.1, 32: 1.2})
     relative_cpu("CPU per request relative to axum + redis", LOGGED, AXUM, {256: 0.6, 32: 0.7})
     target("p50 relative to axum + redis, 1 connection", 1, rounds.ratio(LOGGED.name, AXUM.name, 1, "p50"))
+    target("the same, when that counts by the same script", 1, rounds.ratio(LOGGED.name, AXUM_SCRIPT.name, 1, "p50"))
     for what, server, limit in [("", LOGGED, 0.8), (", access log off", SILENT, 0.9)]:
         ratio = rounds.ratio(server.name, LIMIT.name, 256, "rate")
         target(f"requests/s relative to the limit, 256 connections{what}", limit, ratio, at_least=True)

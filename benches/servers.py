@@ -17,9 +17,12 @@ LIMIT = Server("the limit", [str(RIVALS / "limit")], SETTINGS, counts=False)
 LOGGED = Server("Abukiks", [SERVICE], JSON, logs=True)
 SILENT = Server("Abukiks, access log off", [SERVICE], {**JSON, "ACCESS_LOG": "off"}, logs=True)
 AXUM = Server("axum + redis", [str(RIVALS / "axum-redis")], SETTINGS)
+AXUM_SCRIPT = Server("axum + redis, by the script of Abukiks", [str(RIVALS / "axum-script")], SETTINGS)
 LUA = Server("nginx + lua-resty-redis", SERVE_CONFIG, template="benches/nginx/lua.conf")
 NGINX = Server("nginx `return 200`", SERVE_CONFIG, template="benches/nginx/return.conf", counts=False)
 FLASK = Server("Flask + gunicorn", SERVE_APP, APP_SETTINGS)
 
 SERVERS = [LIMIT, NGINX, SILENT, LOGGED, AXUM, LUA, FLASK]
+# Measured with one visitor at a time only.
+ALONE = [AXUM_SCRIPT]
 NAMES = [server.name for server in SERVERS]
