@@ -57,9 +57,10 @@ return old
 /// That cannot happen: each copy says until when it is to be remembered, by the clock of Redis, and
 /// Redis runs it only until half an hour before that, where it remembers nothing of the producer. No
 /// copy says less than one before it, nor one of a batch more than one of it that may be under way. So
-/// a copy that comes while Redis, this process or the network has stood still for hours, or after a
-/// leap of Redis' clock, finds either the memory or its own time past. Visits do not wait as long by
-/// far (`REDIS_TIMEOUT`, at most a minute).
+/// a copy that comes after Redis, this process or the network has stood still for hours, or the clock
+/// of Redis was set forward or back, finds either the memory or its own time past. (Not so when the
+/// clock goes forward by more than half an hour and back again while a copy is under way.) Visits do
+/// not wait as long by far (`REDIS_TIMEOUT`, at most a minute).
 ///
 /// Memory and count are written by one script, and so replicated as one: a replica that is promoted
 /// has both or neither. The half hour is for its clock, which may differ.
