@@ -587,18 +587,15 @@ fn whatever_breaks_each_acknowledged_visit_counts_once_and_nobody_is_refused_aft
         let mut batches = HashSet::new();
         let mut untils = BTreeMap::<_, BTreeMap<u64, u64>>::new();
         for (command, answer) in simulate(seed) {
-            if command[0].starts_with(b"EVAL") {
-                let number =
-                    |word: &Vec<u8>| String::from_utf8_lossy(word).parse().expect("a number");
-                let of_producer = untils.entry(command[4].clone()).or_default();
-                of_producer.insert(number(&command[6]), number(&command[8]));
+            if !command[0].starts_with(b"EVAL") {
+                continue;
             }
+            let number = |word: &Vec<u8>| String::from_utf8_lossy(word).parse().expect("a number");
+            let of_producer = untils.entry(command[4].clone()).or_default();
+            of_producer.insert(number(&command[6]), number(&command[8]));
             if answer.starts_with(b"-STALE") {
                 late.fetch_add(1, Relaxed);
-            } else if command[0].starts_with(b"EVAL")
-                && answer.starts_with(b"$")
-                && !batches.insert(command[4..7].to_owned())
-            {
+            } else if answer.starts_with(b"$") && !batches.insert(command[4..7].to_owned()) {
                 again.fetch_add(1, Relaxed);
             }
         }
