@@ -301,9 +301,9 @@ def microseconds(text):
     return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
 
 
-def wrk(servers, redis, connections, seconds, entrances=None):
+def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None):
     """Loads each of `entrances`, by default the first server, with so many connections, and accounts
-    for all `servers` together."""
+    for all `servers` together. Each connection asks again at once, or after so long on average."""
     pids = [server.pid for server in servers]
     readers = [server.reader.pid for server in servers if server.reader]
     count = redis.settled_count()
@@ -313,9 +313,14 @@ def wrk(servers, redis, connections, seconds, entrances=None):
     busy, steal = machine_seconds()
     begun = time.perf_counter()
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "--latency"]
+    script, its_arguments = [], []
+    if pause_ms is not None:
+        script, its_arguments = ["-s", str(ROOT / "benches/paced.lua")], ["--", str(pause_ms)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     clients = [
-        subprocess.Popen([*command, f"http://127.0.0.1:{entrance.port}/"], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, *script, f"http://127.0.0.1:{entrance.port}/", *its_arguments], stdout=subprocess.PIPE, text=True
+        )
         for entrance in entrances or servers[:1]
     ]
     reports = [client.communicate()[0] for client in clients]

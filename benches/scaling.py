@@ -16,6 +16,9 @@ INSTANCES = [1, 2, 4, 8]
 ROUNDS, SECONDS = (1, 1) if QUICK else (5, 3)
 # For each instance, and so many at nginx whatever stands behind it.
 CONNECTIONS, CONNECTIONS_OF_NGINX = 32, 64
+# Visits a second to each instance where visitors do not ask as fast as they can.
+PACE = 1000
+PAUSE_MS = 1000 * CONNECTIONS // PACE
 BATCHES = 20_000 if QUICK else 300_000
 
 
@@ -26,15 +29,15 @@ def main():
         measured = measure_instances(redis)
         batch = {links: cost_of_a_batch(redis, links) for links in (10, 100, 1000)}
         redis.stop()
-    text = "\n\n".join([lab.description(), instances_table(measured), batch_table(batch), arithmetic(measured, batch)])
+    text = "\n\n".join([lab.description(), instances_tables(measured), batch_table(batch), arithmetic(measured, batch)])
     print(text)
     if not QUICK:
         lab.fill("docs/scaling.md", "the figures", text)
 
 
 def measure_instances(redis):
-    """Loads by number of instances, directly and behind nginx, with nginx's own CPU per request."""
-    measured = {(way, count): [] for way in ("directly", "behind nginx") for count in INSTANCES}
+    """Loads by how they come in and by number of instances."""
+    measured = {}
     patience = lab.Patience(repetitions=10)
     for number in range(1, ROUNDS + 1):
         print(f"round {number} of {ROUNDS}", file=sys.stderr, flush=True)
@@ -45,21 +48,23 @@ def measure_instances(redis):
             behind = " ".join(f"server 127.0.0.1:{instance.port};" for instance in instances)
             nginx = Running(BALANCER, redis, places={"@INSTANCES@": behind, "@PROXY@": str(ROOT / "nixos/proxy.conf")})
             nginx.first_answer()
+            each, every = CONNECTIONS, CONNECTIONS * count
+            for way, entrances, connections, pause_ms in [
+                ("directly, paced", instances, each, PAUSE_MS),
+                ("behind nginx, paced", [nginx], every, PAUSE_MS),
+                ("directly", instances, each, None),
+                ("behind nginx", [nginx], CONNECTIONS_OF_NGINX, None),
+            ]:
 
-            def directly():
-                load = lab.wrk(instances, redis, CONNECTIONS, SECONDS, entrances=instances)
-                return checked(load, CONNECTIONS * count)
+                def measure():
+                    before = nginx.cpu_seconds()
+                    load = lab.wrk(instances, redis, connections, SECONDS, entrances, pause_ms)
+                    load.nginx = (nginx.cpu_seconds() - before) / load.requests * 1e6
+                    # The account does not know nginx.
+                    load.disturbance -= load.nginx * load.requests / 1e6 / SECONDS / lab.CORES
+                    return checked(load, connections * len(entrances))
 
-            def behind_nginx():
-                before = nginx.cpu_seconds()
-                load = lab.wrk(instances, redis, CONNECTIONS_OF_NGINX, SECONDS, entrances=[nginx])
-                load.nginx = (nginx.cpu_seconds() - before) / load.requests * 1e6
-                # The account does not know nginx.
-                load.disturbance -= load.nginx * load.requests / 1e6 / SECONDS / lab.CORES
-                return checked(load, CONNECTIONS_OF_NGINX)
-
-            measured["directly", count].append(patience.undisturbed(directly))
-            measured["behind nginx", count].append(patience.undisturbed(behind_nginx))
+                measured.setdefault((way, count), []).append(patience.undisturbed(measure))
             for server in [nginx, *instances]:
                 server.stop()
     return measured
@@ -93,28 +98,37 @@ def median(loads, what):
     return statistics.median(getattr(load, what) for load in loads)
 
 
-def instances_table(measured):
+def instances_tables(measured):
+    paced = instances_table(measured, ["directly, paced", "behind nginx, paced"])
+    full = instances_table(measured, ["directly", "behind nginx"])
+    return (
+        f"{ROUNDS} rounds of {SECONDS} s, in turns, medians. Directly, each instance has a port and {CONNECTIONS} "
+        "connections of its own; nginx runs with [nixos/proxy.conf](../nixos/proxy.conf).\n\n"
+        f"Each instance gets the same, {PACE:,} visits a second or a little less; behind nginx on {CONNECTIONS} "
+        f"connections for each, too:\n\n{paced}\n\n"
+        "Visitors ask as fast as they are answered, so all cores are busy; there are "
+        f"{CONNECTIONS_OF_NGINX} at nginx, however many instances share them:\n\n{full}"
+    )
+
+
+def instances_table(measured, ways):
     rows = []
-    for (way, count), loads in measured.items():
+    for way, count in ((way, count) for way in ways for count in INSTANCES):
+        loads = measured[way, count]
         ratio = statistics.median(load.cpu / one.cpu for load, one in zip(loads, measured[way, 1]))
         rows.append(
             [
-                f"{count} {way}",
+                f"{count} {way.removesuffix(', paced')}",
                 f"{median(loads, 'rate'):,.0f}",
                 f"{median(loads, 'cpu'):.1f} µs",
                 f"{ratio:.2f}",
                 f"{median(loads, 'redis_commands'):.3f}",
                 f"{median(loads, 'redis_cpu'):.2f} µs",
-                *([f"{median(loads, 'nginx'):.1f} µs"] if way == "behind nginx" else []),
+                *([f"{median(loads, 'nginx'):.1f} µs"] if "nginx" in way else []),
             ]
         )
     what = ["instances", "requests/s", "CPU per request", "relative to one instance", "batches per request"]
-    return (
-        f"{ROUNDS} rounds of {SECONDS} s, in turns, medians. Directly: {CONNECTIONS} connections to each instance, each "
-        f"on a port of its own. Behind nginx: {CONNECTIONS_OF_NGINX} connections to one nginx with "
-        "[nixos/proxy.conf](../nixos/proxy.conf).\n\n"
-        + table([*what, "Redis CPU per request", "nginx's CPU per request"], rows)
-    )
+    return table([*what, "Redis CPU per request", "nginx's CPU per request"], rows)
 
 
 def batch_table(batch):
