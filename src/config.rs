@@ -427,6 +427,9 @@ impl Provider for Variables {
     }
 }
 
+/// How messages name the file of the systemd credential.
+const CREDENTIAL: &str = "systemd credential $CREDENTIALS_DIRECTORY/redis-url";
+
 /// The Redis URL from `REDIS_URL_FILE` or the systemd credential, if there is one.
 fn secret_redis_url(environment: &Variables, problems: &mut Problems) -> Option<Variables> {
     let named = environment
@@ -440,7 +443,7 @@ fn secret_redis_url(environment: &Variables, problems: &mut Problems) -> Option<
         .map(|folder| Path::new(folder).join("redis-url"))
         // One that is there and cannot be looked at is an error, not absent.
         .filter(|file| file.try_exists().unwrap_or(true))
-        .map(|file| (file, "systemd credential redis-url".to_owned()));
+        .map(|file| (file, CREDENTIAL.to_owned()));
 
     let inline = environment
         .values

@@ -429,7 +429,7 @@ fn a_secret_may_come_as_a_file_or_as_a_credential() {
         (("REDIS_URL_FILE", &*file), format!("REDIS_URL_FILE {file}")),
         (
             ("CREDENTIALS_DIRECTORY", &*folder_path),
-            "systemd credential redis-url".to_owned(),
+            "systemd credential $CREDENTIALS_DIRECTORY/redis-url".to_owned(),
         ),
     ] {
         let config = config(&[setting]).unwrap();
