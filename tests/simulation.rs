@@ -672,7 +672,7 @@ fn places(to_redis: usize, from_redis: usize, seed: u64) -> Vec<Break> {
         from_redis,
         ..Break::NEVER
     });
-    let (seed, parts) = (seed as usize, PARTS as usize);
+    let (seed, parts) = ((seed % PARTS) as usize, PARTS as usize);
     to_redis
         .chain(from_redis)
         .skip(seed)
