@@ -9,7 +9,7 @@ import tempfile
 
 import lab
 from lab import QUICK, ROOT, Redis, Running, Server, table
-from servers import LOGGED, SERVE_CONFIG
+from servers import LIMIT, LOGGED, SERVE_CONFIG
 
 BALANCER = Server("nginx", SERVE_CONFIG, template="benches/nginx/balancer.conf")
 INSTANCES = [1, 2, 4, 8]
@@ -48,31 +48,36 @@ def measure_instances(redis):
             behind = " ".join(f"server 127.0.0.1:{instance.port};" for instance in instances)
             nginx = Running(BALANCER, redis, places={"@INSTANCES@": behind, "@PROXY@": str(ROOT / "nixos/proxy.conf")})
             nginx.first_answer()
+            limits = [Running(LIMIT, redis) for _ in range(count)]
+            for limit in limits:
+                limit.first_answer()
             each, every = CONNECTIONS, CONNECTIONS * count
-            for way, entrances, connections, pause_ms in [
-                ("directly, paced", instances, each, PAUSE_MS),
-                ("behind nginx, paced", [nginx], every, PAUSE_MS),
-                ("directly", instances, each, None),
-                ("behind nginx", [nginx], CONNECTIONS_OF_NGINX, None),
+            for way, servers, entrances, connections, pause_ms in [
+                ("directly, paced", instances, instances, each, PAUSE_MS),
+                ("behind nginx, paced", instances, [nginx], every, PAUSE_MS),
+                ("directly", instances, instances, each, None),
+                ("of the limit", limits, limits, each, None),
+                ("behind nginx", instances, [nginx], CONNECTIONS_OF_NGINX, None),
             ]:
 
                 def measure():
                     before = nginx.cpu_seconds()
-                    load = lab.wrk(instances, redis, connections, SECONDS, entrances, pause_ms)
+                    load = lab.wrk(servers, redis, connections, SECONDS, entrances, pause_ms)
                     load.nginx = (nginx.cpu_seconds() - before) / load.requests * 1e6
                     # The account does not know nginx.
                     load.disturbance -= load.nginx * load.requests / 1e6 / SECONDS / lab.CORES
-                    return checked(load, connections * len(entrances))
+                    return checked(load, connections * len(entrances), counts=servers is instances)
 
                 measured.setdefault((way, count), []).append(patience.undisturbed(measure))
-            for server in [nginx, *instances]:
+            for server in [nginx, *instances, *limits]:
                 server.stop()
     return measured
 
 
-def checked(load, on_their_way):
+def checked(load, on_their_way, counts):
     """When wrk ends, each of its connections may have one visit on its way."""
-    if load.failed or not load.requests <= load.counted <= load.requests + on_their_way:
+    requests = load.requests if counts else 0
+    if load.failed or not requests <= load.counted <= requests + on_their_way:
         sys.exit(f"{load.requests} answered, {load.counted} counted, errors: {load.failed}")
     return load
 
@@ -100,14 +105,15 @@ def median(loads, what):
 
 def instances_tables(measured):
     paced = instances_table(measured, ["directly, paced", "behind nginx, paced"])
-    full = instances_table(measured, ["directly", "behind nginx"])
+    full = instances_table(measured, ["directly", "of the limit", "behind nginx"])
     return (
         f"{ROUNDS} rounds of {SECONDS} s, in turns, medians. Directly, each instance has a port and {CONNECTIONS} "
         "connections of its own; nginx runs with [nixos/proxy.conf](../nixos/proxy.conf).\n\n"
         f"Each instance gets the same, {PACE:,} visits a second or a little less; behind nginx on {CONNECTIONS} "
         f"connections for each, too:\n\n{paced}\n\n"
-        "Visitors ask as fast as they are answered, so all cores are busy; there are "
-        f"{CONNECTIONS_OF_NGINX} at nginx, however many instances share them:\n\n{full}"
+        "Visitors ask as fast as they are answered, so all cores are busy. There are "
+        f"{CONNECTIONS_OF_NGINX} at nginx, however many instances share them. The limit is a server that counts "
+        f"nothing, asked directly (see [benchmark.md](benchmark.md)): what it costs more is the machine's doing.\n\n{full}"
     )
 
 
@@ -122,8 +128,8 @@ def instances_table(measured, ways):
                 f"{median(loads, 'rate'):,.0f}",
                 f"{median(loads, 'cpu'):.1f} µs",
                 f"{ratio:.2f}",
-                f"{median(loads, 'redis_commands'):.3f}",
-                f"{median(loads, 'redis_cpu'):.2f} µs",
+                *([f"{median(loads, 'redis_commands'):.3f}"] if "limit" not in way else []),
+                *([f"{median(loads, 'redis_cpu'):.2f} µs"] if "limit" not in way else []),
                 *([f"{median(loads, 'nginx'):.1f} µs"] if "nginx" in way else []),
             ]
         )
