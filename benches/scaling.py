@@ -113,7 +113,7 @@ def instances_tables(measured):
         f"connections for each, too:\n\n{paced}\n\n"
         "Visitors ask as fast as they are answered, so all cores are busy. There are "
         f"{CONNECTIONS_OF_NGINX} at nginx, however many instances share them. The limit is a server that counts "
-        f"nothing, asked directly (see [benchmark.md](benchmark.md)): what it costs more is the machine's doing.\n\n{full}"
+        f"nothing, asked directly (see [benchmark.md](benchmark.md)).\n\n{full}"
     )
 
 
