@@ -57,17 +57,22 @@ reproduce: ## build it twice in different surroundings, and compare the bytes
 
 # All that is claimed about speed, on this machine. A quiet one: what else runs is measured, too.
 .PHONY: bench
-bench: build ## measure the service against others; QUICK=1 for a short look
+bench: build rivals ## measure the service against others; QUICK=1 for a short look
 	@dev/needs.sh bench
 	@$(MAKE) --no-print-directory .run/bench/installed
 	cargo build --quiet --release --locked --no-default-features --bin abukiks --target-dir target/bench
-	cargo build --quiet --release --locked --manifest-path benches/rivals/Cargo.toml --target-dir target/rivals
 	benches/bench.py
 
 .PHONY: bench-scaling
-bench-scaling: build ## measure one, two, four and eight instances, and what one Redis bears
+bench-scaling: build rivals ## measure one, two, four and eight instances, and what one Redis bears
 	@dev/needs.sh bench
 	benches/scaling.py
+
+# What the service is measured against.
+.PHONY: rivals
+rivals:
+	@dev/needs.sh run
+	cargo build --quiet --release --locked --manifest-path benches/rivals/Cargo.toml --target-dir target/rivals
 
 .PHONY: bench-journal
 bench-journal: build ## measure what logging to the journal costs; needs root
