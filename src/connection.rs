@@ -33,7 +33,7 @@ use crate::routes::{self, App};
 /// How long a closed connection is still read from. Closing at once while bytes of the client are
 /// unread would make the kernel send a reset, which can destroy the answer before it is read
 /// (RFC 9112, section 9.6).
-const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,7 +244,13 @@ pub(crate) async fn serve(
     };
     connection.is(Doing::Closing, Instant::now());
     // Boxed, for what it needs would take its place in every connection from the beginning.
-    Box::pin(linger(socket, &last_words, app.max_body_bytes)).await;
+    let mut drained = Box::pin(linger(socket, &last_words, app.max_body_bytes));
+    poll_fn(|context| match drained.as_mut().poll(context) {
+        Poll::Pending if !connection.must_end(Doing::Closing) => Poll::Pending,
+        // Too slow, too much or broken: closed all the same.
+        _ => Poll::Ready(()),
+    })
+    .await;
 }
 
 /// Waits until there is something for hyper to do, or until the end: `Some`.
@@ -328,21 +334,18 @@ impl End {
 }
 
 /// Ends our side, then takes in what the client still sends, up to a limit, until it ends too.
-async fn linger(mut socket: impl Duplex, last_words: &str, max_bytes: usize) {
-    let drained = async {
-        socket.write_all(last_words.as_bytes()).await?;
-        socket.shutdown().await?;
-        let mut left = max_bytes;
-        let mut scrap = [0; 4096];
-        while let count @ 1.. = socket.read(&mut scrap).await?
-            && count <= left
-        {
-            left -= count;
-        }
-        io::Result::Ok(())
-    };
-    // Too slow, too much or broken: closed all the same.
-    let _ = tokio::time::timeout(LINGER, drained).await;
+async fn linger(mut socket: impl Duplex, last_words: &str, max_bytes: usize) -> io::Result<()> {
+    socket.write_all(last_words.as_bytes()).await?;
+    socket.shutdown().await?;
+    let mut left = max_bytes;
+    // Mostly there is nothing but the end.
+    let mut scrap = [0; 512];
+    while let count @ 1.. = socket.read(&mut scrap).await?
+        && count <= left
+    {
+        left -= count;
+    }
+    Ok(())
 }
 
 /// What a connection reads from and writes to.

@@ -368,16 +368,19 @@ impl Server {
             let (doing, since) = (connection.doing(), connection.since());
             let (allowed, limit) = match doing {
                 Doing::Idle | Doing::Resting => {
-                    (self.rules.keep_alive_timeout, Limit::KeepAliveTimeout)
+                    (self.rules.keep_alive_timeout, Some(Limit::KeepAliveTimeout))
                 }
                 Doing::Opened | Doing::Receiving => {
-                    (self.rules.header_timeout, Limit::HeaderTimeout)
+                    (self.rules.header_timeout, Some(Limit::HeaderTimeout))
                 }
-                Doing::Arriving | Doing::Answering | Doing::Answered | Doing::Closing => continue,
+                Doing::Closing => (connection::LINGER, None),
+                Doing::Arriving | Doing::Answering | Doing::Answered => continue,
             };
             let time = now.saturating_duration_since(since);
             if time > allowed {
-                self.app.metrics.hit(limit);
+                if let Some(limit) = limit {
+                    self.app.metrics.hit(limit);
+                }
                 connection.end_while(doing);
             } else if doing == Doing::Idle && time > SWEEP {
                 connection.rest();

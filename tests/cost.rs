@@ -20,11 +20,18 @@ const SYSCALLS_ALONE: f64 = 7.05;
 /// System calls for each of 32 requests that come together.
 const SYSCALLS_TOGETHER: f64 = 2.6;
 
+/// System calls for a request on a connection of its own, as a proxy may have for each visit: 15, and
+/// two where the request comes so late that it has to be waited for.
+const SYSCALLS_ANEW: f64 = 17.1;
+
 /// User instructions for a request that comes alone, and so has a Redis command of its own.
 const INSTRUCTIONS_ALONE: f64 = 16_000.0;
 
 /// The same with `ACCESS_LOG=off`.
 const UNLOGGED_ALONE: f64 = 14_500.0;
+
+/// User instructions for a request on a connection of its own.
+const INSTRUCTIONS_ANEW: f64 = 30_000.0;
 
 /// User instructions for each of 32 requests that come together.
 const INSTRUCTIONS_TOGETHER: f64 = 11_000.0;
@@ -88,6 +95,15 @@ fn ask_alone(service: &Service, requests: usize) {
     let mut client = service.connect();
     for _ in 0..requests {
         client.get("/").number();
+    }
+}
+
+/// One client after another, each for a single request.
+fn ask_anew(service: &Service, requests: usize) {
+    for _ in 0..requests {
+        let mut client = service.connect();
+        client.get_with("/", "Connection: close\r\n").number();
+        assert_eq!(client.rest().expect("an end"), b"");
     }
 }
 
@@ -202,6 +218,14 @@ fn a_request_alone_takes_few_instructions() {
         let count = each(500, |requests| instructions(requests, &settings, ask_alone));
         assert_at_most(limit, &format!("instructions, alone, log {log}"), count);
     }
+}
+
+#[test]
+fn a_connection_for_a_single_request_takes_few_system_calls_and_instructions() {
+    let calls = each(500, |requests| system_calls(requests, ask_anew));
+    assert_at_most(SYSCALLS_ANEW, "system calls, anew", calls);
+    let count = each(500, |requests| instructions(requests, &[], ask_anew));
+    assert_at_most(INSTRUCTIONS_ANEW, "instructions, anew", count);
 }
 
 #[test]

@@ -238,6 +238,28 @@ fn a_client_that_never_reads_is_closed() {
 }
 
 #[test]
+fn a_client_that_keeps_its_side_open_after_the_last_answer_is_let_go() {
+    let redis = Redis::start();
+    let settings = [("KEEP_ALIVE_TIMEOUT", "60s"), ("HEADER_TIMEOUT", "60s")];
+    let mut service = start(&redis, &settings);
+    let last_words = |service: &Service| {
+        let mut client = service.connect();
+        client.get_with("/", "Connection: close\r\n").number();
+        assert_eq!(client.rest().unwrap(), b"");
+        client
+    };
+    let _open = last_words(&service);
+    eventually("only the asking connection is left", || {
+        (service.metric("abukiks_connections") == 1.0).then_some(())
+    });
+    assert_eq!(hits(&service, "keep_alive_timeout"), 0.0, "it did not idle");
+    // Nor does it hold up the end.
+    let _open = last_words(&service);
+    assert!(service.stop().success());
+    service.log_line("\"message\":\"drained\"");
+}
+
+#[test]
 fn content_beyond_max_body_bytes_gets_413() {
     let redis = Redis::start();
     let mut service = start(&redis, &[("MAX_BODY_BYTES", "10")]);
