@@ -99,6 +99,8 @@ pub(crate) struct Connection {
     requests: AtomicU64,
     /// The first request, counted from zero, with a line that does not end in CRLF.
     bare_line_feed: AtomicU64,
+    /// The request that was answered last is the client's last one, by its own word.
+    last_request: AtomicBool,
     /// Heads of requests that were received; [`PARTIAL`] while one of them is not whole.
     heads: AtomicU64,
     /// Wakes the connection's task.
@@ -116,6 +118,7 @@ impl Connection {
             unsent: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             bare_line_feed: AtomicU64::new(u64::MAX),
+            last_request: AtomicBool::new(false),
             heads: AtomicU64::new(0),
             task: OnceLock::new(),
         }
@@ -149,6 +152,11 @@ impl Connection {
     /// Whether each line of the next request to be answered ends as it must.
     pub(crate) fn next_has_whole_lines(&self) -> bool {
         self.requests.fetch_add(1, Relaxed) < self.bare_line_feed.load(Relaxed)
+    }
+
+    /// Notes whether the client has called the request that is answered now its last one.
+    pub(crate) fn note_last_request(&self, last: bool) {
+        self.last_request.store(last, Relaxed);
     }
 
     /// Asks the connection to end, unless it has gone on to something else by the time it hears.
@@ -228,6 +236,8 @@ pub(crate) async fn serve(
     };
     let socket = stream.socket;
     let last_words = match end {
+        // Nothing may follow what the client has called its last request (RFC 9112, section 9.6).
+        End::Finished if connection.last_request.load(Relaxed) => return,
         End::Finished => String::new(),
         // Nothing is on its way, so there is no answer that a reset could destroy.
         End::Idle => return,

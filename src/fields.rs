@@ -2,7 +2,7 @@
 
 use hyper::HeaderMap;
 use hyper::header::{
-    ACCEPT, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    ACCEPT, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 
 /// What a request says, beside its method and target.
@@ -14,6 +14,8 @@ pub(crate) struct Fields<'a> {
     pub(crate) content_length: Field<'a>,
     pub(crate) transfer_encoding: Field<'a>,
     pub(crate) expect: Field<'a>,
+    /// `Connection: close`, and nothing else with it.
+    pub(crate) close: bool,
     /// A browser fetches ahead of a visit that may never come.
     pub(crate) prefetch: bool,
     /// A field is named nearly like one that announces content.
@@ -53,6 +55,7 @@ impl<'a> Fields<'a> {
             content_length: Field::default(),
             transfer_encoding: Field::default(),
             expect: Field::default(),
+            close: false,
             prefetch: false,
             look_alike: false,
             all,
@@ -62,6 +65,8 @@ impl<'a> Fields<'a> {
                 fields.host.add(value);
             } else if *name == ACCEPT {
                 fields.accept.add(value);
+            } else if *name == CONNECTION {
+                fields.close = value.as_bytes().eq_ignore_ascii_case(b"close");
             } else if *name == CONTENT_LENGTH {
                 fields.content_length.add(value);
             } else if *name == TRANSFER_ENCODING {

@@ -218,6 +218,8 @@ struct Asked {
     framing: Result<Content, Fault>,
     /// In which form it wants its answer.
     form: Form,
+    /// It is the client's last one.
+    close: bool,
     /// A browser fetches ahead of a visit that may never come.
     prefetch: bool,
     request_id: RequestId,
@@ -239,6 +241,7 @@ impl Asked {
             },
             framing,
             form: Form::wanted(&fields),
+            close: fields.close,
             prefetch: fields.prefetch,
             request_id: RequestId::of(&fields.request_id),
             trace: TraceParent::of(&fields.traceparent),
@@ -259,6 +262,7 @@ pub(crate) async fn answer<B>(
         route,
         framing,
         form,
+        close,
         prefetch,
         request_id,
         trace,
@@ -287,7 +291,9 @@ pub(crate) async fn answer<B>(
 
     let headers = response.headers_mut();
     put_request_id(headers, &request_id);
-    if framing != Ok(Content::None) || app.draining.load(Relaxed) {
+    let is_whole = framing == Ok(Content::None);
+    connection.note_last_request(close && is_whole);
+    if !is_whole || app.draining.load(Relaxed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let answered = Instant::now();

@@ -20,9 +20,9 @@ const SYSCALLS_ALONE: f64 = 7.05;
 /// System calls for each of 32 requests that come together.
 const SYSCALLS_TOGETHER: f64 = 2.6;
 
-/// System calls for a request on a connection of its own, as a proxy may have for each visit: 15, and
+/// System calls for a request on a connection of its own, as a proxy may have for each visit: 13, and
 /// two where the request comes so late that it has to be waited for.
-const SYSCALLS_ANEW: f64 = 17.1;
+const SYSCALLS_ANEW: f64 = 15.1;
 
 /// User instructions for a request that comes alone, and so has a Redis command of its own.
 const INSTRUCTIONS_ALONE: f64 = 16_000.0;
@@ -31,7 +31,7 @@ const INSTRUCTIONS_ALONE: f64 = 16_000.0;
 const UNLOGGED_ALONE: f64 = 14_500.0;
 
 /// User instructions for a request on a connection of its own.
-const INSTRUCTIONS_ANEW: f64 = 30_000.0;
+const INSTRUCTIONS_ANEW: f64 = 28_500.0;
 
 /// User instructions for each of 32 requests that come together.
 const INSTRUCTIONS_TOGETHER: f64 = 11_000.0;

@@ -340,6 +340,7 @@ fn a_client_that_sends_much_content_can_still_read_why_it_was_refused() {
     let service = Service::start(&redis);
     let cases = [
         ("Content-Length: 60000", 405),
+        ("Content-Length: 60000\r\nConnection: close", 405),
         ("Content-Length: 65537", 413),
         ("Transfer-Encoding: chunked", 400),
     ];

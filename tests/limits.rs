@@ -242,21 +242,34 @@ fn a_client_that_keeps_its_side_open_after_the_last_answer_is_let_go() {
     let redis = Redis::start();
     let settings = [("KEEP_ALIVE_TIMEOUT", "60s"), ("HEADER_TIMEOUT", "60s")];
     let mut service = start(&redis, &settings);
-    let last_words = |service: &Service| {
+    // Content is refused, and what comes of it until the client leaves is thrown away.
+    let refused = |service: &Service| {
         let mut client = service.connect();
-        client.get_with("/", "Connection: close\r\n").number();
+        let request = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nx";
+        assert_eq!(client.exchange(request).unwrap().status, 405);
         assert_eq!(client.rest().unwrap(), b"");
         client
     };
-    let _open = last_words(&service);
+    let _open = refused(&service);
     eventually("only the asking connection is left", || {
         (service.metric("abukiks_connections") == 1.0).then_some(())
     });
     assert_eq!(hits(&service, "keep_alive_timeout"), 0.0, "it did not idle");
     // Nor does it hold up the end.
-    let _open = last_words(&service);
+    let _open = refused(&service);
     assert!(service.stop().success());
     service.log_line("\"message\":\"drained\"");
+}
+
+#[test]
+fn a_client_that_calls_its_request_the_last_is_not_waited_for() {
+    let redis = Redis::start();
+    let service = start(&redis, &[]);
+    let mut client = service.connect();
+    client.get_with("/", "Connection: close\r\n").number();
+    assert_eq!(client.rest().unwrap(), b"");
+    // It still has its side open.
+    assert_eq!(service.metric("abukiks_connections"), 1.0);
 }
 
 #[test]
