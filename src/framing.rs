@@ -139,7 +139,8 @@ fn is_host(authority: &Authority) -> bool {
         Some(address) => address
             .strip_suffix(']')
             .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
-        None => !host.is_empty(),
+        // With a comma, a program in front may have made one of two (RFC 9110, section 5.3).
+        None => !host.is_empty() && !host.contains(','),
     };
     // There is no such prefix where a user is named.
     let port_is_valid = match authority.as_str().strip_prefix(host) {

@@ -67,6 +67,7 @@ fn a_request_without_one_valid_host_is_refused() {
         "Host: user:password@a\r\n",
         "Host: a b\r\n",
         "Host: a, b\r\n",
+        "Host: a,b\r\n",
         "Host: a/b\r\n",
         "Host: a?b\r\n",
         "Host: http://a\r\n",
