@@ -170,11 +170,7 @@ class Rounds:
 
         def load():
             load = lab.wrk([running], redis, connections, SECONDS)
-            # When wrk ends, each of its connections may have one visit on its way.
-            if running.server.counts and not load.requests <= load.counted <= load.requests + connections:
-                self.wrong.append(f"{name}: {load.requests} answered, {load.counted} counted")
-            if load.failed:
-                self.wrong.append(f"{name}: wrk met errors at {connections} connections")
+            self.wrong += [f"{name}: {fault} at {connections} connections" for fault in load.faults]
             return load
 
         self.loads[name, connections].append(self.patience.undisturbed(load))

@@ -288,11 +288,11 @@ class Load:
     rate: float
     p50: float
     p99: float
-    failed: bool
+    # What went wrong, if anything.
+    faults: list
     cpu: float
     redis_cpu: float
     redis_commands: float
-    counted: int
     disturbance: float
 
 
@@ -336,16 +336,23 @@ def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None):
         return [re.search(pattern, report)[1] for report in reports]
 
     requests = sum(map(int, each(r"(\d+) requests in")))
+    counted = redis.settled_count() - count
+    expected = requests if servers[0].server.counts else 0
+    faults = []
+    if any("Socket errors" in report or "Non-2xx" in report for report in reports):
+        faults.append("wrk met errors")
+    # When wrk ends, each of its connections may have one visit on its way.
+    if not expected <= counted <= expected + connections * len(clients):
+        faults.append(f"{requests} answered, {counted} counted")
     return Load(
         requests=requests,
         rate=sum(map(float, each(r"Requests/sec: +([\d.]+)"))),
         p50=statistics.median(map(microseconds, each(r"50% +([\d.]+[a-z]+)"))),
         p99=max(map(microseconds, each(r"99% +([\d.]+[a-z]+)"))),
-        failed=any("Socket errors" in report or "Non-2xx" in report for report in reports),
+        faults=faults,
         cpu=cpu / requests * 1e6,
         redis_cpu=redis_cpu / requests * 1e6,
         redis_commands=redis.commands() / requests,
-        counted=redis.settled_count() - count,
         disturbance=max(0, busy - cpu - redis_cpu - known + steal) / elapsed / CORES,
     )
 
