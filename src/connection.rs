@@ -30,11 +30,6 @@ use tokio::time::Instant;
 use crate::framing::LineEnds;
 use crate::routes::{self, App};
 
-/// How long a closed connection is still read from. Closing at once while bytes of the client are
-/// unread would make the kernel send a reset, which can destroy the answer before it is read
-/// (RFC 9112, section 9.6).
-pub(crate) const LINGER: Duration = Duration::from_secs(1);
-
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
@@ -343,7 +338,9 @@ impl End {
     }
 }
 
-/// Ends our side, then takes in what the client still sends, up to a limit, until it ends too.
+/// Ends our side, then takes in what the client still sends, up to a limit, until it ends too. Closing
+/// at once while bytes of the client are unread would make the kernel send a reset, which can destroy
+/// the answer before it is read (RFC 9112, section 9.6).
 async fn linger(mut socket: impl Duplex, last_words: &str, max_bytes: usize) -> io::Result<()> {
     socket.write_all(last_words.as_bytes()).await?;
     socket.shutdown().await?;

@@ -14,8 +14,7 @@ pub(crate) struct Fields<'a> {
     pub(crate) content_length: Field<'a>,
     pub(crate) transfer_encoding: Field<'a>,
     pub(crate) expect: Field<'a>,
-    /// `Connection: close`, and nothing else with it.
-    pub(crate) close: bool,
+    pub(crate) connection: Field<'a>,
     /// A browser fetches ahead of a visit that may never come.
     pub(crate) prefetch: bool,
     /// A field is named nearly like one that announces content.
@@ -55,7 +54,7 @@ impl<'a> Fields<'a> {
             content_length: Field::default(),
             transfer_encoding: Field::default(),
             expect: Field::default(),
-            close: false,
+            connection: Field::default(),
             prefetch: false,
             look_alike: false,
             all,
@@ -66,7 +65,7 @@ impl<'a> Fields<'a> {
             } else if *name == ACCEPT {
                 fields.accept.add(value);
             } else if *name == CONNECTION {
-                fields.close = value.as_bytes().eq_ignore_ascii_case(b"close");
+                fields.connection.add(value);
             } else if *name == CONTENT_LENGTH {
                 fields.content_length.add(value);
             } else if *name == TRANSFER_ENCODING {
@@ -83,6 +82,12 @@ impl<'a> Fields<'a> {
             }
         }
         fields
+    }
+
+    /// Whether `Connection` is there once and says `close` alone.
+    pub(crate) fn says_close(&self) -> bool {
+        let says = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+        !self.connection.repeated && self.connection.first.is_some_and(says)
     }
 
     /// The values of all `Accept` fields.

@@ -218,8 +218,6 @@ struct Asked {
     framing: Result<Content, Fault>,
     /// In which form it wants its answer.
     form: Form,
-    /// It is the client's last one.
-    close: bool,
     /// A browser fetches ahead of a visit that may never come.
     prefetch: bool,
     request_id: RequestId,
@@ -234,6 +232,7 @@ impl Asked {
         } else {
             Err(Fault::Malformed("a line does not end in CRLF"))
         };
+        connection.note_last_request(fields.says_close() && framing == Ok(Content::None));
         Self {
             route: match framing {
                 Err(Fault::Malformed(_)) => Route::Malformed,
@@ -241,7 +240,6 @@ impl Asked {
             },
             framing,
             form: Form::wanted(&fields),
-            close: fields.close,
             prefetch: fields.prefetch,
             request_id: RequestId::of(&fields.request_id),
             trace: TraceParent::of(&fields.traceparent),
@@ -262,7 +260,6 @@ pub(crate) async fn answer<B>(
         route,
         framing,
         form,
-        close,
         prefetch,
         request_id,
         trace,
@@ -291,9 +288,7 @@ pub(crate) async fn answer<B>(
 
     let headers = response.headers_mut();
     put_request_id(headers, &request_id);
-    let is_whole = framing == Ok(Content::None);
-    connection.note_last_request(close && is_whole);
-    if !is_whole || app.draining.load(Relaxed) {
+    if framing != Ok(Content::None) || app.draining.load(Relaxed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let answered = Instant::now();

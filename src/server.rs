@@ -29,6 +29,9 @@ const SWEEP: Duration = Duration::from_millis(100);
 /// The same while draining, when people wait for the end.
 const DRAIN_SWEEP: Duration = Duration::from_millis(10);
 
+/// How long a connection that is over is still read from.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// The pause after an accept that failed for want of something, such as a file descriptor.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -373,7 +376,7 @@ impl Server {
                 Doing::Opened | Doing::Receiving => {
                     (self.rules.header_timeout, Some(Limit::HeaderTimeout))
                 }
-                Doing::Closing => (connection::LINGER, None),
+                Doing::Closing => (LINGER, None),
                 Doing::Arriving | Doing::Answering | Doing::Answered => continue,
             };
             let time = now.saturating_duration_since(since);
