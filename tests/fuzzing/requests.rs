@@ -122,10 +122,16 @@ fn answers(input: &[u8], mut bytes: &[u8]) -> Vec<Answer> {
     let mut heads = Heads(input);
     let mut answers = Vec::new();
     while !bytes.is_empty() {
-        let to_head = heads.next().is_some_and(|head| head.starts_with(b"HEAD "));
+        let to_head = heads.next().is_some_and(is_head);
         answers.push(Answer::take(&mut bytes, to_head));
     }
     answers
+}
+
+/// Whether this asks for headers alone. Empty lines before a request mean nothing.
+fn is_head(head: &[u8]) -> bool {
+    let begin = head.iter().position(|byte| !b"\r\n".contains(byte));
+    begin.is_some_and(|begin| head[begin..].starts_with(b"HEAD "))
 }
 
 /// An answer, as far as it does not depend on time.
