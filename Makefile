@@ -33,6 +33,7 @@ lint: ## check format and lints; warnings are errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
+	dev/lint-systems.sh
 	shellcheck dev/* .ci/run
 	dev/lint-nix.sh
 

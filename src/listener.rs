@@ -10,9 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
-use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::config::Config;
+
+/// Connections that may wait to be accepted from a socket that is bound here.
+const BACKLOG: i32 = 4096;
 
 /// Why there is nothing to listen on.
 #[derive(Debug, thiserror::Error)]
@@ -119,8 +121,9 @@ fn adopt(handed_over: &mut ListenFd, index: usize) -> Result<Listener, ListenErr
             None => return Err(wrong(io::ErrorKind::NotFound.into())),
         },
     };
-    // With Accept=yes systemd would hand over a connection.
-    if !sockopt::socket_acceptconn(&listener).map_err(|error| wrong(error.into()))? {
+    // With Accept=yes systemd would hand over a connection. Apple's systems cannot tell.
+    #[cfg(not(target_vendor = "apple"))]
+    if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(|error| wrong(error.into()))? {
         return Err(wrong(io::Error::other("the socket does not listen")));
     }
     // systemd leaves it blocking, and an accept that blocks would stop everything else.
@@ -140,31 +143,11 @@ impl AsFd for Listener {
 fn bind(config: &Config) -> Result<Listener, ListenError> {
     let address = SocketAddr::new(config.host, config.port);
     let listen = || {
-        let socket = rustix::net::socket_with(
-            if address.is_ipv4() {
-                AddressFamily::INET
-            } else {
-                AddressFamily::INET6
-            },
-            SocketType::STREAM,
-            rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
-            None,
-        )?;
-        // A port whose last connections linger in TIME_WAIT is free.
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        rustix::net::bind(&socket, &address)?;
-        // The kernel cuts it to net.core.somaxconn.
-        rustix::net::listen(&socket, 4096)?;
-        Ok(socket)
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        // Further than std lets it grow. The kernel cuts it to net.core.somaxconn.
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(Listener::Tcp(socket))
     };
-    match listen() {
-        Ok(socket) => Ok(Listener::Tcp(socket.into())),
-        Err(error) => {
-            let error: rustix::io::Errno = error;
-            Err(ListenError::Bind {
-                address,
-                error: error.into(),
-            })
-        }
-    }
+    listen().map_err(|error| ListenError::Bind { address, error })
 }

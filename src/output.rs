@@ -106,11 +106,7 @@ impl Sink {
                 }
                 (&*file).write(&bytes[..bytes.len().min(PIPE_ROOM)])
             }
-            Self::Socket(socket) => Ok(rustix::net::send(
-                socket,
-                bytes,
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            )?),
+            Self::Socket(socket) => Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT)?),
         }
     }
 }

@@ -12,7 +12,8 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::task::JoinSet;
 
 /// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)), in
-/// milliseconds.
+/// milliseconds. Only Linux can be told so.
+#[cfg(target_os = "linux")]
 const USER_TIMEOUT_MS: u32 = 60_000;
 
 /// What leads to a Redis server and back.
@@ -34,6 +35,7 @@ pub(crate) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
         match attempt? {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
+                #[cfg(target_os = "linux")]
                 rustix::net::sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS)?;
                 return Ok(stream);
             }
