@@ -51,9 +51,10 @@ impl From<StoreError> for Failure {
             StoreError::Unreachable(_)
             | StoreError::Refused(_)
             | StoreError::UnknownScript
-            | StoreError::Unreplicated { .. } => {
-                Self::new(EX_UNAVAILABLE, format!("Redis is unreachable: {error}"))
-            }
+            | StoreError::Unreplicated { .. } => Self::new(
+                EX_UNAVAILABLE,
+                format!("Redis is unreachable (REDIS_URL): {error}"),
+            ),
         }
     }
 }

@@ -20,6 +20,9 @@ const LONGEST_REPLY: usize = 1024 * 1024;
 /// What is read at first, in bytes. An answer to an increment is a tenth of that.
 const FIRST_READ: usize = 512;
 
+/// How much is shown of a reply that is none of Redis, in bytes.
+const WORDS_TO_SHOW: usize = 32;
+
 /// A connection on which at most one question is open.
 pub(crate) struct Connection {
     stream: Stream,
@@ -155,16 +158,27 @@ fn bulk_string(received: &[u8]) -> Option<Range<usize>> {
     whole.then_some(begin..end)
 }
 
+/// What answers is something else: an HTTP server, say. Its first words show what.
+fn unlike_redis(received: &[u8]) -> io::Error {
+    let words = &received[..received.len().min(WORDS_TO_SHOW)];
+    let words = String::from_utf8_lossy(words);
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("what answers is no Redis: it says {words:?}"),
+    )
+}
+
 /// The first `count` values, once they have been received.
-fn parse(mut received: &[u8], count: usize) -> Result<Option<Vec<Value>>, RedisError> {
+fn parse(received: &[u8], count: usize) -> Result<Option<Vec<Value>>, RedisError> {
     let mut parser = Parser::new();
+    let mut rest = received;
     let mut values = Vec::with_capacity(count);
     while values.len() < count {
-        match parser.parse_value(&mut received) {
+        match parser.parse_value(&mut rest) {
             Ok(value) => values.push(value),
             // The end of what there is.
             Err(error) if error.is_io_error() => return Ok(None),
-            Err(error) => return Err(error),
+            Err(_) => return Err(unlike_redis(received).into()),
         }
     }
     Ok(Some(values))

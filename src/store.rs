@@ -169,6 +169,16 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Adds where nothing was reached.
+    fn at(self, address: &ConnectionAddr) -> Self {
+        match self {
+            Self::Unreachable(why) => Self::Unreachable(format!("{why}, at {address}")),
+            other => other,
+        }
+    }
+}
+
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         match error.kind() {
@@ -180,6 +190,7 @@ impl From<RedisError> for StoreError {
             {
                 Self::Uncountable(error.to_string())
             }
+            ErrorKind::Parse => not_of_redis(),
             _ => match error.code() {
                 // In the words of Redis, which are what people search for.
                 Some(code) => {
@@ -242,7 +253,8 @@ impl Store {
             let opening = async {
                 let address = sentinels.ask(&mut self.dial(node).await?).await?;
                 let server = self.server.clone().set_addr(self.address(address));
-                let mut connection = self.dial(&server).await?;
+                let at_server = |error: StoreError| error.at(server.addr());
+                let mut connection = self.dial(&server).await.map_err(at_server)?;
                 sentinel::check_is_master(&mut connection, server.addr()).await?;
                 Ok(connection)
             };
@@ -320,12 +332,15 @@ impl Store {
                 patience: self.patience,
             })
         };
-        match tokio::time::timeout(self.budget, connecting).await {
-            Ok(done) => done,
-            Err(_) => Err(StoreError::Unreachable(
-                "no answer to a connection attempt".to_owned(),
-            )),
-        }
+        let late = |_| StoreError::Unreachable("no answer to a connection attempt".to_owned());
+        let connected = tokio::time::timeout(self.budget, connecting).await;
+        connected.map_err(late).flatten().map_err(|error| {
+            // Of Sentinels, the error names the one that was asked.
+            match &self.sentinels {
+                None => error.at(self.server.addr()),
+                Some(_) => error,
+            }
+        })
     }
 }
 
@@ -647,7 +662,9 @@ fn integer(text: &[u8]) -> Option<i64> {
 }
 
 fn not_of_redis() -> StoreError {
-    StoreError::Unreachable("the server gave an answer that Redis would not".to_owned())
+    StoreError::Unreachable(
+        "what answers is no Redis: it gave an answer of another kind".to_owned(),
+    )
 }
 
 fn says(error: &RedisError, words: &str) -> bool {

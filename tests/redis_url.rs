@@ -1,5 +1,7 @@
 //! Any Redis can be attached by its URL alone (factor IV), whatever it asks for.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -10,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::proxy::Proxy;
 use crate::sentinel::{FIRST_SENTINEL, start_sentinel};
-use crate::support::{Redis, Service, own_host};
+use crate::support::{Redis, Service, own_host, program};
 
 /// A database and a user of its own: nobody else may count.
 fn redis_with_user() -> Redis {
@@ -209,6 +211,50 @@ fn assert_refused(mut service: Service, why: &str) {
     assert_eq!(answer.header("retry-after"), Some("1"));
     let said = service.log_line("Redis does not count");
     assert!(said.contains(why), "{said}");
+}
+
+/// A server that says the same to whatever it is asked.
+fn says(words: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.expect("a client");
+            while client.read(&mut [0; 1024]).is_ok_and(|count| count > 0)
+                && client.write_all(words.as_bytes()).is_ok()
+            {}
+        }
+    });
+    address
+}
+
+#[test]
+fn a_url_that_leads_to_no_redis_is_named_with_what_was_found_there() {
+    // Below those that are given out to whoever asks for a free one.
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    for (address, found) in [
+        (nobody, "Connection refused"),
+        (
+            says("HTTP/1.1 400 Bad Request\r\n\r\n"),
+            "it says \"HTTP/1.1 400 Bad Request",
+        ),
+        (says("+HELLO\r\n"), "what answers is no Redis"),
+    ] {
+        let url = format!("redis://{address}");
+        let at = format!(", at {address}");
+        let task = program("show-count", &[("REDIS_URL", &url)]).output();
+        let task = task.expect("it runs");
+        assert_eq!(task.status.code(), Some(69));
+        let said = String::from_utf8(task.stderr).expect("text");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(
+            said.starts_with("Redis is unreachable (REDIS_URL): "),
+            "{said}"
+        );
+        assert!(said.contains(found) && said.contains(&at), "{said}");
+        let service = Service::start_with(&[("REDIS_URL", &url)]);
+        assert_refused(service, &at);
+    }
 }
 
 #[test]
