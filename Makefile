@@ -83,7 +83,7 @@ bench-journal: build ## measure what logging to the journal costs; needs root
 # Coverage and the address sanitizer are options that only a nightly compiler takes; RUSTC_BOOTSTRAP
 # has the one that is pinned take them too.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := requests settings
+FUZZ_TARGETS := requests replies settings
 .PHONY: fuzz
 fuzz: ## look for input that breaks the service, FUZZ_SECONDS=60 for each target
 	@dev/needs.sh run

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+mod replies;
 mod requests;
 mod settings;
 
@@ -23,6 +24,11 @@ fn check_seeds(target: &str, check: fn(&[u8])) {
 #[test]
 fn every_request_of_the_seeds_is_answered_or_refused_as_it_must() {
     check_seeds("requests", requests::check);
+}
+
+#[test]
+fn every_reply_of_the_seeds_is_a_number_or_a_refusal_in_time() {
+    check_seeds("replies", replies::check);
 }
 
 #[test]
