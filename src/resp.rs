@@ -9,7 +9,10 @@
 use std::io;
 use std::ops::Range;
 
-use redis::{Cmd, FromRedisValue, Parser, RedisConnectionInfo, RedisError, Value};
+use redis::{
+    Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, Parser, RedisConnectionInfo, RedisError,
+    Value,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::stream::Stream;
@@ -25,6 +28,8 @@ const WORDS_TO_SHOW: usize = 32;
 
 /// A connection on which at most one question is open.
 pub(crate) struct Connection {
+    /// Where it leads.
+    pub(crate) address: ConnectionAddr,
     stream: Stream,
     /// What has been received of the answer to the last question.
     received: Vec<u8>,
@@ -39,12 +44,11 @@ pub(crate) enum Reply<'a> {
 }
 
 impl Connection {
-    /// Logs in and chooses the database, as `settings` say.
-    pub(crate) async fn open(
-        stream: Stream,
-        settings: &RedisConnectionInfo,
-    ) -> Result<Self, RedisError> {
+    /// Logs in and chooses the database, as `server` says, to which `stream` leads.
+    pub(crate) async fn open(stream: Stream, server: &ConnectionInfo) -> Result<Self, RedisError> {
+        let settings = server.redis_settings();
         let mut connection = Self {
+            address: server.addr().clone(),
             stream,
             received: Vec::new(),
         };

@@ -6,11 +6,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use redis::{Cmd, ConnectionAddr, ConnectionInfo, Value};
+use redis::{Cmd, ConnectionInfo, Value};
 
 use crate::config;
 use crate::resp::Connection;
-use crate::store::StoreError;
+use crate::store::{StoreError, ask};
 
 /// The Sentinels of one master.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Sentinels {
             .arg("SENTINEL")
             .arg("GET-MASTER-ADDR-BY-NAME")
             .arg(&self.master);
-        let answer: Option<(String, u16)> = sentinel.ask(&question).await?;
+        let answer: Option<(String, u16)> = ask(sentinel, &question).await?;
         answer.ok_or_else(|| {
             StoreError::Refused(format!("Sentinel knows no master named {}", self.master))
         })
@@ -55,15 +55,13 @@ impl Sentinels {
 ///
 /// # Errors
 /// [`StoreError::Refused`] when it does not, or when it may not be asked.
-pub(crate) async fn check_is_master(
-    connection: &mut Connection,
-    address: &ConnectionAddr,
-) -> Result<(), StoreError> {
-    let role: Vec<Value> = connection.ask(&redis::cmd("ROLE")).await?;
+pub(crate) async fn check_is_master(connection: &mut Connection) -> Result<(), StoreError> {
+    let role: Vec<Value> = ask(connection, &redis::cmd("ROLE")).await?;
     match role.first() {
         Some(Value::BulkString(role)) if role == b"master" => Ok(()),
         _ => Err(StoreError::Refused(format!(
-            "{address} is not a master, though Sentinel still says so"
+            "{} is not a master, though Sentinel still says so",
+            connection.address
         ))),
     }
 }

@@ -191,10 +191,20 @@ impl From<RedisError> for StoreError {
                 Self::Uncountable(error.to_string())
             }
             ErrorKind::Parse => not_of_redis(),
-            _ => match error.code() {
+            kind => match error.code() {
                 // In the words of Redis, which are what people search for.
                 Some(code) => {
-                    Self::Refused(format!("{code} {}", error.detail().unwrap_or_default()))
+                    let said = format!("{code} {}", error.detail().unwrap_or_default());
+                    match kind {
+                        // The keys are on their way to another node of a Redis Cluster. No outage:
+                        // the next connection leads to them.
+                        ErrorKind::Server(
+                            ServerErrorKind::Moved
+                            | ServerErrorKind::Ask
+                            | ServerErrorKind::TryAgain,
+                        ) => Self::Unreachable(said),
+                        _ => Self::Refused(said),
+                    }
                 }
                 None => Self::Unreachable(error.to_string()),
             },
@@ -239,38 +249,53 @@ impl Store {
         self.patience
     }
 
-    /// Connects to the server that counts.
+    /// Connects to the server that counts, and makes sure that it answers: one that hangs, loads its
+    /// data or is full still lets the kernel connect.
     async fn open(&self) -> Result<Connection, StoreError> {
+        // The increment needs the right to read this key too.
+        let question = Cmd::get(&self.keys.epoch);
+        let mut connection = self.reach().await?;
+        let mut answer = connection.ask::<Value>(&question).await;
+        // A node of a Redis Cluster names the one that has the keys.
+        if let Some(node) = answer.as_ref().err().and_then(|error| self.moved(error)) {
+            connection = self.dial(&node).await?;
+            answer = connection.ask(&question).await;
+        }
+        match answer {
+            Ok(_) => Ok(connection),
+            Err(error) => Err(StoreError::from(error).at(&connection.address)),
+        }
+    }
+
+    /// Connects to the server of the URL, or to the one that Sentinels name.
+    async fn reach(&self) -> Result<Connection, StoreError> {
         let Some(sentinels) = &self.sentinels else {
             return self.dial(&self.server).await;
         };
         let mut trouble = StoreError::Unreachable("there is no Sentinel to ask".to_owned());
-        let by_way_of = |node: &ConnectionInfo, why: &str| {
-            StoreError::Unreachable(format!("{why}, by way of the Sentinel {}", node.addr()))
-        };
         // Whichever fails or hangs, the next one may know better, and the next attempt begins there.
         for node in sentinels.in_turn() {
             let opening = async {
-                let address = sentinels.ask(&mut self.dial(node).await?).await?;
-                let server = self.server.clone().set_addr(self.address(address));
-                let at_server = |error: StoreError| error.at(server.addr());
-                let mut connection = self.dial(&server).await.map_err(at_server)?;
-                sentinel::check_is_master(&mut connection, server.addr()).await?;
+                let (host, port) = sentinels.ask(&mut self.dial(node).await?).await?;
+                let mut connection = self.dial(&self.other(host, port)).await?;
+                sentinel::check_is_master(&mut connection).await?;
                 Ok(connection)
             };
             trouble = match tokio::time::timeout(self.patience, opening).await {
                 Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(StoreError::Unreachable(why))) => by_way_of(node, &why),
-                Ok(Err(refusal)) => refusal,
-                Err(_) => by_way_of(node, "no answer"),
+                Ok(Err(error)) => error,
+                Err(_) => StoreError::Unreachable(format!(
+                    "no answer, by way of the Sentinel {}",
+                    node.addr()
+                )),
             };
         }
         Err(trouble)
     }
 
-    /// An address that a Sentinel has told, to be reached in the way that the URL says.
-    fn address(&self, (host, port): (String, u16)) -> ConnectionAddr {
-        match self.server.addr().clone() {
+    /// Another server than that of the URL, to be reached in the way that the URL says.
+    fn other(&self, host: String, port: u16) -> ConnectionInfo {
+        let address = match self.server.addr().clone() {
             ConnectionAddr::TcpTls {
                 insecure,
                 tls_params,
@@ -282,7 +307,23 @@ impl Store {
                 tls_params,
             },
             _ => ConnectionAddr::Tcp(host, port),
+        };
+        self.server.clone().set_addr(address)
+    }
+
+    /// The node of a Redis Cluster that this error names as the one that has the keys.
+    fn moved(&self, error: &RedisError) -> Option<ConnectionInfo> {
+        if error.kind() != ErrorKind::Server(ServerErrorKind::Moved) {
+            return None;
         }
+        let (address, _slot) = error.redirect_node()?;
+        let (host, port) = address.rsplit_once(':')?;
+        let host = match (host, self.server.addr()) {
+            // The same host, by another port.
+            ("", ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }) => host,
+            _ => host,
+        };
+        Some(self.other(host.to_owned(), port.parse().ok()?))
     }
 
     /// Connects to this server, and logs in.
@@ -301,9 +342,10 @@ impl Store {
                     return Err(io::Error::new(io::ErrorKind::Unsupported, other).into());
                 }
             };
-            Connection::open(stream, server.redis_settings()).await
+            Connection::open(stream, server).await
         };
-        Ok(dialing.await?)
+        let connection: Result<_, RedisError> = dialing.await;
+        connection.map_err(|error| StoreError::from(error).at(server.addr()))
     }
 
     /// What kind of server this is, asked on a connection of its own.
@@ -319,10 +361,8 @@ impl Store {
     pub async fn connect(&self) -> Result<Link, StoreError> {
         let connecting = async {
             let mut connection = self.open().await?;
-            // A server that hangs, loads its data or is full still lets the kernel connect: only an
-            // answer shows that it is back. The increment needs the right to read this key too.
-            connection.ask::<Value>(&Cmd::get(&self.keys.epoch)).await?;
-            let (seconds, _microseconds): (u64, u64) = connection.ask(&redis::cmd("TIME")).await?;
+            let time = redis::cmd("TIME");
+            let (seconds, _microseconds): (u64, u64) = ask(&mut connection, &time).await?;
             Ok(Link {
                 connection,
                 command: Vec::new(),
@@ -332,15 +372,16 @@ impl Store {
                 patience: self.patience,
             })
         };
-        let late = |_| StoreError::Unreachable("no answer to a connection attempt".to_owned());
-        let connected = tokio::time::timeout(self.budget, connecting).await;
-        connected.map_err(late).flatten().map_err(|error| {
-            // Of Sentinels, the error names the one that was asked.
-            match &self.sentinels {
-                None => error.at(self.server.addr()),
-                Some(_) => error,
+        match tokio::time::timeout(self.budget, connecting).await {
+            Ok(done) => done,
+            Err(_) => {
+                let late = StoreError::Unreachable("no answer to a connection attempt".to_owned());
+                Err(match &self.sentinels {
+                    None => late.at(self.server.addr()),
+                    Some(_) => late,
+                })
             }
-        })
+        }
     }
 }
 
@@ -565,6 +606,15 @@ impl Link {
             Err(_) => format!("key {key} does not hold a plain integer"),
         }
     }
+}
+
+/// Asks something, and says where the server is that gave no answer.
+pub(crate) async fn ask<T: redis::FromRedisValue>(
+    connection: &mut Connection,
+    command: &Cmd,
+) -> Result<T, StoreError> {
+    let answer = connection.ask(command).await;
+    answer.map_err(|error| StoreError::from(error).at(&connection.address))
 }
 
 /// Asks something that the server's access rules may forbid.

@@ -18,6 +18,7 @@ mod access;
 mod activation;
 mod admin;
 mod batching;
+mod cluster;
 mod config;
 mod contract;
 mod cost;

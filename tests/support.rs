@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-/// Longer than anything here takes on a slow machine; reaching it is a failure, not a measurement.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than anything here takes on a slow machine; reaching it is a failure, not a measurement. A
+/// Sentinel that has been held up for two seconds does nothing for the next thirty (its TILT mode).
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` gives something.
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
