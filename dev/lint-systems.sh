@@ -4,12 +4,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Whether Rust can compile for this system.
+knows() {
+    [[ -d $(rustc --print target-libdir --target "$1") ]]
+}
+
 for system in aarch64-unknown-linux-gnu aarch64-apple-darwin; do
-    here() { [[ -d $(rustc --print target-libdir --target "$system") ]]; }
-    here || rustup --quiet target add "$system" 2>/dev/null || true
-    if here; then
+    knows $system || rustup --quiet target add $system 2>/dev/null || true
+    if knows $system; then
         TARGET_CC=true TARGET_AR=true \
-            cargo clippy --locked --lib --bins --target "$system" -- -D warnings
+            cargo clippy --locked --lib --bins --target $system -- -D warnings
     else
         echo "Rust for $system is not to be had: its lints are left to nix build."
     fi
