@@ -5,19 +5,22 @@ use std::time::{Duration, Instant};
 use crate::crowd::{Crowd, assert_exact};
 use crate::support::{Redis, Service, eventually, own_host, program};
 
-const SLOTS: u16 = 16384;
+const SLOTS: usize = 16384;
+const MASTERS: usize = 3;
+const SLOTS_EACH: usize = SLOTS.div_ceil(MASTERS);
 
-/// Two masters, and a replica of the one that has the keys.
+/// The node behind the masters.
+const REPLICA: usize = MASTERS;
+
+/// Masters, and a replica of the one that has the keys.
 struct Cluster {
     host: String,
     nodes: Vec<Redis>,
-    /// Which of them has the keys, and which does not.
+    /// Which node has the keys, and which is another master.
     owner: usize,
     other: usize,
     slot: String,
 }
-
-const REPLICA: usize = 2;
 
 fn port(node: usize) -> String {
     (7000 + node).to_string()
@@ -27,53 +30,83 @@ fn id(node: &Redis) -> String {
     node.run(&["CLUSTER", "MYID"])
 }
 
+/// Waits until what a node says of itself has all of these lines.
+fn wait_for(node: &Redis, command: &[&str], lines: &[&str]) {
+    eventually("a node says what it should", || {
+        let said: String = node.run(command);
+        let has = |line: &&str| said.lines().any(|said| said == *line);
+        lines.iter().all(has).then_some(())
+    });
+}
+
 impl Cluster {
-    fn start() -> Self {
-        let host = own_host();
-        let start = |node| {
-            let place = ["--bind", &host, "--port", &port(node)];
-            let cluster = ["--cluster-enabled", "yes", "--cluster-announce-ip", &host];
-            let at_once = ["--repl-diskless-sync-delay", "0"];
-            Redis::start_with(&[&place[..], &cluster, &at_once].concat())
+    /// Starts one whose nodes take another one for dead after so many milliseconds.
+    fn start(timeout: &str) -> Self {
+        let mut cluster = Self {
+            host: own_host(),
+            nodes: Vec::new(),
+            owner: 0,
+            other: 0,
+            slot: String::new(),
         };
-        let nodes: Vec<Redis> = (0..=REPLICA).map(start).collect();
-        for (node, slots) in nodes.iter().zip([0..SLOTS / 2, SLOTS / 2..SLOTS]) {
-            let slots: Vec<String> = slots.map(|slot| slot.to_string()).collect();
-            let words = ["CLUSTER", "ADDSLOTS"].into_iter();
-            let words: Vec<&str> = words.chain(slots.iter().map(String::as_str)).collect();
+        for _ in 0..MASTERS {
+            cluster.add_node(timeout);
+        }
+        let slots: Vec<String> = (0..SLOTS).map(|slot| slot.to_string()).collect();
+        for (node, slots) in cluster.nodes.iter().zip(slots.chunks(SLOTS_EACH)) {
+            let slots = slots.iter().map(String::as_str);
+            let words: Vec<&str> = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots).collect();
             node.run::<()>(&words);
         }
-        for node in 1..nodes.len() {
-            nodes[0].run::<()>(&["CLUSTER", "MEET", &host, &port(node)]);
+        let slot: usize = cluster.nodes[0].run(&["CLUSTER", "KEYSLOT", "visitorCount"]);
+        cluster.owner = slot / SLOTS_EACH;
+        cluster.other = (cluster.owner + 1) % MASTERS;
+        cluster.slot = slot.to_string();
+        cluster.add_node(timeout);
+        cluster.replicate(REPLICA, cluster.owner);
+        for node in &cluster.nodes {
+            let whole = [
+                "cluster_state:ok",
+                "cluster_known_nodes:4",
+                "cluster_size:3",
+            ];
+            wait_for(node, &["CLUSTER", "INFO"], &whole);
         }
-        let slot: u16 = nodes[0].run(&["CLUSTER", "KEYSLOT", "visitorCount"]);
-        let owner = usize::from(slot >= SLOTS / 2);
-        let cluster = Self {
+        cluster
+    }
+
+    /// Starts one more node, which joins the others.
+    fn add_node(&mut self, timeout: &str) {
+        let (host, port) = (&self.host, port(self.nodes.len()));
+        let node = Redis::start_with(&[
+            "--bind",
             host,
-            nodes,
-            owner,
-            other: 1 - owner,
-            slot: slot.to_string(),
-        };
-        let replicate = ["CLUSTER", "REPLICATE", &id(cluster.owner())];
-        eventually("the replica has heard of its master", || {
-            let mut connection = cluster.nodes[REPLICA].connect();
+            "--port",
+            &port,
+            "--cluster-enabled",
+            "yes",
+            "--cluster-announce-ip",
+            host,
+            "--cluster-node-timeout",
+            timeout,
+            "--repl-diskless-sync-delay",
+            "0",
+        ]);
+        if let Some(known) = self.nodes.get(self.other) {
+            known.run::<()>(&["CLUSTER", "MEET", host, &port]);
+        }
+        self.nodes.push(node);
+    }
+
+    /// Makes a node a replica of another one, and waits until it has what that has.
+    fn replicate(&self, replica: usize, of: usize) {
+        let replicate = ["CLUSTER", "REPLICATE", &id(&self.nodes[of])];
+        eventually("the node has heard of its master", || {
+            let mut connection = self.nodes[replica].connect();
             redis::Cmd::new().arg(&replicate).exec(&mut connection).ok()
         });
-        for node in &cluster.nodes {
-            eventually("the nodes agree", || {
-                let info: String = node.run(&["CLUSTER", "INFO"]);
-                let is_whole = info.contains("cluster_state:ok\r\n")
-                    && info.contains("cluster_known_nodes:3\r\n")
-                    && info.contains("cluster_size:2\r\n");
-                is_whole.then_some(())
-            });
-        }
-        eventually("the replica follows", || {
-            let info: String = cluster.owner().run(&["INFO", "replication"]);
-            info.contains("state=online").then_some(())
-        });
-        cluster
+        let follows = ["role:slave", "master_link_status:up"];
+        wait_for(&self.nodes[replica], &["INFO", "replication"], &follows);
     }
 
     fn owner(&self) -> &Redis {
@@ -106,7 +139,7 @@ impl Cluster {
 
 #[test]
 fn every_node_leads_to_the_one_that_counts() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start("15000");
     for node in 0..cluster.nodes.len() {
         let url = cluster.url(node);
         let service = Service::start_with(&[("REDIS_URL", &url)]);
@@ -128,7 +161,7 @@ fn every_node_leads_to_the_one_that_counts() {
 
 #[test]
 fn no_visit_is_lost_or_refused_while_the_keys_move_to_another_node() {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start("15000");
     let service = Service::start_with(&[("REDIS_URL", &cluster.url(cluster.owner))]);
     let crowd = Crowd::visit(&[service.address], 4);
     for _ in 0..2 {
@@ -142,8 +175,8 @@ fn no_visit_is_lost_or_refused_while_the_keys_move_to_another_node() {
 }
 
 #[test]
-fn no_visit_is_lost_when_a_replica_is_told_to_take_over() {
-    let cluster = Cluster::start();
+fn no_visit_is_lost_or_refused_when_a_replica_is_told_to_take_over() {
+    let cluster = Cluster::start("15000");
     let service = Service::start_with(&[
         ("REDIS_URL", &cluster.url(cluster.owner)),
         ("REDIS_TIMEOUT", "1m"),
@@ -165,4 +198,24 @@ fn no_visit_is_lost_when_a_replica_is_told_to_take_over() {
     let visits = crowd.go_home();
     assert!(visits.iter().all(|visit| visit.number.is_some()));
     assert_exact(&visits, replica.count());
+}
+
+#[test]
+fn with_every_replica_acknowledging_the_death_of_a_node_costs_no_visit() {
+    let mut cluster = Cluster::start("1000");
+    let service = Service::start_with(&[
+        ("REDIS_URL", &cluster.url(cluster.other)),
+        ("MIN_REPLICAS_ACK", "1"),
+    ]);
+    let crowd = Crowd::visit(&[service.address], 4);
+    crowd.wait_for_numbers(50);
+    let owner = cluster.owner;
+    cluster.nodes[owner].kill();
+    let promoted = ["role:master"];
+    wait_for(&cluster.nodes[REPLICA], &["INFO", "replication"], &promoted);
+    // The new master needs a replica of its own.
+    cluster.add_node("1000");
+    cluster.replicate(REPLICA + 1, REPLICA);
+    crowd.wait_for_numbers(50);
+    assert_exact(&crowd.go_home(), cluster.nodes[REPLICA].count());
 }
