@@ -10,7 +10,7 @@ knows() {
 }
 
 for system in aarch64-unknown-linux-gnu aarch64-apple-darwin; do
-    knows $system || rustup --quiet target add $system 2>/dev/null || true
+    knows $system || timeout 120 rustup --quiet target add $system 2>/dev/null || true
     if knows $system; then
         TARGET_CC=true TARGET_AR=true \
             cargo clippy --locked --lib --bins --target $system -- -D warnings
