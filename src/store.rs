@@ -255,16 +255,16 @@ impl Store {
         // The increment needs the right to read this key too.
         let question = Cmd::get(&self.keys.epoch);
         let mut connection = self.reach().await?;
-        let mut answer = connection.ask::<Value>(&question).await;
+        let Err(error) = connection.ask::<Value>(&question).await else {
+            return Ok(connection);
+        };
         // A node of a Redis Cluster names the one that has the keys.
-        if let Some(node) = answer.as_ref().err().and_then(|error| self.moved(error)) {
-            connection = self.dial(&node).await?;
-            answer = connection.ask(&question).await;
-        }
-        match answer {
-            Ok(_) => Ok(connection),
-            Err(error) => Err(StoreError::from(error).at(&connection.address)),
-        }
+        let Some(node) = self.moved(&error) else {
+            return Err(StoreError::from(error).at(&connection.address));
+        };
+        let mut connection = self.dial(&node).await?;
+        ask::<Value>(&mut connection, &question).await?;
+        Ok(connection)
     }
 
     /// Connects to the server of the URL, or to the one that Sentinels name.
