@@ -2,8 +2,8 @@
 //!
 //! hyper can time the reading of headers, but it registers a timer for every request, which costs
 //! a quarter of what a request costs here altogether, and it cannot tell an idle connection from a
-//! slow request. So a connection only notes what it is doing and since when, and one sweep over
-//! all of them, a few times a second, ends those that take too long.
+//! slow request. So a connection only notes what it is doing, and one sweep over all of them, a few
+//! times a second, sees for how long already, and ends those that take too long.
 //!
 //! hyper also keeps two buffers of 8 KiB each for as long as it has a connection. So it has one only
 //! while there is something to read or to write: a connection that idles rests without it.
@@ -14,9 +14,8 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -45,24 +44,24 @@ pub(crate) enum Doing {
     Answered = 4,
     /// Over, but for what the client still sends.
     Closing = 5,
-    /// Has begun to receive in this turn of its task, in which most requests are complete: when it
-    /// has begun is noted at the turn's end, for those that are not.
-    Arriving = 6,
     /// Waiting for another request, without hyper and its buffers.
-    Resting = 7,
+    Resting = 6,
 }
 
 impl Doing {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 7] = [
         Self::Opened,
         Self::Idle,
         Self::Receiving,
         Self::Answering,
         Self::Answered,
         Self::Closing,
-        Self::Arriving,
         Self::Resting,
     ];
+
+    fn of(activity: u64) -> Self {
+        Self::ALL[(activity & ((1 << DOING_BITS) - 1)) as usize]
+    }
 
     /// Whether nothing is on its way, as far as this side can know.
     pub(crate) fn is_nothing(self) -> bool {
@@ -81,13 +80,14 @@ const PARTIAL: u64 = u64::MAX;
 pub(crate) struct Connection {
     /// The client's address as it is logged; `None` on a unix socket.
     pub(crate) client: Option<String>,
-    /// Milliseconds since `opened`, and [`Doing`] in the lowest bits.
+    /// How often it has gone on to something else, and [`Doing`] in the lowest bits.
     activity: AtomicU64,
-    opened: Instant,
+    /// How often it had when it was last looked at, and when that was first seen.
+    seen: Mutex<(u64, Instant)>,
     /// Asked to end while it does this ([`Doing`] plus one), or zero.
     ending: AtomicU8,
-    /// Asked to rest, if it still idles.
-    to_rest: AtomicBool,
+    /// Asked to rest if it idles, and to look whether the client is still there if it answers.
+    nudged: AtomicBool,
     /// An answer is not yet with the kernel as a whole.
     unsent: AtomicBool,
     /// Requests that have come to be answered.
@@ -107,9 +107,9 @@ impl Connection {
         Self {
             client: client.map(|address| address.to_string()),
             activity: AtomicU64::new(Doing::Opened as u64),
-            opened: Instant::now(),
+            seen: Mutex::new((0, Instant::now())),
             ending: AtomicU8::new(0),
-            to_rest: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             bare_line_feed: AtomicU64::new(u64::MAX),
@@ -119,29 +119,37 @@ impl Connection {
         }
     }
 
-    /// Notes what the connection does from `since` on.
-    pub(crate) fn is(&self, doing: Doing, since: Instant) {
-        let millis = since.saturating_duration_since(self.opened).as_millis();
-        let millis = u64::try_from(millis).unwrap_or(u64::MAX >> DOING_BITS);
-        self.activity
-            .store(millis << DOING_BITS | doing as u64, Relaxed);
+    /// Notes what the connection goes on to.
+    pub(crate) fn goes_on_to(&self, doing: Doing) {
+        self.notes(doing, 1);
     }
 
-    /// Notes what the connection goes on to without a look at the clock.
-    pub(crate) fn goes_on_to(&self, doing: Doing) {
-        let since = self.activity.load(Relaxed) >> DOING_BITS;
+    /// Notes whether a connection that waits for another request rests meanwhile, which is nothing new.
+    fn rests(&self, rests: bool) {
+        self.notes(if rests { Doing::Resting } else { Doing::Idle }, 0);
+    }
+
+    fn notes(&self, doing: Doing, new: u64) {
+        let changes = (self.activity.load(Relaxed) >> DOING_BITS) + new;
         self.activity
-            .store(since << DOING_BITS | doing as u64, Relaxed);
+            .store(changes << DOING_BITS | doing as u64, Relaxed);
     }
 
     /// What the connection does.
     pub(crate) fn doing(&self) -> Doing {
-        Doing::ALL[(self.activity.load(Relaxed) & ((1 << DOING_BITS) - 1)) as usize]
+        Doing::of(self.activity.load(Relaxed))
     }
 
-    /// Since when it does that.
-    pub(crate) fn since(&self) -> Instant {
-        self.opened + Duration::from_millis(self.activity.load(Relaxed) >> DOING_BITS)
+    /// What the connection does `now`, and since when it was seen to do that. No request pays for a look
+    /// at the clock: who asks now and then knows well enough.
+    pub(crate) fn seen(&self, now: Instant) -> (Doing, Instant) {
+        let activity = self.activity.load(Relaxed);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = activity >> DOING_BITS;
+        if seen.0 != changes {
+            *seen = (changes, now);
+        }
+        (Doing::of(activity), seen.1)
     }
 
     /// Whether each line of the next request to be answered ends as it must.
@@ -160,9 +168,10 @@ impl Connection {
         self.wake();
     }
 
-    /// Asks the connection to rest, unless it does something by the time it hears.
-    pub(crate) fn rest(&self) {
-        self.to_rest.store(true, Relaxed);
+    /// Asks a connection that idles to rest, and one that answers to look whether the client is still
+    /// there, unless it does something else by the time it hears.
+    pub(crate) fn nudge(&self) {
+        self.nudged.store(true, Relaxed);
         self.wake();
     }
 
@@ -191,8 +200,8 @@ impl Connection {
 
     /// Whether the connection is to rest, now that it does `doing`.
     fn must_rest(&self, doing: Doing) -> bool {
-        self.to_rest.load(Relaxed) && {
-            self.to_rest.store(false, Relaxed);
+        self.nudged.load(Relaxed) && {
+            self.nudged.store(false, Relaxed);
             // hyper is to hold nothing that was received or is to be sent.
             doing == Doing::Idle
                 && !self.unsent.load(Relaxed)
@@ -227,7 +236,7 @@ pub(crate) async fn serve(
         if let Some(end) = until_end_or_rest(Box::pin(exchange), connection).await {
             break end;
         }
-        connection.goes_on_to(Doing::Resting);
+        connection.rests(true);
     };
     let socket = stream.socket;
     let last_words = match end {
@@ -247,7 +256,7 @@ pub(crate) async fn serve(
         // Nobody is there any more.
         End::Broken => return,
     };
-    connection.is(Doing::Closing, Instant::now());
+    connection.goes_on_to(Doing::Closing);
     // Boxed, for what it needs would take its place in every connection from the beginning.
     let mut drained = Box::pin(linger(socket, &last_words, app.max_body_bytes));
     poll_fn(|context| match drained.as_mut().poll(context) {
@@ -272,7 +281,7 @@ async fn until_readable(stream: &Watched<'_, impl Duplex>) -> Option<End> {
     })
     .await;
     if connection.doing() == Doing::Resting {
-        connection.goes_on_to(Doing::Idle);
+        connection.rests(false);
     }
     end
 }
@@ -284,10 +293,8 @@ async fn until_end_or_rest(
 ) -> Option<End> {
     poll_fn(|context| {
         let polled = exchange.as_mut().poll(context);
-        match connection.doing() {
-            Doing::Answered => connection.goes_on_to(Doing::Idle),
-            Doing::Arriving => connection.is(Doing::Receiving, Instant::now()),
-            _ => {}
+        if connection.doing() == Doing::Answered {
+            connection.goes_on_to(Doing::Idle);
         }
         let doing = connection.doing();
         match polled {
@@ -360,9 +367,9 @@ async fn linger(mut socket: impl Duplex, last_words: &str, max_bytes: usize) -> 
 /// It is a trait for the sake of tests that bring a network of their own: the simulation's hosts
 /// and the fuzz target speak through no socket of the kernel. The service has [`Socket`] only.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
-    /// Fails when the client has reset the connection, and wakes its task when it does so later.
-    /// A client that has only ended its own side still waits for its answer.
-    fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()>;
+    /// Fails when the client has reset the connection. One that has only ended its own side still waits
+    /// for its answer.
+    fn check_reset(&self) -> io::Result<()>;
 
     /// Whether reading would bring something: bytes, the end or an error. Wakes its task when it does
     /// so later.
@@ -371,7 +378,7 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
 
 /// Two halves that somebody else has made. Nobody can ask them for anything without reading.
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Duplex for Join<R, W> {
-    fn check_reset(&self, _: &mut Context<'_>) -> io::Result<()> {
+    fn check_reset(&self) -> io::Result<()> {
         Ok(())
     }
 
@@ -426,16 +433,12 @@ impl AsyncWrite for Socket {
 }
 
 impl Duplex for Socket {
-    fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()> {
-        // A unix socket knows no reset.
-        let Self::Tcp(stream) = self else {
-            return Ok(());
-        };
-        // Nothing has happened on most sockets: then the kernel need not be asked.
-        if stream.poll_read_ready(context).is_pending() {
-            return Ok(());
+    fn check_reset(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.take_error()?.map_or(Ok(()), Err),
+            // It knows no reset.
+            Self::Unix(_) => Ok(()),
         }
-        stream.take_error()?.map_or(Ok(()), Err)
     }
 
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
@@ -475,7 +478,7 @@ impl<S: Duplex> AsyncRead for Watched<'_, S> {
         self.connection.heads.store(heads, Relaxed);
         // Never while an answer cannot be written: hyper does not read on before it is.
         if self.connection.doing().is_nothing() {
-            self.connection.goes_on_to(Doing::Arriving);
+            self.connection.goes_on_to(Doing::Receiving);
         }
         polled
     }
@@ -495,8 +498,8 @@ impl<S: Duplex> AsyncWrite for Watched<'_, S> {
         // hyper flushes whenever it is polled and has nothing left to write, and does not read while a
         // request is answered.
         self.connection.unsent.store(false, Relaxed);
-        if self.connection.doing() == Doing::Answering {
-            self.socket.check_reset(context)?;
+        if self.connection.nudged.load(Relaxed) && self.connection.doing() == Doing::Answering {
+            self.socket.check_reset()?;
         }
         Pin::new(&mut self.socket).poll_flush(context)
     }
@@ -577,7 +580,7 @@ mod tests {
                 client.write_all(REQUEST).await.expect("it reads");
                 read_answer(&mut client).await;
                 does(&connection, Doing::Idle).await;
-                connection.rest();
+                connection.nudge();
                 does(&connection, Doing::Resting).await;
             }
             // One and a half at once: of the second, hyper has read a part when it is let go.
@@ -586,8 +589,8 @@ mod tests {
             client.write_all(&both).await.expect("it reads");
             read_answer(&mut client).await;
             does(&connection, Doing::Idle).await;
-            connection.rest();
-            while connection.to_rest.load(Relaxed) {
+            connection.nudge();
+            while connection.nudged.load(Relaxed) {
                 tokio::task::yield_now().await;
             }
             client.write_all(rest).await.expect("it reads");

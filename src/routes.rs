@@ -254,7 +254,6 @@ pub(crate) async fn answer<B>(
     request: &Request<B>,
 ) -> Response<Full<Bytes>> {
     let arrived = Instant::now();
-    // Since when does not matter: an answer has no time limit but that of Redis.
     connection.goes_on_to(Doing::Answering);
     let Asked {
         route,
@@ -291,7 +290,6 @@ pub(crate) async fn answer<B>(
     if framing != Ok(Content::None) || app.draining.load(Relaxed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let answered = Instant::now();
     let access = Access {
         method: Some(request.method()),
         path: request.uri().path(),
@@ -300,14 +298,14 @@ pub(crate) async fn answer<B>(
             Method::HEAD => 0,
             _ => bytes,
         },
-        duration: answered.duration_since(arrived),
+        duration: arrived.elapsed(),
         visit,
         client: connection.client.as_deref(),
         request_id: &request_id,
         trace: trace.as_ref(),
     };
     app.account(route, &access);
-    connection.is(Doing::Answered, answered);
+    connection.goes_on_to(Doing::Answered);
     response
 }
 
@@ -316,12 +314,14 @@ pub(crate) fn log_unreadable(app: &App, connection: &Connection, status: StatusC
     if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE || status == StatusCode::URI_TOO_LONG {
         app.metrics.hit(Limit::Headers);
     }
+    let now = Instant::now();
+    let (_, since) = connection.seen(now);
     let access = Access {
         method: None,
         path: "-",
         status,
         bytes: 0,
-        duration: connection.since().elapsed(),
+        duration: now.saturating_duration_since(since),
         visit: None,
         client: connection.client.as_deref(),
         request_id: &RequestId::new(),

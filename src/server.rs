@@ -365,10 +365,11 @@ impl Server {
         }
     }
 
-    /// Ends those that take too long, and lets those rest that have idled for a while.
+    /// Ends those that take too long. After a while those that idle rest, and those that answer look
+    /// whether the client is still there.
     fn end_overdue(&self, now: Instant) {
         for (_, connection) in self.connections().iter() {
-            let (doing, since) = (connection.doing(), connection.since());
+            let (doing, since) = connection.seen(now);
             let (allowed, limit) = match doing {
                 Doing::Idle | Doing::Resting => {
                     (self.rules.keep_alive_timeout, Some(Limit::KeepAliveTimeout))
@@ -377,7 +378,8 @@ impl Server {
                     (self.rules.header_timeout, Some(Limit::HeaderTimeout))
                 }
                 Doing::Closing => (LINGER, None),
-                Doing::Arriving | Doing::Answering | Doing::Answered => continue,
+                // A visit has its own time limit.
+                Doing::Answering | Doing::Answered => (Duration::MAX, None),
             };
             let time = now.saturating_duration_since(since);
             if time > allowed {
@@ -385,8 +387,8 @@ impl Server {
                     self.app.metrics.hit(limit);
                 }
                 connection.end_while(doing);
-            } else if doing == Doing::Idle && time > SWEEP {
-                connection.rest();
+            } else if matches!(doing, Doing::Idle | Doing::Answering) && time > SWEEP {
+                connection.nudge();
             }
         }
     }
@@ -455,7 +457,7 @@ impl Server {
     /// Ends connections that have been idle for long enough since the drain began.
     fn end_idle(&self, begun: Instant, now: Instant) {
         for (_, connection) in self.connections().iter() {
-            let (doing, since) = (connection.doing(), connection.since());
+            let (doing, since) = connection.seen(now);
             if doing.is_nothing()
                 && now.saturating_duration_since(since.max(begun)) > self.rules.drain_idle
             {
@@ -473,7 +475,7 @@ impl Server {
         };
         tracing::warn!(
             answering = count(Doing::Answering) + count(Doing::Answered),
-            receiving = count(Doing::Arriving) + count(Doing::Receiving),
+            receiving = count(Doing::Receiving),
             idle = count(Doing::Opened) + count(Doing::Idle) + count(Doing::Resting),
             closing = count(Doing::Closing),
             drain_timeout_ms = millis(self.rules.drain_timeout),
