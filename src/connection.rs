@@ -86,7 +86,7 @@ pub(crate) struct Connection {
     seen: Mutex<(u64, Instant)>,
     /// Asked to end while it does this ([`Doing`] plus one), or zero.
     ending: AtomicU8,
-    /// Asked to rest if it idles, and to look whether the client is still there if it answers.
+    /// Asked to rest if it idles, and to heed a reset by the client for as long as it answers.
     nudged: AtomicBool,
     /// An answer is not yet with the kernel as a whole.
     unsent: AtomicBool,
@@ -168,11 +168,12 @@ impl Connection {
         self.wake();
     }
 
-    /// Asks a connection that idles to rest, and one that answers to look whether the client is still
-    /// there, unless it does something else by the time it hears.
+    /// Asks a connection that idles to rest, and one that answers to heed a reset by the client, unless
+    /// it does something else by the time it hears.
     pub(crate) fn nudge(&self) {
-        self.nudged.store(true, Relaxed);
-        self.wake();
+        if !self.nudged.swap(true, Relaxed) {
+            self.wake();
+        }
     }
 
     /// Notes which task this connection has, for as long as it lives.
@@ -200,7 +201,7 @@ impl Connection {
 
     /// Whether the connection is to rest, now that it does `doing`.
     fn must_rest(&self, doing: Doing) -> bool {
-        self.nudged.load(Relaxed) && {
+        self.nudged.load(Relaxed) && doing != Doing::Answering && {
             self.nudged.store(false, Relaxed);
             // hyper is to hold nothing that was received or is to be sent.
             doing == Doing::Idle
@@ -367,9 +368,9 @@ async fn linger(mut socket: impl Duplex, last_words: &str, max_bytes: usize) -> 
 /// It is a trait for the sake of tests that bring a network of their own: the simulation's hosts
 /// and the fuzz target speak through no socket of the kernel. The service has [`Socket`] only.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
-    /// Fails when the client has reset the connection. One that has only ended its own side still waits
-    /// for its answer.
-    fn check_reset(&self) -> io::Result<()>;
+    /// Fails when the client has reset the connection, and wakes its task when it does so later.
+    /// A client that has only ended its own side still waits for its answer.
+    fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()>;
 
     /// Whether reading would bring something: bytes, the end or an error. Wakes its task when it does
     /// so later.
@@ -378,7 +379,7 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {
 
 /// Two halves that somebody else has made. Nobody can ask them for anything without reading.
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Duplex for Join<R, W> {
-    fn check_reset(&self) -> io::Result<()> {
+    fn check_reset(&self, _: &mut Context<'_>) -> io::Result<()> {
         Ok(())
     }
 
@@ -433,12 +434,16 @@ impl AsyncWrite for Socket {
 }
 
 impl Duplex for Socket {
-    fn check_reset(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.take_error()?.map_or(Ok(()), Err),
-            // It knows no reset.
-            Self::Unix(_) => Ok(()),
+    fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()> {
+        // A unix socket knows no reset.
+        let Self::Tcp(stream) = self else {
+            return Ok(());
+        };
+        // Nothing has happened on most sockets: then the kernel need not be asked.
+        if stream.poll_read_ready(context).is_pending() {
+            return Ok(());
         }
+        stream.take_error()?.map_or(Ok(()), Err)
     }
 
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
@@ -499,7 +504,7 @@ impl<S: Duplex> AsyncWrite for Watched<'_, S> {
         // request is answered.
         self.connection.unsent.store(false, Relaxed);
         if self.connection.nudged.load(Relaxed) && self.connection.doing() == Doing::Answering {
-            self.socket.check_reset()?;
+            self.socket.check_reset(context)?;
         }
         Pin::new(&mut self.socket).poll_flush(context)
     }

@@ -365,8 +365,8 @@ impl Server {
         }
     }
 
-    /// Ends those that take too long. After a while those that idle rest, and those that answer look
-    /// whether the client is still there.
+    /// Ends those that take too long. After a while those that idle rest, and those that answer heed a
+    /// reset by the client: at once, that would cost every visit.
     fn end_overdue(&self, now: Instant) {
         for (_, connection) in self.connections().iter() {
             let (doing, since) = connection.seen(now);
