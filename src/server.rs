@@ -387,7 +387,8 @@ impl Server {
                     self.app.metrics.hit(limit);
                 }
                 connection.end_while(doing);
-            } else if matches!(doing, Doing::Idle | Doing::Answering) && time > SWEEP {
+            // It did so at the last sweep, too.
+            } else if matches!(doing, Doing::Idle | Doing::Answering) && time > SWEEP / 2 {
                 connection.nudge();
             }
         }
