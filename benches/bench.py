@@ -16,8 +16,8 @@ import time
 import lab
 import report
 from lab import QUICK, ROOT, Redis, Running, Server
-from report import CONNECTIONS, IDLE_CONNECTIONS, ROUNDS, SECONDS, TOGETHER, Figures
-from servers import ALONE, AXUM, FLASK, LIMIT, LOGGED, NAMES, SERVERS, SILENT
+from report import IDLE_CONNECTIONS, ROUNDS, SECONDS, TOGETHER, Figures
+from servers import ANEW, AT_A_TIME, AXUM, AXUM_SCRIPT, COMPARED, FLASK, LIMIT, LOGGED, NAMES, SERVERS, SILENT
 
 STARTS = 3 if QUICK else 15
 
@@ -140,37 +140,36 @@ class Rounds:
     """The load on all servers in turns."""
 
     def __init__(self, redis):
-        self.loads = {(name, connections): [] for name in NAMES for connections in CONNECTIONS}
-        self.loads |= {(server.name, 1): [] for server in ALONE}
+        self.loads = {(server.name, connections): [] for connections in COMPARED for server in COMPARED[connections]}
         self.memory = {name: [] for name in NAMES}
         self.shared = {name: [] for name in NAMES}
         self.patience = lab.Patience(repetitions=5 if QUICK else 15)
         self.wrong = []
         for number in range(1, ROUNDS + 1):
             print(f"round {number} of {ROUNDS}", file=sys.stderr, flush=True)
-            servers = [Running(server, redis) for server in SERVERS]
-            alone = [Running(server, redis) for server in ALONE]
-            for running in servers + alone:
+            started = {server.name: Running(server, redis) for server in [*SERVERS, AXUM_SCRIPT]}
+            for running in started.values():
                 running.first_answer()
             # Whoever is compared is measured within seconds: the machine may be slower a minute later.
-            for connections in CONNECTIONS:
-                compared = servers + alone if connections == 1 else servers
-                for running in random.sample(compared, len(compared)):
-                    self.load(running, redis, connections)
-            for running in alone:
-                running.stop()
-            for running in servers:
+            for connections, compared in COMPARED.items():
+                for server in random.sample(compared, len(compared)):
+                    self.load(started[server.name], redis, connections)
+            started.pop(AXUM_SCRIPT.name).stop()
+            for name, running in started.items():
                 if running.server.counts:
                     self.count_crowd(running, redis)
-                self.memory[running.server.name].append(lab.memory(running.pid))
+                self.memory[name].append(lab.memory(running.pid))
                 running.stop()
 
     def load(self, running, redis, connections):
         name = running.server.name
 
         def load():
-            load = lab.wrk([running], redis, connections, SECONDS)
-            self.wrong += [f"{name}: {fault} at {connections} connections" for fault in load.faults]
+            if connections is ANEW:
+                load = lab.wrk([running], redis, AT_A_TIME, SECONDS, kept=False)
+            else:
+                load = lab.wrk([running], redis, connections, SECONDS)
+            self.wrong += [f"{name}: {fault} (connections: {connections})" for fault in load.faults]
             return load
 
         self.loads[name, connections].append(self.patience.undisturbed(load))

@@ -301,9 +301,10 @@ def microseconds(text):
     return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
 
 
-def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None):
+def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None, kept=True):
     """Loads each of `entrances`, by default the first server, with so many connections, and accounts
-    for all `servers` together. Each connection asks again at once, or after so long on average."""
+    for all `servers` together. Each connection asks again at once, or after so long on average, unless
+    it is not kept: then another takes its place."""
     pids = [server.pid for server in servers]
     readers = [server.reader.pid for server in servers if server.reader]
     count = redis.settled_count()
@@ -313,6 +314,8 @@ def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None):
     busy, steal = machine_seconds()
     begun = time.perf_counter()
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "--latency"]
+    if not kept:
+        command += ["-H", "Connection: close"]
     script, its_arguments = [], []
     if pause_ms is not None:
         script, its_arguments = ["-s", str(ROOT / "benches/paced.lua")], ["--", str(pause_ms)]

@@ -7,10 +7,9 @@ import statistics
 import chart
 import lab
 from lab import QUICK, ROOT, table
-from servers import ALONE, AXUM, AXUM_SCRIPT, FLASK, LIMIT, LOGGED, NAMES, NGINX, SERVERS, SERVICE, SILENT, WORKERS
+from servers import ANEW, AT_A_TIME, AXUM, AXUM_SCRIPT, COMPARED, FLASK, LIMIT, LOGGED, NAMES, NGINX, SERVICE, SILENT, WORKERS
 
 ROUNDS, SECONDS = (1 if QUICK else 10), 1
-CONNECTIONS = [1, 32, 256]
 IDLE_CONNECTIONS = 1000 if QUICK else 10_000
 # Requests that come at once when instructions are counted.
 TOGETHER = [1, 32]
@@ -39,8 +38,11 @@ class Figures:
 def comparison(figures):
     """The tables of docs/benchmark.md."""
     parts = [link("benchmark.svg"), lab.description(), disturbances(figures.rounds)]
-    for connections in CONNECTIONS:
-        title = f"{connections} keep-alive connection{'s' if connections > 1 else ''}"
+    for connections in COMPARED:
+        if connections is ANEW:
+            title = f"{AT_A_TIME} connections at a time, each for a single request"
+        else:
+            title = f"{connections} keep-alive connection{'s' if connections > 1 else ''}"
         parts += [f"**{title}**", load_table(figures.rounds, connections)]
     parts += ["**Start and memory**", memory_table(figures)]
     names = dict.fromkeys(name for name, _ in figures.instructions)
@@ -70,7 +72,7 @@ def disturbances(rounds):
 
 def load_table(rounds, connections):
     rows = []
-    for server in SERVERS + (ALONE if connections == 1 else []):
+    for server in COMPARED[connections]:
         at = server.name, connections
         rate, rate_spread = rounds.spread(*at, "rate")
         cpu, cpu_spread = rounds.spread(*at, "cpu")

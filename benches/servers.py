@@ -23,6 +23,9 @@ NGINX = Server("nginx `return 200`", SERVE_CONFIG, template="benches/nginx/retur
 FLASK = Server("Flask + gunicorn", SERVE_APP, APP_SETTINGS)
 
 SERVERS = [LIMIT, NGINX, SILENT, LOGGED, AXUM, LUA, FLASK]
-# Measured with one visitor at a time only.
-ALONE = [AXUM_SCRIPT]
 NAMES = [server.name for server in SERVERS]
+
+# In place of a number of connections that are kept: so many at a time, each for a single request.
+ANEW, AT_A_TIME = "anew", 32
+# Which servers are loaded over how many connections.
+COMPARED = {1: [*SERVERS, AXUM_SCRIPT], 32: SERVERS, 256: SERVERS, ANEW: [LIMIT, SILENT, LOGGED, AXUM]}
