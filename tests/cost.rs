@@ -24,8 +24,11 @@ const SYSCALLS_TOGETHER: f64 = 2.6;
 /// two where the request comes so late that it has to be waited for.
 const SYSCALLS_ANEW: f64 = 15.1;
 
+// Counts of instructions leave room for what is done as time goes by, such as the sweep over the
+// connections: on a machine that is busy with other things, that was seen to be a twentieth.
+
 /// User instructions for a request that comes alone, and so has a Redis command of its own.
-const INSTRUCTIONS_ALONE: f64 = 15_500.0;
+const INSTRUCTIONS_ALONE: f64 = 16_000.0;
 
 /// The same with `ACCESS_LOG=off`.
 const UNLOGGED_ALONE: f64 = 14_500.0;
@@ -34,10 +37,10 @@ const UNLOGGED_ALONE: f64 = 14_500.0;
 const INSTRUCTIONS_ANEW: f64 = 28_500.0;
 
 /// User instructions for each of 32 requests that come together.
-const INSTRUCTIONS_TOGETHER: f64 = 10_500.0;
+const INSTRUCTIONS_TOGETHER: f64 = 11_000.0;
 
 /// The same with `ACCESS_LOG=off`.
-const UNLOGGED_TOGETHER: f64 = 9_600.0;
+const UNLOGGED_TOGETHER: f64 = 10_000.0;
 
 /// Resident memory of a process that has answered one request, in KiB.
 const IDLE_KIB: f64 = 4096.0;
