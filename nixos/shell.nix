@@ -15,11 +15,15 @@
   statix,
   # what the tests start, and look with
   binutils,
+  chromedriver,
   chromium,
   curl,
   haproxy,
   iproute2,
+  iptables,
+  libfaketime,
   mmdebstrap,
+  musl,
   nginx,
   openssl,
   podman,
@@ -29,6 +33,7 @@
   strace,
   systemd,
   util-linux,
+  valgrind,
   wrk,
 }:
 
@@ -52,13 +57,18 @@ mkShell {
     wrk
   ]
   ++ lib.optionals stdenv.hostPlatform.isLinux [
+    chromedriver
     chromium
     iproute2
+    iptables
+    libfaketime
     mmdebstrap
+    musl.dev
     podman
     runc
     strace
     systemd
     util-linux
+    valgrind
   ];
 }

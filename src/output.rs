@@ -24,10 +24,10 @@ use crate::metrics::Metrics;
 /// Lines that may wait for a reader, in bytes.
 const CAPACITY: usize = 1024 * 1024;
 
-/// How long lines may be gathered before they are written. Longer than the kernel's tick: for a time
-/// before that it would have to set the hardware's timer whenever the event loop waits, which costs a
-/// lone visit more than its line does.
-const GATHERED_FOR: Duration = Duration::from_millis(5);
+/// How long lines may be gathered before they are written. Some of the kernel's ticks (4 ms where
+/// `CONFIG_HZ` is 250): in the last one before a timer is due, the hardware's has to be set whenever the
+/// event loop waits, which costs a lone visit more than its line does.
+const GATHERED_FOR: Duration = Duration::from_millis(20);
 
 /// Lines that are written at once, in bytes: half of what a pipe holds (pipe(7)).
 const GATHERED_MOST: usize = 32 * 1024;
