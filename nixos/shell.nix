@@ -35,6 +35,7 @@
   util-linux,
   valgrind,
   wrk,
+  writeShellScriptBin,
 }:
 
 mkShell {
@@ -63,7 +64,8 @@ mkShell {
     iptables
     libfaketime
     mmdebstrap
-    musl.dev
+    # Not all of musl's package: the compiler would find its headers.
+    (writeShellScriptBin "musl-gcc" ''exec ${musl.dev}/bin/musl-gcc "$@"'')
     podman
     runc
     strace
