@@ -7,7 +7,21 @@ import statistics
 import chart
 import lab
 from lab import QUICK, ROOT, table
-from servers import ANEW, AT_A_TIME, AXUM, AXUM_SCRIPT, COMPARED, FLASK, LIMIT, LOGGED, NAMES, NGINX, SERVICE, SILENT, WORKERS
+from servers import (
+    ANEW,
+    AT_A_TIME,
+    AXUM,
+    AXUM_SCRIPT,
+    COMPARED,
+    FLASK,
+    LIMIT,
+    LOGGED,
+    NAMES,
+    NGINX,
+    SERVICE,
+    SILENT,
+    WORKERS,
+)
 
 ROUNDS, SECONDS = (1 if QUICK else 10), 1
 IDLE_CONNECTIONS = 1000 if QUICK else 10_000

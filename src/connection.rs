@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -82,7 +83,7 @@ pub(crate) struct Connection {
     pub(crate) client: Option<String>,
     /// How often it has gone on to something else, and [`Doing`] in the lowest bits.
     activity: AtomicU64,
-    /// How often it had when it was last looked at, and when that was first seen.
+    /// How often that was when somebody last looked, and when it was first seen so.
     seen: Mutex<(u64, Instant)>,
     /// Asked to end while it does this ([`Doing`] plus one), or zero.
     ending: AtomicU8,
@@ -140,16 +141,16 @@ impl Connection {
         Doing::of(self.activity.load(Relaxed))
     }
 
-    /// What the connection does `now`, and since when it was seen to do that. No request pays for a look
-    /// at the clock: who asks now and then knows well enough.
-    pub(crate) fn seen(&self, now: Instant) -> (Doing, Instant) {
+    /// What the connection does `now`, and for how long it has been seen to do that. No request pays for
+    /// a look at the clock: who asks now and then knows well enough.
+    pub(crate) fn seen(&self, now: Instant) -> (Doing, Duration) {
         let activity = self.activity.load(Relaxed);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = activity >> DOING_BITS;
         if seen.0 != changes {
             *seen = (changes, now);
         }
-        (Doing::of(activity), seen.1)
+        (Doing::of(activity), now.saturating_duration_since(seen.1))
     }
 
     /// Whether each line of the next request to be answered ends as it must.

@@ -24,9 +24,9 @@ use crate::metrics::Metrics;
 /// Lines that may wait for a reader, in bytes.
 const CAPACITY: usize = 1024 * 1024;
 
-/// How long lines may be gathered before they are written. Some of the kernel's ticks (4 ms where
-/// `CONFIG_HZ` is 250): in the last one before a timer is due, the hardware's has to be set whenever the
-/// event loop waits, which costs a lone visit more than its line does.
+/// How long lines may be gathered before they are written. Several of the kernel's ticks, which are 4 ms
+/// where `CONFIG_HZ` is 250: in the last one before a timer is due, that of the hardware has to be set
+/// whenever the event loop waits, which costs a lone visit more than its line does.
 const GATHERED_FOR: Duration = Duration::from_millis(20);
 
 /// Lines that are written at once, in bytes: half of what a pipe holds (pipe(7)).

@@ -314,14 +314,13 @@ pub(crate) fn log_unreadable(app: &App, connection: &Connection, status: StatusC
     if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE || status == StatusCode::URI_TOO_LONG {
         app.metrics.hit(Limit::Headers);
     }
-    let now = Instant::now();
-    let (_, since) = connection.seen(now);
+    let (_, duration) = connection.seen(Instant::now());
     let access = Access {
         method: None,
         path: "-",
         status,
         bytes: 0,
-        duration: now.saturating_duration_since(since),
+        duration,
         visit: None,
         client: connection.client.as_deref(),
         request_id: &RequestId::new(),

@@ -369,7 +369,7 @@ impl Server {
     /// reset by the client: at once, that would cost every visit.
     fn end_overdue(&self, now: Instant) {
         for (_, connection) in self.connections().iter() {
-            let (doing, since) = connection.seen(now);
+            let (doing, time) = connection.seen(now);
             let (allowed, limit) = match doing {
                 Doing::Idle | Doing::Resting => {
                     (self.rules.keep_alive_timeout, Some(Limit::KeepAliveTimeout))
@@ -381,7 +381,6 @@ impl Server {
                 // A visit has its own time limit.
                 Doing::Answering | Doing::Answered => (Duration::MAX, None),
             };
-            let time = now.saturating_duration_since(since);
             if time > allowed {
                 if let Some(limit) = limit {
                     self.app.metrics.hit(limit);
@@ -458,10 +457,9 @@ impl Server {
     /// Ends connections that have been idle for long enough since the drain began.
     fn end_idle(&self, begun: Instant, now: Instant) {
         for (_, connection) in self.connections().iter() {
-            let (doing, since) = connection.seen(now);
-            if doing.is_nothing()
-                && now.saturating_duration_since(since.max(begun)) > self.rules.drain_idle
-            {
+            let (doing, time) = connection.seen(now);
+            let in_the_drain = time.min(now.duration_since(begun));
+            if doing.is_nothing() && in_the_drain > self.rules.drain_idle {
                 connection.end_while(doing);
             }
         }
