@@ -114,11 +114,23 @@ impl Browser {
     /// Goes to a page and waits until it is loaded.
     fn open(&self, service: &Service) {
         let url = format!("http://{}/", service.address);
-        self.run("url", &json!({ "url": url }));
+        self.load("url", &json!({ "url": url }));
     }
 
     fn reload(&self) {
-        self.run("refresh", &json!({}));
+        self.load("refresh", &json!({}));
+    }
+
+    /// One command that loads a page. On a busy machine chromedriver may return from it while the
+    /// page before is still there.
+    fn load(&self, command: &str, parameters: &Value) {
+        let before = self.value("performance.timeOrigin");
+        self.run(command, parameters);
+        let loaded =
+            format!("performance.timeOrigin !== {before} && document.readyState === 'complete'");
+        eventually("the page is loaded", || {
+            (self.value(&loaded) == true).then_some(())
+        });
     }
 
     /// The value of a JavaScript expression in the page.
