@@ -26,7 +26,12 @@ use abukiks::routes::App;
 use abukiks::store::{Connector, Store, Stream};
 use abukiks::{server, telemetry};
 use fastrand::Rng;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, copy,
+    duplex, split,
+};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use turmoil::net::{TcpListener, TcpStream};
@@ -243,16 +248,47 @@ async fn answer_all(
 }
 
 /// Leads a service to the simulated Redis.
+///
+/// In what order a host that is killed drops the tasks of its service depends on what else runs in
+/// the process of the test, and each connection that is closed changes what comes next. So they are
+/// in the hands of the host, who drops its own tasks in the order in which they began.
 #[derive(Debug)]
-struct Link;
+struct Link(UnboundedSender<Asker>);
+
+type Asker = oneshot::Sender<io::Result<DuplexStream>>;
 
 impl Connector for Link {
     fn connect(&self) -> Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>> {
+        let (asker, connected) = oneshot::channel();
+        self.0.send(asker).expect("the host");
         Box::pin(async {
-            let stream = TcpStream::connect(("redis", REDIS)).await?;
-            let stream: Stream = Box::pin(stream);
+            let stream: Stream = Box::pin(connected.await.expect("the host")?);
             Ok(stream)
         })
+    }
+}
+
+/// Makes a connection and keeps it until either side ends it.
+async fn link(mut asker: Asker) {
+    let connected = tokio::select! {
+        biased;
+        connected = TcpStream::connect(("redis", REDIS)) => connected,
+        () = asker.closed() => return,
+    };
+    let redis = match connected {
+        Ok(redis) => redis,
+        Err(error) => return drop(asker.send(Err(error))),
+    };
+    let (service, end) = duplex(1024);
+    // Who asked may have left.
+    if asker.send(Ok(end)).is_ok() {
+        let (mut from_service, mut to_service) = split(service);
+        let (mut from_redis, mut to_redis) = split(redis);
+        let _: io::Result<u64> = tokio::select! {
+            biased;
+            ended = copy(&mut from_service, &mut to_redis) => ended,
+            ended = copy(&mut from_redis, &mut to_service) => ended,
+        };
     }
 }
 
@@ -271,7 +307,15 @@ async fn service(world: Rc<World>) -> turmoil::Result {
     let config = Arc::new(settings());
     let metrics = Arc::new(Metrics::new("test"));
     let output = Arc::new(Output::stdout(metrics.clone())?);
-    let store = Store::new(&config)?.reached_by(Link);
+    let (askers, mut asking) = unbounded_channel();
+    let mut links = JoinSet::new();
+    links.spawn_local(async move {
+        let mut links = JoinSet::new();
+        while let Some(asker) = asking.recv().await {
+            links.spawn_local(link(asker));
+        }
+    });
+    let store = Store::new(&config)?.reached_by(Link(askers));
     let (counter, counting) = Counter::start(store, 1000, false, metrics.clone());
     let app = Arc::new(App {
         counter,
