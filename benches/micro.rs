@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 
 use abukiks::config::Config;
 use abukiks::counter::Counter;
+use abukiks::event_loop;
 use abukiks::lifecycle::StopSignals;
 use abukiks::listener::{Listener, Listeners};
 use abukiks::metrics::Metrics;
@@ -80,16 +81,13 @@ fn settings(redis: &Redis, access_log: &str) -> Config {
 }
 
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
+    event_loop::build().expect("an event loop")
 }
 
 fn start_counter(config: &Config, metrics: &Arc<Metrics>) -> Counter {
     let store = Store::new(config).expect("a store");
-    let (counter, _) = Counter::start(store, usize::MAX, false, metrics.clone());
-    counter
+    let started = Counter::start(store, usize::MAX, false, metrics.clone());
+    started.expect("a timer").0
 }
 
 /// Visits that come at one time are handed over to a batch, counted by Redis and handed their numbers.
@@ -123,7 +121,7 @@ fn answer_with_access_log(bencher: Bencher<'_, '_>, access_log: &str) {
         let metrics = Arc::new(Metrics::new("bench"));
         let output = Arc::new(into_null(|| Output::stdout(metrics.clone())));
         let access_log = telemetry::start(&config, &output).expect("a log");
-        tokio::spawn(output.pump());
+        tokio::spawn(output.pump().expect("a timer"));
         let app = Arc::new(App {
             counter: start_counter(&config, &metrics),
             metrics,

@@ -74,7 +74,7 @@ impl Redis {
             .expect("redis-server is there");
         let redis = Self { process, folder };
         while redis.try_connect().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
         redis
     }
@@ -200,7 +200,8 @@ async fn main() {
     let config = Config::from_vars(settings).expect("settings");
     let store = Store::new(&config).expect("a store");
     let metrics = Arc::new(Metrics::new("benchmark"));
-    let (counter, _) = Counter::start(store, usize::MAX, false, metrics);
+    let started = Counter::start(store, usize::MAX, false, metrics);
+    let (counter, _) = started.expect("a timer");
     let script = redis::cmd("SCRIPT")
         .arg("LOAD")
         .arg(include_str!("../src/increment.lua"))

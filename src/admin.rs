@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::config::{Config, EX_CONFIG, SETTINGS};
+use crate::event_loop::{self, Clock};
 use crate::store::{Link, Store, StoreError};
 
 /// `sysexits.h`: the command was used in a wrong way.
@@ -75,10 +76,7 @@ pub fn run<A: clap::Parser>(
         }
     };
     let done = prepare().and_then(|(config, store)| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        runtime
+        event_loop::build()
             .map_err(|error| Failure::new(EX_UNAVAILABLE, error))?
             .block_on(async {
                 let mut link = store.connect().await?;
@@ -86,7 +84,8 @@ pub fn run<A: clap::Parser>(
                 let late = |_| {
                     StoreError::Unreachable(format!("no answer within {}", config.redis_timeout))
                 };
-                tokio::time::timeout(limit, task(arguments, &config, &mut link))
+                Clock::SYSTEM
+                    .limit(limit, task(arguments, &config, &mut link))
                     .await
                     .map_err(late)?
             })

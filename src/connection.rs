@@ -529,6 +529,7 @@ mod tests {
     use super::{Connection, Doing, Socket, serve};
     use crate::config::Config;
     use crate::counter::Counter;
+    use crate::event_loop;
     use crate::metrics::Metrics;
     use crate::output::Output;
     use crate::routes::App;
@@ -540,7 +541,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new("test"));
         let output = Arc::new(Output::stdout(metrics.clone()).expect("stdout"));
         let store = Store::new(&config).expect("a store");
-        let (counter, _) = Counter::start(store, 1, false, metrics.clone());
+        let (counter, _) = Counter::start(store, 1, false, metrics.clone()).expect("a timer");
         App {
             counter,
             metrics,
@@ -568,11 +569,8 @@ mod tests {
     #[test]
     fn a_connection_goes_on_after_a_rest_and_so_does_a_request_that_had_begun() {
         const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n";
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
+        let event_loop = event_loop::build().expect("an event loop");
+        event_loop.block_on(async {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
             let listener = listener.expect("a free port");
             let address = listener.local_addr().expect("an address");

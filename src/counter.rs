@@ -14,6 +14,7 @@
 //!   waiting, nothing is tried.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -21,8 +22,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
+use crate::event_loop::Timer;
 use crate::metrics::{Gauge, Limit, Metrics};
 use crate::store::{Link, Store, StoreError, Total};
 
@@ -158,12 +160,15 @@ impl Drop for Place<'_> {
 impl Counter {
     /// Starts the task that counts. It ends, and cleans up after itself, when the [`Counter`] is
     /// gone.
+    ///
+    /// # Errors
+    /// When the system gives no timer.
     pub fn start(
         store: Store,
         limit: usize,
         fence: bool,
         metrics: Arc<Metrics>,
-    ) -> (Self, JoinHandle<()>) {
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         let inbox = Arc::<Inbox>::default();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let budget = store.budget();
@@ -173,15 +178,12 @@ impl Counter {
             limit,
             budget,
         };
-        // A short budget wants a finer tick, or nobody would be given a chance at all.
-        let margin = TICK.min(budget / 8);
-        let mut tick = tokio::time::interval(margin.max(Duration::from_millis(1)));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let batcher = Batcher {
-            store: Arc::new(store),
             inbox,
-            tick,
-            margin,
+            timer: store.clock().timer()?,
+            // A short budget wants a finer tick, or nobody would be given a chance at all.
+            tick: TICK.min(budget / 8),
+            store: Arc::new(store),
             queue: Vec::new(),
             probes: Vec::new(),
             attempts: JoinSet::new(),
@@ -199,7 +201,7 @@ impl Counter {
             state: LinkState::Unknown,
             metrics,
         };
-        (counter, tokio::spawn(batcher.run()))
+        Ok((counter, tokio::spawn(batcher.run())))
     }
 
     /// Counts one visit that came in at `arrived`, and returns its number.
@@ -269,9 +271,9 @@ struct Batch {
 struct Batcher {
     store: Arc<Store>,
     inbox: Arc<Inbox>,
-    tick: tokio::time::Interval,
-    /// How long before its deadline a visit is refused.
-    margin: Duration,
+    timer: Timer,
+    /// How often deadlines are looked at, and so how long before its own a visit may be refused.
+    tick: Duration,
     /// Visits that belong to no batch yet, oldest first.
     queue: Vec<Waiter<i64>>,
     probes: Vec<Waiter<()>>,
@@ -303,7 +305,7 @@ struct Batcher {
 /// is to wait for that.
 async fn introduce(store: Arc<Store>, metrics: Arc<Metrics>) {
     // When it does not answer, the next visit finds out and says so.
-    let Ok(Ok(server)) = tokio::time::timeout(store.budget(), store.server()).await else {
+    let Ok(Ok(server)) = store.clock().limit(store.budget(), store.server()).await else {
         return;
     };
     let durable = server.is_durable();
@@ -371,7 +373,7 @@ impl Batcher {
                 // It was called off.
                 Err(_) => {}
             },
-            _ = self.tick.tick() => {
+            () = self.timer.moment(self.tick) => {
                 self.refuse_late_ones();
             }
         }
@@ -416,7 +418,7 @@ impl Batcher {
             tokio::select! {
                 biased;
                 answer = &mut increment => return answer,
-                _ = self.tick.tick() => {
+                () = self.timer.moment(self.tick) => {
                     if self.refuse_late_ones() {
                         return Err(StoreError::Unreachable(self.trouble.to_string()));
                     }
@@ -588,7 +590,7 @@ impl Batcher {
         // Those who left are forgotten: in an outage nothing else would do it.
         self.queue.retain(|visit| !visit.has_left());
         self.probes.retain(|probe| !probe.has_left());
-        let soon = Instant::now() + self.margin;
+        let soon = Instant::now() + self.tick;
         let reason = self.trouble.clone();
         let sent = self.batch.iter_mut().flat_map(|batch| &mut batch.visits);
         let mut refused = 0;
@@ -658,7 +660,10 @@ impl Batcher {
             && !self.may_run_late
         {
             // Nobody waits for this, and the key expires anyway.
-            let _ = tokio::time::timeout(self.store.patience(), link.forget_producer()).await;
+            let clock = self.store.clock();
+            let _ = clock
+                .limit(self.store.patience(), link.forget_producer())
+                .await;
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod config;
 mod connection;
 mod correlation;
 pub mod counter;
+pub mod event_loop;
 mod fields;
 mod framing;
 pub mod lifecycle;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::MissedTickBehavior;
 
+use crate::event_loop::Timer;
 use crate::routes::App;
 
 /// How often the status line that `systemctl status` shows is renewed.
@@ -42,18 +42,15 @@ pub(crate) fn still_stopping(more: Duration) {
 
 /// Keeps the supervisor informed for as long as the event loop turns: that is what the watchdog
 /// is for, so this must run on the loop that serves requests and on nothing else.
-pub(crate) async fn report(app: Arc<App>) {
+pub(crate) async fn report(app: Arc<App>, mut timer: Timer) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     let watchdog = sd_notify::watchdog_enabled();
     // Half the period, as sd_watchdog_enabled(3) recommends.
     let every = watchdog.map_or(STATUS_EVERY, |period| (period / 2).min(STATUS_EVERY));
-    let mut turn = tokio::time::interval(every);
-    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = String::new();
     loop {
-        turn.tick().await;
         let status = app.status();
         let status_state = NotifyState::Status(&status);
         match (watchdog.is_some(), status == last) {
@@ -63,6 +60,7 @@ pub(crate) async fn report(app: Arc<App>) {
             (false, false) => tell(&[status_state]),
         }
         last = status;
+        timer.sleep(every).await;
     }
 }
 

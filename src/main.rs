@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use abukiks::config::{Config, EX_CONFIG};
 use abukiks::counter::Counter;
+use abukiks::event_loop;
 use abukiks::lifecycle::StopSignals;
 use abukiks::listener::Listeners;
 use abukiks::metrics::Metrics;
@@ -70,15 +71,12 @@ fn serve(config: &Config) -> Result<ExitCode, (u8, String)> {
     let output = Arc::new(Output::stdout(metrics.clone()).map_err(system)?);
     let access_log = telemetry::start(config, &output).map_err(system)?;
 
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(system)?;
+    let runtime = event_loop::build().map_err(system)?;
     let ended = runtime.block_on(async {
-        let pump = tokio::spawn(output.clone().pump());
+        let pump = tokio::spawn(output.clone().pump()?);
         let mut signals = StopSignals::listen()?;
         let (limit, fence) = (config.max_waiting_visits.0, config.counter_fence.0);
-        let (counter, counting) = Counter::start(store, limit, fence, metrics.clone());
+        let (counter, counting) = Counter::start(store, limit, fence, metrics.clone())?;
         let app = Arc::new(App {
             counter,
             metrics,

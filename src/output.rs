@@ -16,18 +16,16 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SendFlags;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::event_loop::{Clock, register};
 use crate::metrics::Metrics;
 
 /// Lines that may wait for a reader, in bytes.
 const CAPACITY: usize = 1024 * 1024;
 
-/// How long lines may be gathered before they are written. Several of the kernel's ticks, which are 4 ms
-/// where `CONFIG_HZ` is 250: in the last one before a timer is due, that of the hardware has to be set
-/// whenever the event loop waits, which costs a lone visit more than its line does.
-const GATHERED_FOR: Duration = Duration::from_millis(20);
+/// How long lines may be gathered before they are written. Twenty milliseconds cost as much.
+const GATHERED_FOR: Duration = Duration::from_millis(5);
 
 /// Lines that are written at once, in bytes: half of what a pipe holds (pipe(7)).
 const GATHERED_MOST: usize = 32 * 1024;
@@ -161,27 +159,29 @@ impl Output {
     }
 
     /// Writes lines as they come, for as long as the event loop runs.
-    pub async fn pump(self: Arc<Self>) {
-        loop {
-            self.begun.notified().await;
-            tokio::select! {
-                () = self.due.notified() => {}
-                () = tokio::time::sleep(GATHERED_FOR) => {}
-            }
-            while self.write_lines() == Written::Blocked {
-                // Known to the event loop only now: else it would be woken whenever the reader takes
-                // something. Files cannot be waited for, and need not be.
-                #[expect(
-                    deprecated,
-                    reason = "its successor is unsafe; a borrowed descriptor stays open"
-                )]
-                let ready = AsyncFd::with_interest(self.sink.as_fd(), Interest::WRITABLE);
-                let Ok(ready) = ready else { break };
-                if ready.writable().await.is_err() {
-                    return;
+    ///
+    /// # Errors
+    /// When the system gives no timer.
+    pub fn pump(self: Arc<Self>) -> io::Result<impl Future<Output = ()>> {
+        let mut timer = Clock::SYSTEM.timer()?;
+        Ok(async move {
+            loop {
+                self.begun.notified().await;
+                tokio::select! {
+                    () = self.due.notified() => {}
+                    () = timer.sleep(GATHERED_FOR) => {}
+                }
+                while self.write_lines() == Written::Blocked {
+                    // Known to the event loop only now: else it would be woken whenever the reader takes
+                    // something. Files cannot be waited for, and need not be.
+                    let ready = register(self.sink.as_fd(), Interest::WRITABLE);
+                    let Ok(ready) = ready else { break };
+                    if ready.writable().await.is_err() {
+                        return;
+                    }
                 }
             }
-        }
+        })
     }
 
     /// Writes what is left, before the process ends or when there is no event loop.

@@ -13,10 +13,11 @@ use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::connection::{self, Connection, Doing, Socket};
+use crate::event_loop::{Clock, Timer};
 use crate::lifecycle::{self, StopSignals};
 use crate::listener::{Listener, Listeners};
 use crate::metrics::Limit;
@@ -35,12 +36,15 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The pause after an accept that failed for want of something, such as a file descriptor.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// File descriptors kept for other things than connections: standard streams, listeners, epoll,
-/// attempts to reach Redis, name lookups.
+/// File descriptors kept for other things than connections: standard streams, epoll, timers, attempts
+/// to reach Redis, name lookups.
 const RESERVED_FILES: usize = 32;
 
-/// File descriptors that a further thread takes for its event loop, beside listeners.
+/// File descriptors that a further thread takes for its event loop.
 const WORKER_FILES: usize = 4;
+
+/// File descriptors that a thread takes for each address: the listener, and a timer to back off by.
+const LISTENER_FILES: usize = 2;
 
 /// How the server has ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -116,13 +120,16 @@ pub async fn run(
     for listener in listeners.sockets {
         tracing::info!(listening = %listener, inherited = listeners.inherited, "listening");
         for event_loop in workers.event_loops() {
-            let listener = {
+            let (listener, back_off) = {
                 let _registers_with = event_loop.enter();
-                Async::new(listener.try_clone()?)?
+                (Async::new(listener.try_clone()?)?, Clock::SYSTEM.timer()?)
             };
-            let accept = server
-                .clone()
-                .accept_from(listener, listeners.inherited, stopped.clone());
+            let accept = server.clone().accept_from(
+                listener,
+                back_off,
+                listeners.inherited,
+                stopped.clone(),
+            );
             accepting.spawn_on(accept, &event_loop);
         }
     }
@@ -137,11 +144,12 @@ pub async fn run(
     );
     // Ends with this function, and not before: a drain may take longer than the watchdog waits.
     let mut reporting = JoinSet::new();
-    reporting.spawn(lifecycle::report(server.app.clone()));
+    reporting.spawn(lifecycle::report(server.app.clone(), Clock::SYSTEM.timer()?));
 
+    let mut sweep = Clock::SYSTEM.timer()?;
     let signal = tokio::select! {
         (name, _) = signals.next() => Some(name),
-        () = server.clone().watch_over() => None,
+        () = server.watch_over(&mut sweep) => None,
     };
     match signal {
         Some(signal) => {
@@ -150,7 +158,7 @@ pub async fn run(
         None => tracing::info!("ending: no connection for as long as IDLE_EXIT says"),
     }
     tokio::select! {
-        ended = server.drain(stop_accepting, accepting, signal.is_none()) => Ok(ended),
+        ended = server.drain(stop_accepting, accepting, signal.is_none(), sweep) => Ok(ended),
         (name, number) = signals.next() => {
             tracing::warn!(signal = name, connections = server.connections().len(), "ending at once");
             Ok(Ended::AtOnce(number))
@@ -193,11 +201,11 @@ fn max_connections(config: &Config, listeners: &Listeners) -> usize {
         let files = files
             .and_then(|files| usize::try_from(files).ok())
             .unwrap_or(usize::MAX);
-        let sockets = listeners.sockets.len();
+        let listening = listeners.sockets.len() * LISTENER_FILES;
         let further_threads = config.worker_threads.0 - 1;
-        let theirs = further_threads.saturating_mul(WORKER_FILES + sockets);
+        let theirs = further_threads.saturating_mul(WORKER_FILES + listening);
         files
-            .saturating_sub(RESERVED_FILES + sockets)
+            .saturating_sub(RESERVED_FILES + listening)
             .saturating_sub(theirs)
             .max(1)
     });
@@ -268,11 +276,12 @@ impl Server {
     async fn accept_from(
         self: Arc<Self>,
         listener: Async,
+        back_off: Timer,
         inherited: bool,
         mut stop: watch::Receiver<()>,
     ) {
         tokio::select! {
-            () = self.clone().accept_all(&listener) => {}
+            () = self.clone().accept_all(&listener, back_off) => {}
             _ = stop.changed() => {}
         }
         if !inherited {
@@ -287,7 +296,7 @@ impl Server {
         }
     }
 
-    async fn accept_all(self: Arc<Self>, listener: &Async) {
+    async fn accept_all(self: Arc<Self>, listener: &Async, mut back_off: Timer) {
         let mut failing = false;
         loop {
             // The permit comes before the connection, so that one too many waits in the backlog.
@@ -314,7 +323,7 @@ impl Server {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::error!(%error, "cannot accept connections; trying again");
                     }
-                    tokio::time::sleep(BACK_OFF).await;
+                    back_off.sleep(BACK_OFF).await;
                 }
             }
         }
@@ -345,22 +354,20 @@ impl Server {
 
     /// Ends connections that take too long, and returns once none has been open for `idle_exit`.
     /// Sleeps for as long as there is nothing to watch.
-    async fn watch_over(self: Arc<Self>) {
-        let mut sweep = tokio::time::interval(SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn watch_over(&self, sweep: &mut Timer) {
         loop {
             while self.connections().is_empty() {
                 let opened = self.changed.notified();
                 match self.rules.idle_exit {
                     None => opened.await,
-                    Some(idle) => {
-                        if tokio::time::timeout(idle, opened).await.is_err() {
-                            return;
-                        }
-                    }
+                    Some(idle) => tokio::select! {
+                        biased;
+                        () = opened => {}
+                        () = sweep.sleep(idle) => return,
+                    },
                 }
             }
-            sweep.tick().await;
+            sweep.sleep(SWEEP).await;
             self.end_overdue(Instant::now());
         }
     }
@@ -409,6 +416,7 @@ impl Server {
         stop_accepting: watch::Sender<()>,
         mut accepting: JoinSet<()>,
         idle: bool,
+        mut sweep: Timer,
     ) -> Ended {
         let begun = Instant::now();
         let lame_duck = if idle {
@@ -424,11 +432,8 @@ impl Server {
             .map(|(_, open)| Arc::downgrade(open))
             .collect();
         let mut stop_accepting = Some(stop_accepting);
-        let mut sweep = tokio::time::interval(DRAIN_SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = begun;
         loop {
-            sweep.tick().await;
             let now = Instant::now();
             let waited = now.duration_since(begun);
             self.end_overdue(now);
@@ -451,6 +456,7 @@ impl Server {
                 let more = self.rules.drain_timeout - waited + Duration::from_secs(2);
                 lifecycle::still_stopping(more);
             }
+            sweep.sleep(DRAIN_SWEEP).await;
         }
     }
 

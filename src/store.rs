@@ -14,6 +14,7 @@ use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerEr
 use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::event_loop::Clock;
 use crate::resp::{Connection, Reply, put_command, put_number, put_word};
 use crate::sentinel::{self, Sentinels};
 pub use crate::stream::Stream;
@@ -75,6 +76,7 @@ pub struct Store {
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
     connector: Option<Box<dyn Connector>>,
+    clock: Clock,
     keys: Arc<Keys>,
     min_replicas: i64,
     patience: Duration,
@@ -225,6 +227,7 @@ impl Store {
             #[cfg(feature = "tls")]
             tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
             connector: None,
+            clock: Clock::SYSTEM,
             keys: Arc::new(Keys::new(&config.counter_key.0)?),
             min_replicas: i64::try_from(config.min_replicas_ack.0).unwrap_or(i64::MAX),
             patience: config.redis_timeout.0 / 2,
@@ -232,16 +235,23 @@ impl Store {
         })
     }
 
-    /// The same store, reached by `connector`. User, password and database stay those of the URL.
+    /// The same store, reached by `connector`. User, password and database stay those of the URL. Time
+    /// is told by tokio's clock, which a simulation may set.
     #[must_use]
     pub fn reached_by(mut self, connector: impl Connector + 'static) -> Self {
         self.connector = Some(Box::new(connector));
+        self.clock = Clock::Tokio;
         self
     }
 
     /// The time budget of a visit.
     pub(crate) fn budget(&self) -> Duration {
         self.budget
+    }
+
+    /// By what time is told.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// How long a link may stay silent before its answer is sought on a new one.
@@ -281,13 +291,13 @@ impl Store {
                 sentinel::check_is_master(&mut connection).await?;
                 Ok(connection)
             };
-            trouble = match tokio::time::timeout(self.patience, opening).await {
+            trouble = match self.clock.limit(self.patience, opening).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error,
-                Err(_) => StoreError::Unreachable(format!(
-                    "no answer, by way of the Sentinel {}",
-                    node.addr()
-                )),
+                Err(error) => {
+                    let silent = format!("no answer, by way of the Sentinel {}", node.addr());
+                    late(&error, &silent)
+                }
             };
         }
         Err(trouble)
@@ -372,10 +382,10 @@ impl Store {
                 patience: self.patience,
             })
         };
-        match tokio::time::timeout(self.budget, connecting).await {
+        match self.clock.limit(self.budget, connecting).await {
             Ok(done) => done,
-            Err(_) => {
-                let late = StoreError::Unreachable("no answer to a connection attempt".to_owned());
+            Err(error) => {
+                let late = late(&error, "no answer to a connection attempt");
                 Err(match &self.sentinels {
                     None => late.at(self.server.addr()),
                     Some(_) => late,
@@ -709,6 +719,14 @@ fn integer(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let number = text.parse().ok()?;
     (itoa::Buffer::new().format::<i64>(number) == text).then_some(number)
+}
+
+/// Why something has not come to an end, which says `timed_out` where it took too long.
+fn late(error: &io::Error, timed_out: &str) -> StoreError {
+    StoreError::Unreachable(match error.kind() {
+        io::ErrorKind::TimedOut => timed_out.to_owned(),
+        _ => error.to_string(),
+    })
 }
 
 fn not_of_redis() -> StoreError {

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::task::JoinSet;
 
+use crate::event_loop::register;
+
 /// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)), in
 /// milliseconds. Only Linux can be told so.
 #[cfg(target_os = "linux")]
@@ -70,14 +72,6 @@ impl Unix {
             writable: None,
         })
     }
-}
-
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe; a stream that is owned stays open"
-)]
-fn register(stream: StdUnixStream, interest: Interest) -> io::Result<AsyncFd<StdUnixStream>> {
-    AsyncFd::with_interest(stream, interest)
 }
 
 impl AsyncRead for Unix {

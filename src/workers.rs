@@ -6,8 +6,10 @@
 use std::io;
 use std::thread;
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+use crate::event_loop;
 
 /// Threads that run until this is dropped.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl Workers {
     /// Starts so many.
     pub(crate) fn start(count: usize) -> io::Result<Self> {
         let workers = (0..count).map(|_| {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let runtime = event_loop::build()?;
             let (running, dropped) = oneshot::channel();
             let worker = Worker {
                 runtime: runtime.handle().clone(),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abukiks::config::Config;
 use abukiks::counter::Counter;
+use abukiks::event_loop;
 use abukiks::metrics::Metrics;
 use abukiks::store::Store;
 use proptest::collection::vec;
@@ -108,7 +109,8 @@ async fn play(redis: &Redis, steps: &[Step]) -> Result<(), TestCaseError> {
     let config = Config::from_vars(settings).expect("settings");
     let metrics = Arc::new(Metrics::new("test"));
     let store = Store::new(&config).expect("a store");
-    let (counter, counting) = Counter::start(store, 1000, false, metrics.clone());
+    let started = Counter::start(store, 1000, false, metrics.clone());
+    let (counter, counting) = started.expect("a timer");
     let counter = Arc::new(counter);
 
     let clock = Arc::new(AtomicU64::new(0));
@@ -172,16 +174,13 @@ async fn settle(waiting: &mut Vec<JoinHandle<Outcome>>, model: &mut Model) {
 #[test]
 fn numbers_are_right_in_whatever_order_things_break() {
     let redis = Redis::start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let event_loop = event_loop::build().expect("an event loop");
     let cases = Cases {
         cases: 32,
         failure_persistence: None,
         ..Cases::default()
     };
     TestRunner::new(cases)
-        .run(&steps(), |steps| runtime.block_on(play(&redis, &steps)))
+        .run(&steps(), |steps| event_loop.block_on(play(&redis, &steps)))
         .unwrap_or_else(|error| panic!("{error}"));
 }

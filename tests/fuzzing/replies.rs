@@ -1,6 +1,11 @@
 //! Any bytes as what a Redis server answers: nothing panics, a visit has its answer in time, and no
 //! number but one that the server has said.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "time is what tokio says, and passes at once"
+)]
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -43,7 +48,8 @@ pub(crate) fn check(input: &[u8]) {
         .expect("a runtime");
     runtime.block_on(async {
         let metrics = Arc::new(Metrics::new("test"));
-        let (counter, counting) = Counter::start(store(), 1, false, metrics);
+        let started = Counter::start(store(), 1, false, metrics);
+        let (counter, counting) = started.expect("a timer");
         let arrived = Instant::now();
         let visit = counter.visit(arrived).await;
         assert!(arrived.elapsed() <= config.redis_timeout.0, "{visit:?}");

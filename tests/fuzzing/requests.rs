@@ -2,6 +2,11 @@
 //! what is well-formed is answered otherwise than with a refusal, and how the bytes are split on
 //! their way changes nothing.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "time is what tokio says, and passes at once"
+)]
+
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
@@ -77,7 +82,8 @@ fn serve<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
         let metrics = Arc::new(Metrics::new("test"));
         let output = Arc::new(Output::stdout(metrics.clone()).expect("stdout"));
         let store = Store::new(&CONFIG).expect("a store").reached_by(Nowhere);
-        let (counter, _) = Counter::start(store, 0, false, metrics.clone());
+        let started = Counter::start(store, 0, false, metrics.clone());
+        let (counter, _) = started.expect("a timer");
         let app = Arc::new(App {
             counter,
             metrics,
