@@ -10,9 +10,9 @@
 //! master), and each gets its own number. `page` says it as text, HTML or JSON, and [`telemetry`] writes one event, which
 //! [`output`] takes to stdout.
 //!
-//! Around it: [`config`] is every setting, [`lifecycle`] is how the process starts and ends,
-//! [`metrics`] is what it measures, `correlation` what ties a request to its traces elsewhere, and
-//! [`admin`] is what the one-off processes share.
+//! Around it: [`config`] is every setting, [`event_loop`] what a thread waits for, [`lifecycle`] how
+//! the process starts and ends, [`metrics`] what it measures, `correlation` what ties a request to its traces elsewhere, and
+//! [`admin`] what the one-off processes share.
 
 pub mod admin;
 pub mod config;

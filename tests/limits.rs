@@ -390,7 +390,7 @@ fn max_connections_follows_the_limit_of_open_files() {
     assert_eq!(max_connections(service), 5);
     // Each further thread needs some for itself.
     let service = start_with_files(&redis, 1024, &[("WORKER_THREADS", "3")]);
-    assert_eq!(max_connections(service), 981);
+    assert_eq!(max_connections(service), 978);
 }
 
 /// The reserve is enough: with every connection in use, Redis can still be reached.
