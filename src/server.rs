@@ -144,7 +144,10 @@ pub async fn run(
     );
     // Ends with this function, and not before: a drain may take longer than the watchdog waits.
     let mut reporting = JoinSet::new();
-    reporting.spawn(lifecycle::report(server.app.clone(), Clock::SYSTEM.timer()?));
+    reporting.spawn(lifecycle::report(
+        server.app.clone(),
+        Clock::SYSTEM.timer()?,
+    ));
 
     let mut sweep = Clock::SYSTEM.timer()?;
     let signal = tokio::select! {
