@@ -195,6 +195,8 @@ impl Counter {
             may_run_late: false,
             highest: None,
             introduced: false,
+            introduction: JoinSet::new(),
+            told: Arc::default(),
             trouble: "no answer in time".into(),
             went_back: false,
             fence,
@@ -293,25 +295,32 @@ struct Batcher {
     /// The count stands below `highest`, and that has been logged.
     went_back: bool,
     fence: bool,
-    /// The log has been told what kind of server this is.
+    /// The server that the link leads to is or has been asked what it can promise.
     introduced: bool,
+    introduction: JoinSet<()>,
+    /// What the log has been told of such a server last.
+    told: Arc<Mutex<String>>,
     /// What went wrong last on the way to Redis.
     trouble: Arc<str>,
     state: LinkState,
     metrics: Arc<Metrics>,
 }
 
-/// Tells the log and the metrics what this Redis can promise. On a connection of its own, for nobody
-/// is to wait for that.
-async fn introduce(store: Arc<Store>, metrics: Arc<Metrics>) {
-    // When it does not answer, the next visit finds out and says so.
+/// Tells the log and the metrics what this Redis can promise; the log only what it has not been `told`.
+/// On a connection of its own, for nobody is to wait for that.
+async fn introduce(store: Arc<Store>, metrics: Arc<Metrics>, told: Arc<Mutex<String>>) {
+    // When it does not answer, the next visit finds out and says so, and the next link introduces it.
     let Ok(Ok(server)) = store.clock().limit(store.budget(), store.server()).await else {
         return;
     };
     let durable = server.is_durable();
-    if let Some(durable) = durable {
-        metrics.tell_durable(durable);
+    metrics.tell_durable(durable);
+    let server = server.to_string();
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    if *told == server {
+        return;
     }
+    told.clone_from(&server);
     if durable == Some(false) {
         tracing::warn!("Redis is {server}");
     } else {
@@ -364,9 +373,7 @@ impl Batcher {
                 Ok(Ok(link)) => {
                     // The others are called off, and one that has just failed is not heard any more.
                     self.attempts = JoinSet::new();
-                    if !std::mem::replace(&mut self.introduced, true) {
-                        tokio::spawn(introduce(self.store.clone(), self.metrics.clone()));
-                    }
+                    self.introduced = false;
                     return Some(link);
                 }
                 Ok(Err(error)) => self.say_down(&error.to_string().into()),
@@ -458,6 +465,7 @@ impl Batcher {
         match answer {
             Ok(total) => {
                 self.say_up();
+                self.have_introduced();
                 for mut probe in self.probes.drain(..) {
                     probe.answer(Ok(()));
                 }
@@ -501,6 +509,19 @@ impl Batcher {
                 false
             }
         }
+    }
+
+    /// Has the server introduced, once for each link: one that can be reached but does not count is
+    /// left again at once.
+    fn have_introduced(&mut self) {
+        if std::mem::replace(&mut self.introduced, true) {
+            return;
+        }
+        let (store, metrics, told) = (&self.store, &self.metrics, &self.told);
+        let introduction = introduce(store.clone(), metrics.clone(), told.clone());
+        // That of an earlier link is called off.
+        self.introduction = JoinSet::new();
+        self.introduction.spawn(introduction);
     }
 
     /// Gives every visit of an applied batch its own number.

@@ -189,11 +189,15 @@ impl Metrics {
         self.limits[limit as usize].inc();
     }
 
-    /// Tells whether Redis keeps a counted visit through a crash, once that is known.
-    pub(crate) fn tell_durable(&self, durable: bool) {
-        self.redis_durable
-            .get_or_create(&[])
-            .set(i64::from(durable));
+    /// Tells whether Redis keeps a counted visit through a crash, where that is known.
+    pub(crate) fn tell_durable(&self, durable: Option<bool>) {
+        match durable {
+            None => self.redis_durable.clear(),
+            Some(durable) => {
+                let gauge = self.redis_durable.get_or_create(&[]);
+                gauge.set(i64::from(durable));
+            }
+        }
     }
 
     /// How many requests have been answered.
