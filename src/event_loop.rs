@@ -175,11 +175,11 @@ mod kernel {
         poll_fn(|context| {
             // An error: the event loop has ended, and nobody is polled any more.
             while let Ok(mut rung) = ready!(timer.poll_read_ready(context)) {
-                // Nothing to read: it has been set anew since it rang.
-                if rung
-                    .try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?))
-                    .is_ok()
-                {
+                let read = rustix::io::read(timer, &mut [0; 8]);
+                // Whatever it was, nothing is left to read before it rings again.
+                rung.clear_ready();
+                // Nothing at all: it has been set anew since it rang.
+                if read.is_ok() {
                     return Poll::Ready(());
                 }
             }
