@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::config::{Config, EX_CONFIG, SETTINGS};
 use crate::event_loop::{self, Clock};
-use crate::store::{Link, Store, StoreError};
+use crate::store::{Link, Store, StoreError, late};
 
 /// `sysexits.h`: the command was used in a wrong way.
 pub const EX_USAGE: u8 = 64;
@@ -81,13 +81,11 @@ pub fn run<A: clap::Parser>(
             .block_on(async {
                 let mut link = store.connect().await?;
                 let limit = config.redis_timeout.0;
-                let late = |_| {
-                    StoreError::Unreachable(format!("no answer within {}", config.redis_timeout))
-                };
+                let silent = format!("no answer within {}", config.redis_timeout);
                 Clock::SYSTEM
                     .limit(limit, task(arguments, &config, &mut link))
                     .await
-                    .map_err(late)?
+                    .map_err(|error| late(&error, &silent))?
             })
     });
     match done {

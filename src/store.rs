@@ -722,7 +722,7 @@ fn integer(text: &[u8]) -> Option<i64> {
 }
 
 /// Why something has not come to an end, which says `timed_out` where it took too long.
-fn late(error: &io::Error, timed_out: &str) -> StoreError {
+pub(crate) fn late(error: &io::Error, timed_out: &str) -> StoreError {
     StoreError::Unreachable(match error.kind() {
         io::ErrorKind::TimedOut => timed_out.to_owned(),
         _ => error.to_string(),

@@ -37,7 +37,7 @@ use tokio::io::{
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{sleep, timeout};
 use turmoil::net::{TcpListener, TcpStream};
 use turmoil::{Builder, Sim};
@@ -313,11 +313,9 @@ async fn service(world: Rc<World>) -> turmoil::Result {
     let metrics = Arc::new(Metrics::new("test"));
     let output = Arc::new(Output::stdout(metrics.clone())?);
     let (askers, mut asking) = unbounded_channel();
-    let mut links = JoinSet::new();
-    links.spawn_local(async move {
-        let mut links = JoinSet::new();
+    spawn_local(async move {
         while let Some(asker) = asking.recv().await {
-            links.spawn_local(link(asker));
+            spawn_local(link(asker));
         }
     });
     let store = Store::new(&config)?.reached_by(Link(askers));
