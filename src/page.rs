@@ -1,8 +1,11 @@
 //! The greeting, and what is said instead when there is none, as text, HTML and JSON.
 
+use std::io::Cursor;
 use std::str::FromStr as _;
+use std::sync::LazyLock;
 
-use bytes::Bytes;
+use bytes::buf::{Chain, Take};
+use bytes::{Buf as _, Bytes};
 use headers_accept::Accept;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -102,26 +105,57 @@ fn readable(all: &str) -> String {
     readable.collect::<Vec<_>>().join(",")
 }
 
+/// What is sent: text, then perhaps a number, and text after it. Where the text is the same for all, it
+/// is never put together.
+pub(crate) type Body = Chain<Bytes, Chain<Number, &'static [u8]>>;
+
+/// The digits of a number, or none.
+type Number = Take<Cursor<[u8; LONGEST_NUMBER]>>;
+
+/// `i64::MIN`, with its sign.
+const LONGEST_NUMBER: usize = 20;
+
+/// A body without a number.
+pub(crate) fn body(text: impl Into<Bytes>) -> Body {
+    around(text.into(), "", b"")
+}
+
+fn around(before: Bytes, number: &str, after: &'static [u8]) -> Body {
+    let mut digits = [0; LONGEST_NUMBER];
+    digits[..number.len()].copy_from_slice(number.as_bytes());
+    let number = Cursor::new(digits).take(number.len());
+    before.chain(number.chain(after))
+}
+
 /// Greets the visitor with this number.
-pub(crate) fn greeting(form: Form, number: i64) -> Bytes {
-    let mut digits = itoa::Buffer::new();
-    let number = digits.format(number);
-    match form {
-        Form::Text => ["Welcome to Abukiks! Visitor count: ", number].concat(),
+pub(crate) fn greeting(form: Form, number: i64) -> Body {
+    let [before, after] = match form {
+        Form::Text => ["Welcome to Abukiks! Visitor count: ", ""],
         Form::Json => [
             "{\"message\":\"Welcome to Abukiks!\",\"visitorCount\":",
-            number,
             "}",
-        ]
-        .concat(),
-        Form::Html => PAGE.replace("{title}", "Welcome to Abukiks!").replace(
-            "{main}",
-            &format!(
-                "<h1>Welcome to Abukiks!</h1>\n<p>Visitor count: <strong>{number}</strong></p>"
-            ),
-        ),
-    }
-    .into()
+        ],
+        Form::Html => GREETING.each_ref().map(String::as_str),
+    };
+    let mut digits = itoa::Buffer::new();
+    let number = digits.format(number);
+    around(
+        Bytes::from_static(before.as_bytes()),
+        number,
+        after.as_bytes(),
+    )
+}
+
+/// The page that greets, up to the number and after it.
+static GREETING: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let main = "<h1>Welcome to Abukiks!</h1>\n<p>Visitor count: <strong>{number}</strong></p>";
+    let page = filled_in("Welcome to Abukiks!", main);
+    let (before, after) = page.split_once("{number}").unwrap_or_default();
+    [before, after].map(str::to_owned)
+});
+
+fn filled_in(title: &str, main: &str) -> String {
+    PAGE.replace("{title}", title).replace("{main}", main)
 }
 
 /// Says what went wrong, with its content type. `detail` is a sentence for the visitor; it may hold
@@ -139,12 +173,7 @@ pub(crate) fn problem(form: Form, status: StatusCode, detail: &str) -> (HeaderVa
                 "<h1>{title}</h1>\n<p>{detail} <strong>{code}</strong></p>",
                 code = status.as_u16()
             );
-            (
-                form.content_type(),
-                PAGE.replace("{title}", title)
-                    .replace("{main}", &main)
-                    .into(),
-            )
+            (form.content_type(), filled_in(title, &main).into())
         }
         // RFC 9457. The type about:blank says: no more than the status means.
         Form::Json => {

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::response::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::counter::{Counter, Refusal};
 use crate::fields::Fields;
 use crate::framing::{self, Content, Fault};
 use crate::metrics::{self, Limit, Metrics};
-use crate::page::{self, Form};
+use crate::page::{self, Body, Form};
 use crate::telemetry::{Access, AccessLog};
 
 /// What every request may need.
@@ -119,16 +120,16 @@ impl Route {
 
 /// What a route decides; the rest of the answer is the same for all.
 struct Answer {
-    response: Response<Full<Bytes>>,
+    response: Response<Full<Body>>,
     bytes: u64,
     visit: Option<i64>,
 }
 
 impl Answer {
     fn new(status: StatusCode, content_type: HeaderValue, content: impl Into<Bytes>) -> Self {
-        let content = content.into();
-        let bytes = content.len() as u64;
-        let mut response = Response::new(Full::new(content));
+        let body = page::body(content);
+        let bytes = body.remaining() as u64;
+        let mut response = Response::new(Full::new(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         hold_place_of_request_id(headers);
@@ -149,13 +150,10 @@ impl Answer {
     }
 
     fn greeting(form: Form, number: i64) -> Self {
-        let content = page::greeting(form, number);
-        let bytes = content.len() as u64;
-        let mut response = Response::new(Full::new(content));
-        *response.headers_mut() = GREETING_HEADERS[form as usize].clone();
+        let body = page::greeting(form, number);
         Self {
-            response,
-            bytes,
+            bytes: body.remaining() as u64,
+            response: Response::from_parts(GREETING_HEADS[form as usize].clone(), Full::new(body)),
             visit: Some(number),
         }
     }
@@ -177,11 +175,11 @@ impl Answer {
     }
 }
 
-/// The headers of a greeting in each form, put together once and not for every visit.
-static GREETING_HEADERS: LazyLock<[HeaderMap; 3]> = LazyLock::new(|| {
+/// The head of a greeting in each form, put together once and not for every visit.
+static GREETING_HEADS: LazyLock<[Parts; 3]> = LazyLock::new(|| {
     Form::ALL.map(|form| {
         let greeting = without_content(form, StatusCode::OK);
-        greeting.response.into_parts().0.headers
+        greeting.response.into_parts().0
     })
 });
 
@@ -252,22 +250,12 @@ pub(crate) async fn answer<B>(
     app: &App,
     connection: &Connection,
     request: &Request<B>,
-) -> Response<Full<Bytes>> {
+) -> Response<Full<Body>> {
     let arrived = Instant::now();
     connection.goes_on_to(Doing::Answering);
-    let Asked {
-        route,
-        framing,
-        form,
-        prefetch,
-        request_id,
-        trace,
-    } = Asked::of(app, connection, request);
-    let Answer {
-        mut response,
-        bytes,
-        visit,
-    } = match framing {
+    let asked = Asked::of(app, connection, request);
+    let (form, route) = (asked.form, asked.route);
+    let mut answer = match asked.framing {
         Err(Fault::Malformed(what)) => Answer::problem(form, StatusCode::BAD_REQUEST, what),
         Err(Fault::TooLarge) => {
             app.metrics.hit(Limit::BodyBytes);
@@ -275,7 +263,7 @@ pub(crate) async fn answer<B>(
             Answer::problem(form, StatusCode::PAYLOAD_TOO_LARGE, detail)
         }
         // A browser throws it away, and asks again when the visit is real.
-        Ok(_) if prefetch && (request.method(), route) == (&Method::GET, Route::Root) => {
+        Ok(_) if asked.prefetch && (request.method(), route) == (&Method::GET, Route::Root) => {
             without_content(form, StatusCode::NO_CONTENT)
         }
         Ok(_) => match (request.method(), route) {
@@ -285,28 +273,28 @@ pub(crate) async fn answer<B>(
         },
     };
 
-    let headers = response.headers_mut();
-    put_request_id(headers, &request_id);
-    if framing != Ok(Content::None) || app.draining.load(Relaxed) {
+    let headers = answer.response.headers_mut();
+    put_request_id(headers, &asked.request_id);
+    if asked.framing != Ok(Content::None) || app.draining.load(Relaxed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let access = Access {
         method: Some(request.method()),
         path: request.uri().path(),
-        status: response.status(),
+        status: answer.response.status(),
         bytes: match *request.method() {
             Method::HEAD => 0,
-            _ => bytes,
+            _ => answer.bytes,
         },
         duration: arrived.elapsed(),
-        visit,
+        visit: answer.visit,
         client: connection.client.as_deref(),
-        request_id: &request_id,
-        trace: trace.as_ref(),
+        request_id: &asked.request_id,
+        trace: asked.trace.as_ref(),
     };
     app.account(route, &access);
     connection.goes_on_to(Doing::Answered);
-    response
+    answer.response
 }
 
 /// Accounts for a request that never became one: nobody can say what it asked for.
