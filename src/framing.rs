@@ -177,7 +177,9 @@ impl LineEnds {
             (self.in_line, self.after_cr) = (true, false);
         }
         let mut rest = received;
-        while let Some(end) = memchr::memchr(b'\n', rest) {
+        while !rest.is_empty()
+            && let Some(end) = memchr::memchr(b'\n', rest)
+        {
             let line = &rest[..end];
             if !line.last().map_or(self.after_cr, |last| *last == b'\r') {
                 return Some(self.heads);

@@ -20,8 +20,8 @@ use crate::stream::Stream;
 /// The most that is read of a reply, in bytes. The longest is that to `INFO`, of some kilobytes.
 const LONGEST_REPLY: usize = 1024 * 1024;
 
-/// What is read at first, in bytes. An answer to an increment is a tenth of that.
-const FIRST_READ: usize = 512;
+/// What is read at first, in bytes. An answer to an increment is shorter.
+const FIRST_READ: usize = 64;
 
 /// How much is shown of a reply that is none of Redis, in bytes.
 const WORDS_TO_SHOW: usize = 32;
@@ -148,18 +148,36 @@ fn bulk_string(received: &[u8]) -> Option<Range<usize>> {
     let [b'$', rest @ ..] = received else {
         return None;
     };
-    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
-    let (length, digits) = digits.fold((0_usize, 0_usize), |(length, digits), digit| {
-        let digit = usize::from(digit - b'0');
-        (length.saturating_mul(10).saturating_add(digit), digits + 1)
-    });
-    let begin = 1 + digits + 2;
+    let (length, rest) = number(rest)?;
+    let begin = received.len() - rest.len() + 2;
     let end = received.len().checked_sub(2)?;
-    let whole = digits > 0
-        && begin.checked_add(length)? == end
+    let whole = begin.checked_add(usize::try_from(length).ok()?)? == end
         && received[begin - 2..begin] == *b"\r\n"
         && received[end..] == *b"\r\n";
     whole.then_some(begin..end)
+}
+
+/// The number that a text begins with, and what follows it.
+pub(crate) fn number(text: &[u8]) -> Option<(i64, &[u8])> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    let (mut number, mut rest) = (0_i64, digits);
+    while let [digit @ b'0'..=b'9', more @ ..] = rest {
+        // There are more negative numbers than positive ones.
+        number = number
+            .checked_mul(10)?
+            .checked_sub(i64::from(digit - b'0'))?;
+        rest = more;
+    }
+    if rest.len() == digits.len() {
+        return None;
+    }
+    if !negative {
+        number = number.checked_neg()?;
+    }
+    Some((number, rest))
 }
 
 /// What answers is something else: an HTTP server, say. Its first words show what.
@@ -221,7 +239,7 @@ fn put_length(command: &mut Vec<u8>, kind: u8, length: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Value, bulk_string, parse, put_number, put_word};
+    use super::{Value, bulk_string, number, parse, put_number, put_word};
 
     #[test]
     fn a_number_is_put_as_a_word_is() {
@@ -234,12 +252,30 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_read_as_the_standard_library_reads_it() {
+        let edges = [i64::MIN, i64::MAX].map(i128::from);
+        let beside = edges.map(|edge| [edge - 1, edge, edge + 1]).concat();
+        let beside = beside.iter().map(ToString::to_string);
+        let others = ["0", "-0", "7", "007", "-12", "-", "", "x"].map(str::to_owned);
+        for text in beside.chain(others) {
+            let read = text.parse().ok();
+            let followed = text.clone() + " 1";
+            assert_eq!(number(text.as_bytes()), read.map(|read| (read, &b""[..])));
+            assert_eq!(
+                number(followed.as_bytes()),
+                read.map(|read| (read, &b" 1"[..]))
+            );
+        }
+    }
+
+    #[test]
     fn the_short_way_reads_what_the_parser_reads_or_leaves_it_alone() {
-        let replies: [&[u8]; 14] = [
+        let replies: [&[u8]; 15] = [
             b"$4\r\n12 0\r\n",
             b"$0\r\n\r\n",
             b"$2\r\n\r\n\r\n",
             b"$-1\r\n",
+            b"$-0\r\n\r\n",
             b"$\r\n\r\n",
             b"$4\r\n12 0\r",
             b"$4\r\n12 0\r\n\r\n",

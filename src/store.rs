@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::event_loop::Clock;
-use crate::resp::{Connection, Reply, put_command, put_number, put_word};
+use crate::resp::{Connection, Reply, number, put_command, put_number, put_word};
 use crate::sentinel::{self, Sentinels};
 pub use crate::stream::Stream;
 use crate::stream::{tcp, unix};
@@ -430,15 +430,13 @@ pub(crate) struct Total {
 
 impl Total {
     fn read(text: &[u8]) -> Result<Self, StoreError> {
-        let read = || {
-            let space = text.iter().position(|byte| *byte == b' ')?;
-            let text = std::str::from_utf8(text).ok()?;
-            Some(Self {
-                count: text[..space].parse().ok()?,
-                epoch: text[space + 1..].parse().ok()?,
-            })
-        };
-        read().ok_or_else(not_of_redis)
+        if let Some((count, [b' ', epoch @ ..])) = number(text)
+            && let Some((epoch, [])) = number(epoch)
+        {
+            Ok(Self { count, epoch })
+        } else {
+            Err(not_of_redis())
+        }
     }
 }
 
