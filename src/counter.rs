@@ -66,12 +66,13 @@ pub struct Counter {
     budget: Duration,
 }
 
-/// Where those who have come wait until the task that counts takes them in.
+/// Where those who have come wait for the task that counts.
 #[derive(Debug, Default)]
-struct Inbox(Mutex<Newcomers>);
+struct Inbox(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
-struct Newcomers {
+struct Waiting {
+    /// Those who belong to no batch yet, oldest first.
     visits: Vec<Waiter<i64>>,
     /// Those who want to know whether Redis answers, and count nothing.
     probes: Vec<Waiter<()>>,
@@ -81,29 +82,44 @@ struct Newcomers {
     idle: Option<Waker>,
 }
 
+impl Waiting {
+    fn is_nobody(&self) -> bool {
+        self.visits.is_empty() && self.probes.is_empty()
+    }
+
+    /// Those who left are forgotten.
+    fn forget_who_left(&mut self) {
+        self.visits.retain(|visit| !visit.has_left());
+        self.probes.retain(|probe| !probe.has_left());
+    }
+}
+
 impl Inbox {
-    fn newcomers(&self) -> MutexGuard<'_, Newcomers> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts somebody in. The first one wakes the task that counts; all who come until it runs join.
-    fn put(&self, put: impl FnOnce(&mut Newcomers)) {
-        let mut newcomers = self.newcomers();
-        put(&mut newcomers);
-        let idle = newcomers.idle.take();
-        drop(newcomers);
+    fn put(&self, put: impl FnOnce(&mut Waiting)) {
+        let mut waiting = self.waiting();
+        put(&mut waiting);
+        let idle = waiting.idle.take();
+        drop(waiting);
         if let Some(task) = idle {
             task.wake();
         }
     }
 
-    /// Waits until somebody comes, or nobody will come any more.
-    fn poll_changed(&self, context: &Context<'_>) -> Poll<()> {
-        let mut newcomers = self.newcomers();
-        if newcomers.closed || !newcomers.visits.is_empty() || !newcomers.probes.is_empty() {
-            return Poll::Ready(());
+    /// Waits until somebody is there: `true`. `false` when nobody will come any more.
+    fn poll_somebody(&self, context: &Context<'_>) -> Poll<bool> {
+        let mut waiting = self.waiting();
+        if !waiting.is_nobody() {
+            return Poll::Ready(true);
         }
-        newcomers.idle = Some(context.waker().clone());
+        if waiting.closed {
+            return Poll::Ready(false);
+        }
+        waiting.idle = Some(context.waker().clone());
         Poll::Pending
     }
 }
@@ -184,8 +200,7 @@ impl Counter {
             // A short budget wants a finer tick, or nobody would be given a chance at all.
             tick: TICK.min(budget / 8),
             store: Arc::new(store),
-            queue: Vec::new(),
-            probes: Vec::new(),
+            room: Vec::new(),
             attempts: JoinSet::new(),
             next_attempt: Instant::now(),
             batch: None,
@@ -218,7 +233,7 @@ impl Counter {
             return Err(Refusal::QueueFull);
         }
         let (waiter, number) = Waiter::until(arrived + self.budget);
-        self.inbox.put(|newcomers| newcomers.visits.push(waiter));
+        self.inbox.put(|waiting| waiting.visits.push(waiter));
         answer(number).await
     }
 
@@ -228,14 +243,14 @@ impl Counter {
     /// The [`Refusal`] that a visit would get.
     pub async fn probe(&self) -> Result<(), Refusal> {
         let (waiter, result) = Waiter::until(Instant::now() + self.budget);
-        self.inbox.put(|newcomers| newcomers.probes.push(waiter));
+        self.inbox.put(|waiting| waiting.probes.push(waiter));
         answer(result).await
     }
 }
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        self.inbox.put(|newcomers| newcomers.closed = true);
+        self.inbox.put(|waiting| waiting.closed = true);
     }
 }
 
@@ -276,9 +291,8 @@ struct Batcher {
     timer: Timer,
     /// How often deadlines are looked at, and so how long before its own a visit may be refused.
     tick: Duration,
-    /// Visits that belong to no batch yet, oldest first.
-    queue: Vec<Waiter<i64>>,
-    probes: Vec<Waiter<()>>,
+    /// Empty: where the next visits are to wait while those before them are counted.
+    room: Vec<Waiter<i64>>,
     attempts: JoinSet<Result<Link, StoreError>>,
     next_attempt: Instant,
     /// The batch that was sent and has no answer yet.
@@ -331,14 +345,8 @@ async fn introduce(store: Arc<Store>, metrics: Arc<Metrics>, told: Arc<Mutex<Str
 impl Batcher {
     async fn run(mut self) {
         let mut link = None;
-        loop {
-            let open = self.take_in();
-            if self.queue.is_empty() && self.probes.is_empty() && self.batch.is_none() {
-                if !open {
-                    break;
-                }
-                poll_fn(|context| self.inbox.poll_changed(context)).await;
-            } else if let Some(open) = &mut link {
+        while self.batch.is_some() || poll_fn(|context| self.inbox.poll_somebody(context)).await {
+            if let Some(open) = &mut link {
                 if !self.count(open).await {
                     link = None;
                 }
@@ -347,20 +355,6 @@ impl Batcher {
             }
         }
         self.clean_up(link).await;
-    }
-
-    /// Takes in whoever has come. Returns whether anybody can still come.
-    fn take_in(&mut self) -> bool {
-        let mut newcomers = self.inbox.newcomers();
-        if self.queue.is_empty() {
-            std::mem::swap(&mut self.queue, &mut newcomers.visits);
-        } else {
-            self.queue.append(&mut newcomers.visits);
-        }
-        if !newcomers.probes.is_empty() {
-            self.probes.append(&mut newcomers.probes);
-        }
-        !newcomers.closed
     }
 
     /// Waits for a link, and looks after those who wait for it, too. Returns after each thing that
@@ -390,7 +384,10 @@ impl Batcher {
     /// Has Redis count the next batch, or once more the last one. Returns whether the link is still
     /// to be trusted.
     async fn count(&mut self, link: &mut Link) -> bool {
-        let Some(mut batch) = self.batch.take().or_else(|| self.gather()) else {
+        if self.batch.is_none() {
+            self.batch = self.gather();
+        }
+        let Some(batch) = &mut self.batch else {
             return true;
         };
         let now = Instant::now();
@@ -400,7 +397,6 @@ impl Batcher {
             batch.until = self.until;
         }
         let (number, size, until) = (batch.number, batch.size, batch.until);
-        self.batch = Some(batch);
         let send_script = std::mem::take(&mut self.send_script);
         let increment = pin!(link.increment(number, size, until, send_script));
         let answer = self.answer_of(increment, now).await;
@@ -439,13 +435,14 @@ impl Batcher {
 
     /// Makes the next batch of whoever waits.
     fn gather(&mut self) -> Option<Batch> {
-        // A visitor who left while queued is not counted.
-        self.queue.retain(|visit| !visit.has_left());
-        self.probes.retain(|probe| !probe.has_left());
-        if self.queue.is_empty() && self.probes.is_empty() {
+        let mut waiting = self.inbox.waiting();
+        // A visitor who left meanwhile is not counted.
+        waiting.forget_who_left();
+        if waiting.is_nobody() {
             return None;
         }
-        let visits = std::mem::take(&mut self.queue);
+        let visits = std::mem::replace(&mut waiting.visits, std::mem::take(&mut self.room));
+        drop(waiting);
         if !visits.is_empty() {
             self.metrics.batch_visits.observe(visits.len() as f64);
         }
@@ -466,9 +463,7 @@ impl Batcher {
             Ok(total) => {
                 self.say_up();
                 self.have_introduced();
-                for mut probe in self.probes.drain(..) {
-                    probe.answer(Ok(()));
-                }
+                self.answer_probes(&Ok(()));
                 if let Some(batch) = self.batch.take() {
                     self.number(batch, total);
                 }
@@ -485,9 +480,7 @@ impl Batcher {
                 for mut visit in visits.into_iter().flatten() {
                     visit.answer(Err(Refusal::Uncountable(reason.clone())));
                 }
-                for mut probe in self.probes.drain(..) {
-                    probe.answer(Err(Refusal::Uncountable(reason.clone())));
-                }
+                self.answer_probes(&Err(Refusal::Uncountable(reason)));
                 true
             }
             // The batch stays, to be sent again, here as in the other cases that follow.
@@ -508,6 +501,13 @@ impl Batcher {
                 self.say_down(&refused.to_string().into());
                 false
             }
+        }
+    }
+
+    fn answer_probes(&self, answer: &Result<(), Refusal>) {
+        let probes = std::mem::take(&mut self.inbox.waiting().probes);
+        for mut probe in probes {
+            probe.answer(answer.clone());
         }
     }
 
@@ -555,11 +555,8 @@ impl Batcher {
         for (visit, number) in batch.visits.iter_mut().zip(first..=total.count) {
             visit.answer(Ok(number));
         }
-        if self.queue.is_empty() {
-            // The next ones take their places, which need not be made anew.
-            batch.visits.clear();
-            self.queue = batch.visits;
-        }
+        batch.visits.clear();
+        self.room = batch.visits;
     }
 
     /// Tells the log, once, that Redis has lost data or somebody changed the key.
@@ -607,30 +604,30 @@ impl Batcher {
 
     /// Refuses whoever would not get an answer in time. Returns whether the batch was given up.
     fn refuse_late_ones(&mut self) -> bool {
-        self.take_in();
-        // Those who left are forgotten: in an outage nothing else would do it.
-        self.queue.retain(|visit| !visit.has_left());
-        self.probes.retain(|probe| !probe.has_left());
+        let mut waiting = self.inbox.waiting();
+        // In an outage nothing else would do it.
+        waiting.forget_who_left();
         let soon = Instant::now() + self.tick;
         let reason = self.trouble.clone();
         let sent = self.batch.iter_mut().flat_map(|batch| &mut batch.visits);
         let mut refused = 0;
-        for visit in self.queue.iter_mut().chain(sent) {
+        for visit in waiting.visits.iter_mut().chain(sent) {
             refused += usize::from(visit.refuse_if_late(soon, &reason));
         }
-        for probe in &mut self.probes {
+        for probe in &mut waiting.probes {
             refused += usize::from(probe.refuse_if_late(soon, &reason));
         }
         if refused == 0 {
             return false;
         }
-        self.queue.retain(|visit| !visit.has_left());
-        self.probes.retain(|probe| !probe.has_left());
+        waiting.forget_who_left();
+        let probed = !waiting.probes.is_empty();
+        drop(waiting);
         self.say_down(&reason);
         self.batch
             .take_if(|batch| {
                 let counts_somebody = !batch.visits.iter().all(Waiter::is_answered);
-                let tells_somebody = batch.size == 0 && !self.probes.is_empty();
+                let tells_somebody = batch.size == 0 && probed;
                 !counts_somebody && !tells_somebody
             })
             .is_some()
