@@ -10,13 +10,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-use crate::routes::Route;
+use crate::routes::{CLIENT_CLOSED_REQUEST, Route};
 
 /// Content type of [`Metrics::render`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Every status that the service answers with.
-const STATUSES: [StatusCode; 10] = [
+/// Every status that the service answers with, or accounts for a request with that it could not answer.
+const STATUSES: [StatusCode; 11] = [
     StatusCode::OK,
     StatusCode::NO_CONTENT,
     StatusCode::BAD_REQUEST,
@@ -26,6 +26,7 @@ const STATUSES: [StatusCode; 10] = [
     StatusCode::PAYLOAD_TOO_LARGE,
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     StatusCode::URI_TOO_LONG,
+    CLIENT_CLOSED_REQUEST,
     StatusCode::SERVICE_UNAVAILABLE,
 ];
 

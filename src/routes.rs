@@ -245,6 +245,45 @@ impl Asked {
     }
 }
 
+/// The status under which a request is measured and logged that ended without an answer (nginx's).
+pub(crate) const CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => unreachable!(),
+};
+
+/// A request under way. It is measured and logged when it is over: answered, or dropped because its
+/// client has left or the process may wait no longer.
+struct Exchange<'a, B> {
+    app: &'a App,
+    connection: &'a Connection,
+    request: &'a Request<B>,
+    asked: Asked,
+    arrived: Instant,
+    status: StatusCode,
+    bytes: u64,
+    visit: Option<i64>,
+}
+
+impl<B> Drop for Exchange<'_, B> {
+    fn drop(&mut self) {
+        let access = Access {
+            method: Some(self.request.method()),
+            path: self.request.uri().path(),
+            status: self.status,
+            bytes: match *self.request.method() {
+                Method::HEAD => 0,
+                _ => self.bytes,
+            },
+            duration: self.arrived.elapsed(),
+            visit: self.visit,
+            client: self.connection.client.as_deref(),
+            request_id: &self.asked.request_id,
+            trace: self.asked.trace.as_ref(),
+        };
+        self.app.account(self.asked.route, &access);
+    }
+}
+
 /// Answers one request.
 pub(crate) async fn answer<B>(
     app: &App,
@@ -253,7 +292,17 @@ pub(crate) async fn answer<B>(
 ) -> Response<Full<Body>> {
     let arrived = Instant::now();
     connection.goes_on_to(Doing::Answering);
-    let asked = Asked::of(app, connection, request);
+    let mut exchange = Exchange {
+        app,
+        connection,
+        request,
+        asked: Asked::of(app, connection, request),
+        arrived,
+        status: CLIENT_CLOSED_REQUEST,
+        bytes: 0,
+        visit: None,
+    };
+    let asked = &exchange.asked;
     let (form, route) = (asked.form, asked.route);
     let mut answer = match asked.framing {
         Err(Fault::Malformed(what)) => Answer::problem(form, StatusCode::BAD_REQUEST, what),
@@ -278,21 +327,10 @@ pub(crate) async fn answer<B>(
     if asked.framing != Ok(Content::None) || app.draining.load(Relaxed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let access = Access {
-        method: Some(request.method()),
-        path: request.uri().path(),
-        status: answer.response.status(),
-        bytes: match *request.method() {
-            Method::HEAD => 0,
-            _ => answer.bytes,
-        },
-        duration: arrived.elapsed(),
-        visit: answer.visit,
-        client: connection.client.as_deref(),
-        request_id: &asked.request_id,
-        trace: asked.trace.as_ref(),
-    };
-    app.account(route, &access);
+    exchange.status = answer.response.status();
+    exchange.bytes = answer.bytes;
+    exchange.visit = answer.visit;
+    drop(exchange);
     connection.goes_on_to(Doing::Answered);
     answer.response
 }

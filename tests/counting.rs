@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use rustix::process::Signal;
 
 use crate::crowd::{Crowd, assert_ordered};
-use crate::support::{Redis, Service, eventually};
+use crate::support::{Redis, Service};
 
 /// A visit as bytes.
 const VISIT: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -18,13 +18,6 @@ fn calls(redis: &Redis, command: &str) -> u64 {
         .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     line.and_then(|line| line.split(',').next()?.parse().ok())
         .unwrap_or(0)
-}
-
-/// Waits until this many visits wait for their number.
-fn wait_for_waiting(service: &Service, count: u32) {
-    eventually("visits wait", || {
-        (service.metric("abukiks_waiting_visits") == f64::from(count)).then_some(())
-    });
 }
 
 #[test]
@@ -95,9 +88,9 @@ fn a_visit_never_gets_a_number_of_a_batch_that_was_sent_before_it_came() {
     assert_eq!(early.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     early.send(VISIT).expect("it listens");
-    wait_for_waiting(&service, 1);
+    service.wait_for_waiting(1);
     late.send(VISIT).expect("it listens");
-    wait_for_waiting(&service, 2);
+    service.wait_for_waiting(2);
     redis.process().signal(Signal::CONT);
     assert_eq!(early.read(false).expect("an answer").number(), 2);
     assert_eq!(late.read(false).expect("an answer").number(), 3);
@@ -112,23 +105,16 @@ fn a_visitor_who_left_while_queued_is_not_counted() {
     assert_eq!(patient.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     patient.send(VISIT).expect("it listens");
-    wait_for_waiting(&service, 1);
+    service.wait_for_waiting(1);
     let mut hasty = service.connect();
     hasty.send(VISIT).expect("it listens");
-    wait_for_waiting(&service, 2);
-    reset(hasty);
-    wait_for_waiting(&service, 1);
+    service.wait_for_waiting(2);
+    hasty.reset();
+    service.wait_for_waiting(1);
     redis.process().signal(Signal::CONT);
     assert_eq!(patient.read(false).expect("an answer").number(), 2);
     assert_eq!(patient.get("/").number(), 3);
     assert_eq!(redis.count(), 3);
-}
-
-/// Leaves as a browser that is closed does: with a reset.
-fn reset(client: crate::support::Client) {
-    let stream = client.stream.into_inner();
-    rustix::net::sockopt::set_socket_linger(&stream, Some(std::time::Duration::ZERO))
-        .expect("a socket");
 }
 
 #[test]
@@ -141,7 +127,7 @@ fn a_visitor_who_only_waits_is_counted() {
     waiting.send(VISIT).expect("it listens");
     let stream = waiting.stream.get_ref();
     stream.shutdown(Shutdown::Write).expect("it is open");
-    wait_for_waiting(&service, 1);
+    service.wait_for_waiting(1);
     redis.process().signal(Signal::CONT);
     assert_eq!(waiting.read(false).expect("an answer").number(), 2);
 }

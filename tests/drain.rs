@@ -220,9 +220,7 @@ fn with_a_visit_in_flight(redis: &Redis, settings: &[(&str, &str)]) -> (Service,
     redis.process().signal(Signal::STOP);
     let mut client = service.connect();
     client.send(REQUEST).unwrap();
-    eventually("the visit waits", || {
-        (service.metric("abukiks_waiting_visits") == 1.0).then_some(())
-    });
+    service.wait_for_waiting(1);
     (service, client)
 }
 

@@ -337,9 +337,7 @@ fn the_visit_beyond_max_waiting_visits_gets_503_at_once() {
     for client in &mut waiting {
         client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     }
-    eventually("both wait", || {
-        (service.metric("abukiks_waiting_visits") == 2.0).then_some(())
-    });
+    service.wait_for_waiting(2);
     let begun = Instant::now();
     let refused = service.get("/");
     assert!(

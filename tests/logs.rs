@@ -90,6 +90,47 @@ fn each_request_is_one_event_with_all_that_is_known_of_it() {
 }
 
 #[test]
+fn a_request_that_nobody_waits_for_any_more_is_an_event_too() {
+    let redis = Redis::start();
+    let service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("REDIS_TIMEOUT", "60s"),
+        ("DRAIN_LAME_DUCK", "0s"),
+        ("DRAIN_TIMEOUT", "1s"),
+    ]);
+    assert_eq!(service.get("/").number(), 1);
+    redis.process().signal(Signal::STOP);
+    let ask = |id: &str| {
+        let mut client = service.connect();
+        client
+            .send(format!(
+                "GET / HTTP/1.1\r\nHost: test\r\nX-Request-Id: {id}\r\n\r\n"
+            ))
+            .expect("it listens");
+        client
+    };
+    let hasty = ask("hasty");
+    service.wait_for_waiting(1);
+    hasty.reset();
+    service.wait_for_waiting(0);
+    let _patient = ask("patient");
+    service.wait_for_waiting(1);
+    let left = "abukiks_http_requests_total{route=\"/\",status=\"499\"}";
+    assert_eq!(service.metric(left), 1.0);
+    // The patient one is cut off when DRAIN_TIMEOUT has passed.
+    service.process.signal(Signal::TERM);
+    let events = service.whole_log();
+    for id in ["hasty", "patient"] {
+        let of_it = |line: &&String| line.contains(id);
+        let line = events.iter().find(of_it).expect("an event");
+        let event = json(line);
+        assert!(is_request(&event));
+        assert_eq!(event["http_status"], 499);
+        assert_eq!(event["visit"], Value::Null);
+    }
+}
+
+#[test]
 fn a_start_and_a_stop_are_events_too() {
     let redis = Redis::start();
     let service = Service::start(&redis);

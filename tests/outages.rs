@@ -4,7 +4,7 @@
 
 use crate::crowd::{Crowd, assert_exact};
 use crate::proxy::{Fate, Proxy};
-use crate::support::{Redis, Service, eventually, program};
+use crate::support::{Redis, Service, program};
 
 /// Checks that a log tells of one outage in a few lines: each of the ways in which it showed itself
 /// once, such as a connection that broke, then one that was refused.
@@ -51,9 +51,7 @@ fn a_visit_waits_for_redis_within_its_budget() {
     visitor
         .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         .expect("it listens");
-    eventually("the visit waits", || {
-        (service.metric("abukiks_waiting_visits") == 1.0).then_some(())
-    });
+    service.wait_for_waiting(1);
     redis.resume();
     assert_eq!(visitor.read(false).expect("an answer").number(), 1);
 }
@@ -141,9 +139,7 @@ fn a_reset_between_a_lost_answer_and_its_repetition_is_no_loss_of_data() {
     client
         .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         .expect("it listens");
-    eventually("the visit waits", || {
-        (service.metric("abukiks_waiting_visits") == 1.0).then_some(())
-    });
+    service.wait_for_waiting(1);
     let reset = program("reset-count", &[("REDIS_URL", &redis.url())]).output();
     assert!(reset.expect("it runs").status.success());
     // The visit that was under way, then those on top of the reset.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
@@ -306,6 +307,13 @@ impl Service {
         value.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
+    /// Waits until this many visits wait for their number.
+    pub(crate) fn wait_for_waiting(&self, visits: u32) {
+        eventually("visits wait", || {
+            (self.metric("abukiks_waiting_visits") == f64::from(visits)).then_some(())
+        });
+    }
+
     /// SIGTERM, then waits for the end.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::TERM);
@@ -434,6 +442,12 @@ impl Client {
     pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).map(|_| rest)
+    }
+
+    /// Leaves as a browser that is closed does.
+    pub(crate) fn reset(self) {
+        let stream = self.stream.into_inner();
+        set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket");
     }
 
     pub(crate) fn is_closed(&mut self) -> bool {

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::scene::{Scene, Stage};
 use super::{Fault, Seen, WITHIN_BUDGET};
 use crate::framing;
-use crate::support::{Client, PATIENCE, eventually, last_for};
+use crate::support::{PATIENCE, eventually, last_for};
 
 const VISIT: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
@@ -88,7 +87,7 @@ faults![
         inject: |scene| for turn in 0..400 {
             let mut client = scene.connect(turn);
             client.send(VISIT).expect("it listens");
-            reset(client);
+            client.reset();
             scene.gone();
         },
         ..WITHIN_BUDGET
@@ -101,7 +100,7 @@ faults![
             client
                 .send(&VISIT[..turn % VISIT.len()])
                 .expect("it listens");
-            reset(client);
+            client.reset();
         },
         ..WITHIN_BUDGET
     },
@@ -235,10 +234,4 @@ fn send_all<B: AsRef<[u8]>>(scene: &mut Scene, requests: &[B], times: usize) {
             scene.send(turn + index, request);
         }
     }
-}
-
-/// Leaves as a browser that is closed does.
-fn reset(client: Client) {
-    let stream = client.stream.into_inner();
-    set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket");
 }
