@@ -31,6 +31,9 @@ use crate::store::{Link, Store, StoreError, Total};
 /// Between two attempts to connect: at most ten a second.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(100);
 
+/// How many attempts may hang at one time. Each ends with the time budget of a visit.
+const MOST_ATTEMPTS: u32 = 8;
+
 /// How often deadlines are looked at, and so how far from its own a visit may be refused.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -202,7 +205,7 @@ impl Counter {
             store: Arc::new(store),
             room: Vec::new(),
             attempts: JoinSet::new(),
-            next_attempt: Instant::now(),
+            attempted: None,
             batch: None,
             next_batch: 1,
             until: 0,
@@ -294,7 +297,8 @@ struct Batcher {
     /// Empty: where the next visits are to wait while those before them are counted.
     room: Vec<Waiter<i64>>,
     attempts: JoinSet<Result<Link, StoreError>>,
-    next_attempt: Instant,
+    /// When the last of them began.
+    attempted: Option<Instant>,
     /// The batch that was sent and has no answer yet.
     batch: Option<Batch>,
     next_batch: u64,
@@ -376,6 +380,9 @@ impl Batcher {
             },
             () = self.timer.moment(self.tick) => {
                 self.refuse_late_ones();
+                if self.batch.is_none() && self.inbox.waiting().is_nobody() {
+                    self.attempts = JoinSet::new();
+                }
             }
         }
         None
@@ -463,9 +470,9 @@ impl Batcher {
             Ok(total) => {
                 self.say_up();
                 self.have_introduced();
-                self.answer_probes(&Ok(()));
                 if let Some(batch) = self.batch.take() {
-                    self.number(batch, total);
+                    let numbered = self.number(batch, total);
+                    self.answer_probes(&numbered);
                 }
                 true
             }
@@ -524,29 +531,25 @@ impl Batcher {
         self.introduction.spawn(introduction);
     }
 
-    /// Gives every visit of an applied batch its own number.
-    fn number(&mut self, mut batch: Batch, total: Total) {
+    /// Gives every visit of an applied batch its own number. An error when the fence forbids it.
+    fn number(&mut self, mut batch: Batch, total: Total) -> Result<(), Refusal> {
         let size = i64::try_from(batch.size).unwrap_or(i64::MAX);
         let first = total.count.saturating_sub(size).saturating_add(1);
-        if let Some(highest) = self.highest
-            && first <= highest.count
-        {
-            if total.epoch > highest.epoch {
-                tracing::info!(visit = first, "the count was reset");
-            } else {
+        if let Some(highest) = self.highest {
+            // An epoch that goes back is a loss of data, whatever the count: it was reset before.
+            if total.epoch < highest.epoch || total.epoch == highest.epoch && first <= highest.count
+            {
                 self.say_went_back(first, highest.count);
                 if self.fence {
-                    // The highest number stays, so this goes on until the count is above it. The
-                    // epoch may have gone back too: from here on it is a reset that raises it.
-                    self.highest = Some(Total {
-                        epoch: total.epoch,
-                        ..highest
-                    });
+                    // The highest number stays, so this goes on until the count is above it, or a reset
+                    // begins a new epoch.
                     for visit in &mut batch.visits {
                         visit.answer(Err(Refusal::Fenced));
                     }
-                    return;
+                    return Err(Refusal::Fenced);
                 }
+            } else if first <= highest.count {
+                tracing::info!(visit = first, "the count was reset");
             }
         }
         self.highest = Some(total);
@@ -557,6 +560,7 @@ impl Batcher {
         }
         batch.visits.clear();
         self.room = batch.visits;
+        Ok(())
     }
 
     /// Tells the log, once, that Redis has lost data or somebody changed the key.
@@ -578,10 +582,15 @@ impl Batcher {
     /// which hangs does not hide that Redis is back; the first to succeed is taken.
     fn attempt_to_connect(&mut self) {
         let now = Instant::now();
-        if now < self.next_attempt {
+        let pause = if self.attempts.is_empty() {
+            ATTEMPT_EVERY
+        } else {
+            ATTEMPT_EVERY.max(self.store.budget() / MOST_ATTEMPTS)
+        };
+        if self.attempted.is_some_and(|last| now < last + pause) {
             return;
         }
-        self.next_attempt = now + ATTEMPT_EVERY;
+        self.attempted = Some(now);
         self.metrics.redis_connection_attempts.inc();
         let store = self.store.clone();
         self.attempts.spawn(async move { store.connect().await });
@@ -605,8 +614,6 @@ impl Batcher {
     /// Refuses whoever would not get an answer in time. Returns whether the batch was given up.
     fn refuse_late_ones(&mut self) -> bool {
         let mut waiting = self.inbox.waiting();
-        // In an outage nothing else would do it.
-        waiting.forget_who_left();
         let soon = Instant::now() + self.tick;
         let reason = self.trouble.clone();
         let sent = self.batch.iter_mut().flat_map(|batch| &mut batch.visits);
@@ -617,13 +624,13 @@ impl Batcher {
         for probe in &mut waiting.probes {
             refused += usize::from(probe.refuse_if_late(soon, &reason));
         }
-        if refused == 0 {
-            return false;
-        }
+        // Nor does anybody hear who has left meanwhile: in an outage nothing else would forget them.
         waiting.forget_who_left();
         let probed = !waiting.probes.is_empty();
         drop(waiting);
-        self.say_down(&reason);
+        if refused > 0 {
+            self.say_down(&reason);
+        }
         self.batch
             .take_if(|batch| {
                 let counts_somebody = !batch.visits.iter().all(Waiter::is_answered);

@@ -2,9 +2,11 @@
 //! What it looks like from outside, under load, is in the fault suite; this is what takes one visit
 //! at a time to see.
 
+use rustix::process::Signal;
+
 use crate::crowd::{Crowd, assert_exact};
 use crate::proxy::{Fate, Proxy};
-use crate::support::{Redis, Service, program};
+use crate::support::{Redis, Service, eventually, program};
 
 /// Checks that a log tells of one outage in a few lines: each of the ways in which it showed itself
 /// once, such as a connection that broke, then one that was refused.
@@ -196,4 +198,43 @@ fn a_copy_of_a_batch_that_runs_late_counts_nothing() {
         assert!(late.is_err_and(|error| error.code() == Some("STALE")));
     }
     assert_eq!(redis.count(), 3);
+}
+
+#[test]
+fn whoever_asks_for_readiness_and_leaves_is_not_waited_for() {
+    let redis = Redis::start();
+    let mut service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("REDIS_TIMEOUT", "4s"),
+        ("DRAIN_LAME_DUCK", "0s"),
+    ]);
+    assert_eq!(service.get("/").number(), 1);
+    redis.process().signal(Signal::STOP);
+    let mut client = service.connect();
+    client
+        .send("GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n")
+        .expect("it listens");
+    // Half of its time has passed without an answer.
+    eventually("another connection is sought", || {
+        (service.metric("abukiks_redis_connection_attempts_total") > 1.0).then_some(())
+    });
+    client.reset();
+    service.process.signal(Signal::TERM);
+    eventually("the service has ended", || {
+        service.process.has_ended().then_some(())
+    });
+}
+
+#[test]
+fn attempts_to_connect_that_hang_are_few_and_end_when_nobody_waits() {
+    let redis = Redis::start();
+    redis.process().signal(Signal::STOP);
+    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "2s")]);
+    assert_eq!(service.get("/").status, 503);
+    assert!(service.metric("abukiks_redis_connection_attempts_total") <= 9.0);
+    redis.process().signal(Signal::CONT);
+    eventually("nobody but the test is connected", || {
+        let clients: String = redis.run(&["INFO", "clients"]);
+        clients.contains("connected_clients:1\r").then_some(())
+    });
 }
