@@ -49,7 +49,7 @@ in
   COUNTER_KEY = setting text "visitorCount" "Redis key that holds the count, a plain integer.";
   COUNTER_FENCE =
     setting switch true
-      "Refuse visits with 503 while the count stands below a number already given out, until it is raised or `reset-count` is run.";
+      "Refuse visits with 503 while the count stands below a number already given out, until `reset-count` is run; raising it helps too, unless a reset was lost with it.";
   MIN_REPLICAS_ACK =
     setting types.ints.u32 1
       "Replicas of Redis that must have a visit before it gets its number. With too few in time the visitor gets 503.";

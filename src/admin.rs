@@ -76,17 +76,22 @@ pub fn run<A: clap::Parser>(
         }
     };
     let done = prepare().and_then(|(config, store)| {
-        event_loop::build()
-            .map_err(|error| Failure::new(EX_UNAVAILABLE, error))?
-            .block_on(async {
-                let mut link = store.connect().await?;
-                let limit = config.redis_timeout.0;
-                let silent = format!("no answer within {}", config.redis_timeout);
-                Clock::SYSTEM
-                    .limit(limit, task(arguments, &config, &mut link))
-                    .await
-                    .map_err(|error| late(&error, &silent))?
-            })
+        let runtime = event_loop::build().map_err(|error| Failure::new(EX_UNAVAILABLE, error))?;
+        let done = runtime.block_on(async {
+            let mut link = store.connect().await?;
+            let limit = config.redis_timeout.0;
+            let silent = format!(
+                "no answer within {}, and what was asked for may have been done all the same",
+                config.redis_timeout
+            );
+            Clock::SYSTEM
+                .limit(limit, task(arguments, &config, &mut link))
+                .await
+                .map_err(|error| late(&error, &silent))?
+        });
+        // Dropping it would wait for a name lookup that hangs.
+        runtime.shutdown_background();
+        done
     });
     match done {
         Ok(text) => print(&text),

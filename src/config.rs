@@ -100,7 +100,7 @@ settings! {
     REDIS_TIMEOUT redis_timeout: Period = "1s";
     /// Redis key that holds the count, a plain integer.
     COUNTER_KEY counter_key: NonEmpty = "visitorCount";
-    /// Refuse visits with 503 while the count stands below a number already given out (a Redis that lost data), until it is raised or `reset-count` is run.
+    /// Refuse visits with 503 while the count stands below a number already given out (a Redis that lost data), until `reset-count` is run; raising it helps too, unless a reset was lost with it.
     COUNTER_FENCE counter_fence: Switch = "off";
     /// Replicas of Redis that must have a visit before it gets its number. With too few in time the visitor gets 503. 0 asks none of them.
     MIN_REPLICAS_ACK min_replicas_ack: AtLeast<0> = "0";
@@ -760,13 +760,18 @@ impl RedisUrl {
         matches!(self.connection.addr(), redis::ConnectionAddr::TcpTls { .. })
     }
 
-    /// One server, by a URL with no other parameters than these.
+    /// One server, by a URL with no other parameters than these and those of a path.
     fn of_server(text: &str, parameters: &[&str]) -> Option<Self> {
         let connection = text.into_connection_info().ok()?;
+        // For a host, these stand before it and after, and would be ignored here.
+        let of_path: &[_] = match connection.addr() {
+            redis::ConnectionAddr::Unix(_) => &["db", "user", "pass"],
+            _ => &[],
+        };
         let mut url = redis::parse_redis_url(text)?;
         // A `?` or `#` that stands raw in a password ends the host before its time: what follows
         // would be shown as if it were no secret, and the connection would go somewhere else.
-        let known = |name: &str| parameters.contains(&name);
+        let known = |name: &str| parameters.contains(&name) || of_path.contains(&name);
         if url.fragment().is_some() || url.query_pairs().any(|(name, _)| !known(&name)) {
             return None;
         }
@@ -857,7 +862,7 @@ impl FromSetting for RedisUrl {
     fn read(text: &str) -> Option<Self> {
         match text.split_once("+sentinel://") {
             Some((scheme @ ("redis" | "rediss"), rest)) => Self::behind_sentinels(scheme, rest),
-            _ => Self::of_server(text, &["protocol", "db", "user", "pass"]),
+            _ => Self::of_server(text, &["protocol"]),
         }
     }
 }

@@ -126,7 +126,9 @@ impl Connection {
 
 /// The command that logs in, and says which version of the protocol is to be spoken.
 fn login(settings: &RedisConnectionInfo) -> Option<Cmd> {
-    let (user, password) = (settings.username(), settings.password());
+    let user = settings.username();
+    // A user that needs no password takes any.
+    let password = settings.password().or(user.map(|_| ""));
     if settings.protocol().supports_resp3() {
         let mut hello = redis::cmd("HELLO");
         hello.arg(3);

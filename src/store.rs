@@ -43,14 +43,9 @@ use crate::tls::Tls;
 /// 10^14 on when they become text: a total beyond that is read back.
 const INCREMENT: &str = include_str!("increment.lua");
 
-/// Sets the count and marks that it was meant. `GET` comes first: at a key of another type it
-/// fails, and then nothing has been changed.
-const RESET: &str = r"
-local old = redis.call('GET', KEYS[1])
-redis.call('INCR', KEYS[2])
-redis.call('SET', KEYS[1], ARGV[1])
-return old
-";
+/// Sets the count and marks that it was meant, unless it comes so late that whoever asked for it has
+/// been told that it failed.
+const RESET: &str = include_str!("reset.lua");
 
 /// How long after a batch is first sent its memory lasts.
 ///
@@ -96,7 +91,7 @@ pub trait Connector: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 struct Keys {
     counter: String,
-    /// Counts the resets, so that a process can tell one from a loss of data.
+    /// Each reset begins another one, so that a process can tell a reset from a loss of data.
     epoch: String,
     /// This process's last batch.
     producer: String,
@@ -196,7 +191,10 @@ impl From<RedisError> for StoreError {
             kind => match error.code() {
                 // In the words of Redis, which are what people search for.
                 Some(code) => {
-                    let said = format!("{code} {}", error.detail().unwrap_or_default());
+                    let detail = error.detail().unwrap_or_default();
+                    // Of a command that it does not know, Redis says the words. A password may be one.
+                    let (detail, _words) = detail.split_once(", with args").unwrap_or((detail, ""));
+                    let said = format!("{code} {detail}");
                     match kind {
                         // The keys are on their way to another node of a Redis Cluster. No outage:
                         // the next connection leads to them.
@@ -283,7 +281,9 @@ impl Store {
             return self.dial(&self.server).await;
         };
         let mut trouble = StoreError::Unreachable("there is no Sentinel to ask".to_owned());
-        // Whichever fails or hangs, the next one may know better, and the next attempt begins there.
+        // Whichever fails or hangs, the next one may know better, and the next attempt begins there. All
+        // have their turn within the budget.
+        let turn = self.budget / (sentinels.count() + 1);
         for node in sentinels.in_turn() {
             let opening = async {
                 let (host, port) = sentinels.ask(&mut self.dial(node).await?).await?;
@@ -291,7 +291,7 @@ impl Store {
                 sentinel::check_is_master(&mut connection).await?;
                 Ok(connection)
             };
-            trouble = match self.clock.limit(self.patience, opening).await {
+            trouble = match self.clock.limit(turn, opening).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => error,
                 Err(error) => {
@@ -380,6 +380,7 @@ impl Store {
                 keys: self.keys.clone(),
                 min_replicas: self.min_replicas,
                 patience: self.patience,
+                budget: self.budget,
             })
         };
         match self.clock.limit(self.budget, connecting).await {
@@ -417,6 +418,7 @@ pub struct Link {
     keys: Arc<Keys>,
     min_replicas: i64,
     patience: Duration,
+    budget: Duration,
 }
 
 /// What came of a batch.
@@ -424,7 +426,7 @@ pub struct Link {
 pub(crate) struct Total {
     /// The count after the batch: the number of its last visit.
     pub(crate) count: i64,
-    /// How often the count had been reset by then.
+    /// Later after each reset.
     pub(crate) epoch: i64,
 }
 
@@ -451,8 +453,13 @@ impl fmt::Debug for Link {
 impl Link {
     /// Until when a batch that is sent `now` is to be remembered, in Unix seconds of this Redis.
     pub(crate) fn remember_until(&self, now: Instant) -> u64 {
+        self.time_after(now, MEMORY)
+    }
+
+    /// What the clock of this Redis shows so long after `now`, or up to a second less.
+    fn time_after(&self, now: Instant, time: Duration) -> u64 {
         let (seconds, then) = self.time;
-        seconds + (now.saturating_duration_since(then) + MEMORY).as_secs()
+        seconds + (now.saturating_duration_since(then) + time).as_secs()
     }
 
     /// Counts `visits` up, at most once for each `batch`, which Redis remembers `until` then, and
@@ -545,19 +552,29 @@ impl Link {
     /// script: a visit counted meanwhile is either in the old value or on top of the new one.
     ///
     /// # Errors
-    /// [`StoreError::Uncountable`] when the key holds no text at all; then nothing is changed.
+    /// [`StoreError::Uncountable`] when the key holds no text at all; then nothing is changed. After
+    /// [`StoreError::Unreachable`] it may or may not have been; it is not any more when the time budget
+    /// of a visit has passed, and a second for the clock of Redis.
     pub async fn reset(&mut self, to: i64) -> Result<Option<String>, StoreError> {
+        let until = self.time_after(Instant::now(), self.budget) + 1;
         let mut reset = redis::cmd("EVAL");
         reset
             .arg(RESET)
             .arg(2)
             .arg(&self.keys.counter)
             .arg(&self.keys.epoch)
-            .arg(to);
-        match self.connection.ask::<Option<Vec<u8>>>(&reset).await {
-            Ok(held) => Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
-            Err(error) => Err(self.explain(error.into()).await),
-        }
+            .arg(to)
+            .arg(until);
+        let error = match self.connection.ask::<Option<Vec<u8>>>(&reset).await {
+            Ok(held) => return Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
+            Err(error) => error.into(),
+        };
+        Err(match self.explain(error).await {
+            StoreError::Unreachable(why) => {
+                StoreError::Unreachable(format!("{why}; the count may have been set all the same"))
+            }
+            other => other,
+        })
     }
 
     /// What stands at the counter's key, as text; `None` when there is nothing.

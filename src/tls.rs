@@ -3,6 +3,7 @@
 //! Certificates are read once, at start, where a bad one can still be told as a setting that is wrong.
 //! What every connection has in common is put together there too, so that sessions can be resumed.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{Config, Optional};
+use crate::config::Config;
 use crate::stream::tcp;
 
 /// Whom to trust, and who this is.
@@ -32,18 +33,18 @@ impl std::fmt::Debug for Tls {
 /// TLS settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {
-    /// A file has no certificate or key in it, or cannot be read.
-    #[error("{name}={} cannot be used ({error}); it takes a PEM file", file.display())]
+    /// A file cannot be read, or what is in it cannot be used.
+    #[error("{name}={} cannot be used ({error}); it takes a PEM file of {}", file.display(), takes(name))]
     File {
         /// The setting.
         name: &'static str,
         /// The file that it names.
         file: PathBuf,
         /// What is wrong with it.
-        error: pem::Error,
+        error: Box<dyn Error + Send + Sync>,
     },
-    /// Certificates that do not fit their key, and the like.
-    #[error("the TLS settings of Redis cannot be used: {0}")]
+    /// The library cannot be used as it was built.
+    #[error("no TLS: {0}")]
     Rustls(#[from] rustls::Error),
     /// The URL's host is neither a name nor an address.
     #[error("REDIS_URL names a host that no certificate can be made for: {0}")]
@@ -65,9 +66,11 @@ impl Tls {
             _ => return Err(TlsSetupError::Insecure),
         };
         let mut roots = RootCertStore::empty();
-        if let Some(authorities) = certificates("REDIS_CA_FILE", &config.redis_ca_file)? {
-            for authority in authorities {
-                roots.add(authority)?;
+        if let Some(file) = &config.redis_ca_file.0 {
+            for authority in certificates(CA_FILE, file)? {
+                roots
+                    .add(authority)
+                    .map_err(|error| in_file(CA_FILE, file, error))?;
             }
         } else {
             // One that cannot be read is no reason to distrust the others.
@@ -77,12 +80,16 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
-        let own = certificates("REDIS_CERT_FILE", &config.redis_cert_file)?;
-        let client = match (own, &config.redis_key_file.0) {
-            (Some(chain), Some(file)) => {
-                let key = PrivateKeyDer::from_pem_file(file)
-                    .map_err(|error| in_file("REDIS_KEY_FILE", file, error))?;
-                builder.with_client_auth_cert(chain, key)?
+        let client = match (&config.redis_cert_file.0, &config.redis_key_file.0) {
+            (Some(cert_file), Some(key_file)) => {
+                let chain = certificates(CERT_FILE, cert_file)?;
+                let key = PrivateKeyDer::from_pem_file(key_file)
+                    .map_err(|error| in_file(KEY_FILE, key_file, error))?;
+                let client = builder.with_client_auth_cert(chain, key);
+                client.map_err(|error| match error {
+                    rustls::Error::InvalidCertificate(_) => in_file(CERT_FILE, cert_file, error),
+                    _ => in_file(KEY_FILE, key_file, error),
+                })?
             }
             _ => builder.with_no_client_auth(),
         };
@@ -119,24 +126,37 @@ fn lasting(error: io::Error) -> io::Error {
 /// The certificates in the file that a setting names, at least one.
 fn certificates(
     name: &'static str,
-    file: &Optional<PathBuf>,
-) -> Result<Option<Vec<CertificateDer<'static>>>, TlsSetupError> {
-    let Some(file) = &file.0 else {
-        return Ok(None);
-    };
+    file: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
         .map_err(|error| in_file(name, file, error))?;
     if certificates.is_empty() {
         return Err(in_file(name, file, pem::Error::NoItemsFound));
     }
-    Ok(Some(certificates))
+    Ok(certificates)
 }
 
-fn in_file(name: &'static str, file: &Path, error: pem::Error) -> TlsSetupError {
+const CA_FILE: &str = "REDIS_CA_FILE";
+const CERT_FILE: &str = "REDIS_CERT_FILE";
+const KEY_FILE: &str = "REDIS_KEY_FILE";
+
+fn takes(name: &str) -> &'static str {
+    match name {
+        CA_FILE => "the certificates to trust",
+        CERT_FILE => "a certificate and those that vouch for it",
+        _ => "the key that belongs to REDIS_CERT_FILE",
+    }
+}
+
+fn in_file(
+    name: &'static str,
+    file: &Path,
+    error: impl Into<Box<dyn Error + Send + Sync>>,
+) -> TlsSetupError {
     TlsSetupError::File {
         name,
         file: file.to_owned(),
-        error,
+        error: error.into(),
     }
 }

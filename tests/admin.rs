@@ -232,3 +232,26 @@ fn a_reset_while_instances_count_separates_the_visits_before_from_those_after() 
         service.log_line("the count was reset");
     }
 }
+
+/// A copy that was delayed on its way, whoever asked having been told that nobody answers.
+#[test]
+fn a_reset_that_comes_too_late_changes_nothing() {
+    let redis = Redis::start();
+    let () = redis.run(&["SET", "visitorCount", "5"]);
+    let script = include_str!("../src/reset.lua");
+    let reset = |until: u64| {
+        let mut connection = redis.connect();
+        redis::cmd("EVAL")
+            .arg(script)
+            .arg(&["2", "visitorCount", "{visitorCount}:epoch", "0"])
+            .arg(until)
+            .query::<i64>(&mut connection)
+    };
+    let (now, _): (u64, u64) = redis.run(&["TIME"]);
+    let late = reset(now - 1).expect_err("too late");
+    assert!(late.to_string().contains("STALE"), "{late}");
+    assert_eq!(redis.count(), 5);
+    assert!(!redis.run::<bool>(&["EXISTS", "{visitorCount}:epoch"]));
+    assert_eq!(reset(now + 60).expect("in time"), 5);
+    assert_eq!(redis.count(), 0);
+}

@@ -78,6 +78,9 @@ const CASES: &[Case] = &[
             "redis://db:secret/",
             "redis://db/secret",
             "://secret",
+            // What only a path takes.
+            "redis://db/?db=3",
+            "redis://db/?user=u&pass=secret",
             // A character that ends the host before its time.
             "redis://:secret#x@db/",
             "redis://u:12?secret@db/",
@@ -523,6 +526,38 @@ fn check_config_refuses_whatever_the_service_refuses() {
             stderr.contains("REDIS_CA_FILE") && stderr.contains("PEM"),
             "{stderr}"
         );
+    }
+}
+
+#[test]
+fn a_certificate_or_key_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, content).unwrap();
+        file.display().to_string()
+    };
+    let identity = rcgen::generate_simple_self_signed(["db".to_owned()]).unwrap();
+    let good = write("good.pem", &identity.cert.pem());
+    let key = write("key.pem", &identity.signing_key.serialize_pem());
+    let other = rcgen::KeyPair::generate().unwrap();
+    let other = write("other.pem", &other.serialize_pem());
+    let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let bad = write("bad.pem", bad);
+    for (authority, certificate, key, named) in [
+        (&bad, &good, &key, "REDIS_CA_FILE="),
+        (&good, &bad, &key, "REDIS_CERT_FILE="),
+        (&good, &good, &other, "REDIS_KEY_FILE="),
+    ] {
+        let settings = [
+            ("REDIS_URL", "rediss://db/"),
+            ("REDIS_CA_FILE", authority),
+            ("REDIS_CERT_FILE", certificate),
+            ("REDIS_KEY_FILE", key),
+        ];
+        let (code, _, stderr) = run(&settings, &["--check-config"]);
+        assert_eq!(code, Some(78), "{stderr}");
+        assert!(stderr.starts_with(named), "{named} in {stderr}");
     }
 }
 

@@ -71,6 +71,44 @@ fn every_scheme_takes_a_user_a_password_and_a_database() {
 }
 
 #[test]
+fn a_user_without_a_password_is_one_too() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(&redis);
+    redis.run::<()>(&["ACL", "SETUSER", "default", "-incrby"]);
+    redis.run::<()>(&["ACL", "SETUSER", "visitor", "on", "nopass", "~*", "+@all"]);
+    for protocol in ["", "?protocol=resp3"] {
+        let url = format!("redis://visitor@{}/2{protocol}", proxy.address());
+        let service = Service::start_with(&[("REDIS_URL", &url)]);
+        assert_eq!(service.get("/").number(), 1, "{url}");
+        assert_eq!(take_count(&redis, 2), Some(1), "{url}");
+    }
+}
+
+/// Redis says the words of a command that it does not know.
+#[test]
+fn a_redis_that_knows_no_login_tells_nobody_the_password() {
+    for (command, protocol) in [("AUTH", "resp2"), ("HELLO", "resp3")] {
+        let redis = Redis::start_with(&["--rename-command", command, ""]);
+        let path = redis.socket().display().to_string();
+        let url = format!("unix://{path}?user=visitor&pass=secret1&protocol={protocol}");
+        let task = program("show-count", &[("REDIS_URL", &url)]).output();
+        let task = task.expect("it runs");
+        assert_eq!(task.status.code(), Some(69));
+        let mut said = String::from_utf8(task.stderr).expect("text");
+        assert!(
+            said.contains(&format!("unknown command '{command}'")),
+            "{said}"
+        );
+        let mut service = Service::start_with(&[("REDIS_URL", &url), ("LOG_LEVEL", "trace")]);
+        assert_eq!(service.get("/").status, 503);
+        said += &service.get("/readyz").body;
+        service.stop();
+        said += &service.whole_log().concat();
+        assert!(!said.contains("secret1"), "{said}");
+    }
+}
+
+#[test]
 fn resp3_is_spoken_when_it_is_asked_for() {
     let redis = Redis::start();
     let service = Service::start_with(&[("REDIS_URL", &format!("{}?protocol=resp3", redis.url()))]);
