@@ -1,11 +1,13 @@
 //! Accepts connections within the limits, watches over them, and drains them at the end.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -229,15 +231,16 @@ impl Async {
         })
     }
 
-    async fn accept(&self) -> io::Result<(Socket, Connection)> {
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Socket, Connection)>> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, client) = listener.accept().await?;
-                Ok(accepted_tcp(stream, client))
+                let accepted = ready!(listener.poll_accept(context));
+                Poll::Ready(accepted.map(|(stream, client)| accepted_tcp(stream, client)))
             }
             Self::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Socket::Unix(stream), Connection::new(None)))
+                let accepted = ready!(listener.poll_accept(context));
+                let accepted = accepted.map(|(stream, _)| Socket::Unix(stream));
+                Poll::Ready(accepted.map(|socket| (socket, Connection::new(None))))
             }
         }
     }
@@ -301,21 +304,28 @@ impl Server {
 
     async fn accept_all(self: Arc<Self>, listener: &Async, mut back_off: Timer) {
         let mut failing = false;
+        let mut waited_for = None;
         loop {
-            // The permit comes before the connection, so that one too many waits in the backlog.
-            let permit = match self.permits.clone().try_acquire_owned() {
-                Ok(permit) => permit,
-                Err(_) => {
-                    self.app.metrics.hit(Limit::Connections);
-                    // The semaphore is never closed.
-                    let Ok(permit) = self.permits.clone().acquire_owned().await else {
-                        return;
-                    };
-                    permit
-                }
+            // The permit comes before the connection, so that one too many waits in the backlog. Nobody
+            // holds one while there is no connection: the next may come to another socket.
+            let accepted = poll_fn(|context| {
+                let permit = waited_for
+                    .take()
+                    .or_else(|| self.permits.clone().try_acquire_owned().ok());
+                let Some(permit) = permit else {
+                    return Poll::Ready(None);
+                };
+                let accepted = ready!(listener.poll_accept(context));
+                Poll::Ready(Some(accepted.map(|accepted| (accepted, permit))))
+            });
+            let Some(accepted) = accepted.await else {
+                self.app.metrics.hit(Limit::Connections);
+                // The semaphore is never closed.
+                waited_for = self.permits.clone().acquire_owned().await.ok();
+                continue;
             };
-            match listener.accept().await {
-                Ok((socket, connection)) => {
+            match accepted {
+                Ok(((socket, connection), permit)) => {
                     failing = false;
                     self.serve(socket, connection, Some(permit));
                 }

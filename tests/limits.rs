@@ -2,13 +2,16 @@
 //! logged and counted like any other.
 
 use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{Client, PATIENCE, Redis, Service, eventually, program};
+use crate::support::{
+    Client, PATIENCE, Redis, Service, activated, eventually, held_socket, program,
+};
 
 fn start(redis: &Redis, settings: &[(&str, &str)]) -> Service {
     let url = redis.url();
@@ -146,15 +149,19 @@ fn a_target_that_is_too_long_gets_431_or_414() {
 fn slow_headers_get_408_after_header_timeout() {
     let redis = Redis::start();
     let mut service = start(&redis, &[("HEADER_TIMEOUT", "1s")]);
-    // On a fresh connection, and on one that has been used before.
+    let whole = "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n";
+    let part = "GET / HTTP/1.1\r\nHost: te";
+    // On a fresh connection, on one that has been used before, and together with the request before.
     let mut told = Vec::new();
-    for used in [false, true] {
+    for parts in [&[part][..], &[whole, part], &[&[whole, part].concat()]] {
         let mut client = service.connect();
-        if used {
-            client.get("/healthz");
-        }
         let begun = Instant::now();
-        client.send("GET / HTTP/1.1\r\nHost: te").unwrap();
+        for part in parts {
+            client.send(part).unwrap();
+            if part.starts_with(whole) {
+                assert_eq!(client.read(false).unwrap().status, 200);
+            }
+        }
         let late = client.read(false).unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(990));
         assert_eq!(late.status, 408);
@@ -164,8 +171,8 @@ fn slow_headers_get_408_after_header_timeout() {
     }
     service.log_line("\"http_status\":408");
     // Those that are told once are not counted again while their clients hold them open.
-    assert_eq!(hits(&service, "header_timeout"), 2.0);
-    assert_eq!(malformed(&service, 408), 2.0);
+    assert_eq!(hits(&service, "header_timeout"), 3.0);
+    assert_eq!(malformed(&service, 408), 3.0);
     assert_eq!(redis.count(), 0);
 }
 
@@ -202,6 +209,24 @@ fn an_idle_connection_is_closed_after_keep_alive_timeout() {
     used.get("/");
     assert!(used.is_closed(), "closed without a word");
     assert!(begun.elapsed() >= Duration::from_millis(990));
+    assert_eq!(hits(&service, "keep_alive_timeout"), 1.0);
+    assert_eq!(malformed(&service, 408), 0.0, "nothing was begun");
+}
+
+/// Empty lines before a request mean nothing (RFC 9112, section 2.2).
+#[test]
+fn an_empty_line_begins_no_request() {
+    let redis = Redis::start();
+    let settings = [("KEEP_ALIVE_TIMEOUT", "2s"), ("HEADER_TIMEOUT", "1s")];
+    let service = start(&redis, &settings);
+    for used in [false, true] {
+        let mut client = service.connect();
+        if used {
+            client.get("/healthz");
+        }
+        client.send("\r\n").unwrap();
+        assert!(client.is_closed(), "closed without a word");
+    }
     assert_eq!(hits(&service, "keep_alive_timeout"), 1.0);
     assert_eq!(malformed(&service, 408), 0.0, "nothing was begun");
 }
@@ -324,6 +349,28 @@ fn the_connection_beyond_max_connections_waits_and_is_served_when_one_leaves() {
     );
     drop(first);
     assert_eq!(third.read(false).unwrap().number(), 4);
+}
+
+/// None of the places is held for a socket at which nobody is.
+#[test]
+fn the_only_place_is_given_to_whichever_socket_somebody_comes_to() {
+    let redis = Redis::start();
+    let sockets = [held_socket(), held_socket()];
+    let service = Service::from_command(activated(
+        &sockets.each_ref().map(AsFd::as_fd),
+        &[
+            ("REDIS_URL", &redis.url()),
+            ("MAX_CONNECTIONS", "1"),
+            ("WORKER_THREADS", "2"),
+        ],
+    ));
+    for turn in 0..3 {
+        for socket in sockets.iter().rev() {
+            let mut client = Client::connect(socket.local_addr().unwrap());
+            assert_eq!(client.get("/healthz").status, 200, "in turn {turn}");
+        }
+    }
+    drop(service);
 }
 
 #[test]
