@@ -55,6 +55,8 @@ pub struct Output {
 struct Lines {
     bytes: Vec<u8>,
     dropped: u64,
+    /// What was written last does not end a line.
+    torn: bool,
 }
 
 /// stdout, by what it is. Its own file description may be shared with other processes, whose
@@ -142,6 +144,10 @@ impl Output {
             return;
         }
         let before = lines.bytes.len();
+        if before == 0 && lines.torn {
+            // The rest of a line has been dropped.
+            lines.bytes.push(b'\n');
+        }
         write(&mut lines.bytes);
         let after = lines.bytes.len();
         drop(lines);
@@ -202,13 +208,19 @@ impl Output {
             let mut lines = self.lines();
             while !lines.bytes.is_empty() {
                 match self.sink.write(&lines.bytes) {
-                    Ok(count) => drop(lines.bytes.drain(..count)),
+                    Ok(count) => {
+                        let last = lines.bytes.drain(..count).next_back();
+                        lines.torn = last.is_some_and(|last| last != b'\n');
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         return Written::Blocked;
                     }
                     Err(_) => {
-                        let lost = lines.bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+                        let ends = lines.bytes.iter().filter(|byte| **byte == b'\n').count();
+                        // That of a line which was counted before.
+                        let again = usize::from(lines.torn && lines.bytes.starts_with(b"\n"));
+                        let lost = (ends - again) as u64;
                         self.metrics.log_lines_dropped.inc_by(lost);
                         lines.dropped += lost;
                         lines.bytes.clear();

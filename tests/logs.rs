@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 
 use crate::support::{
@@ -771,6 +771,46 @@ fn stdout_may_be_a_socket_a_file_or_nothing() {
             .unwrap()
             .into(),
     );
+}
+
+/// As a disk that is full for a while.
+#[test]
+fn a_line_that_was_torn_spoils_no_other() {
+    const ROOM: u64 = 16 * 1024;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let held = held_socket();
+    // Beyond the limit a write is an error and no signal.
+    let ignoring = ["/bin/sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"];
+    let mut command = activated_by(&ignoring, &[held.as_fd()], &[("DRAIN_LAME_DUCK", "0")]);
+    let mut process = Process::spawn(command.stdout(file.reopen().unwrap()));
+    drop(command);
+    let mut client = Client::connect(held.local_addr().unwrap());
+    assert_eq!(client.get("/healthz").status, 200);
+    let limit = |room| {
+        let limit = Rlimit {
+            current: room,
+            maximum: None,
+        };
+        prlimit(Some(process.pid()), Resource::Fsize, limit).unwrap();
+    };
+    limit(Some(ROOM));
+    eventually("lines are dropped", || {
+        client.get("/healthz");
+        let metrics = client.get("/metrics").body;
+        (!metrics.contains("log_lines_dropped_total 0")).then_some(())
+    });
+    limit(None);
+    client.get("/version");
+    process.signal(Signal::TERM);
+    assert!(process.wait().success());
+    let log = std::fs::read_to_string(file.path()).unwrap();
+    let (before, after) = log.split_at(ROOM as usize);
+    let (whole, torn) = before.rsplit_once('\n').expect("lines");
+    assert!(whole.lines().map(json).count() > 0);
+    assert!(torn.is_empty() || after.starts_with('\n'), "{torn}{after}");
+    let after: Vec<_> = after.trim_start().lines().map(json).collect();
+    assert!(after.iter().any(|event| event["http_path"] == "/version"));
+    assert!(after.iter().any(|event| event["dropped"].is_u64()));
 }
 
 #[test]
