@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Jo
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use crate::framing::LineEnds;
+use crate::framing::Lines;
 use crate::routes::{self, App};
 
 /// What a connection is doing.
@@ -93,8 +93,8 @@ pub(crate) struct Connection {
     unsent: AtomicBool,
     /// Requests that have come to be answered.
     requests: AtomicU64,
-    /// The first request, counted from zero, with a line that does not end in CRLF.
-    bare_line_feed: AtomicU64,
+    /// The first request, counted from zero, with a line that is wrong, as [`Lines`] say.
+    wrong_line: AtomicU64,
     /// The request that was answered last is the client's last one, by its own word.
     last_request: AtomicBool,
     /// Heads of requests that were received; [`PARTIAL`] while one of them is not whole.
@@ -113,7 +113,7 @@ impl Connection {
             nudged: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
             requests: AtomicU64::new(0),
-            bare_line_feed: AtomicU64::new(u64::MAX),
+            wrong_line: AtomicU64::new(u64::MAX),
             last_request: AtomicBool::new(false),
             heads: AtomicU64::new(0),
             task: OnceLock::new(),
@@ -153,9 +153,9 @@ impl Connection {
         (Doing::of(activity), now.saturating_duration_since(seen.1))
     }
 
-    /// Whether each line of the next request to be answered ends as it must.
-    pub(crate) fn next_has_whole_lines(&self) -> bool {
-        self.requests.fetch_add(1, Relaxed) < self.bare_line_feed.load(Relaxed)
+    /// Whether each line of the next request to be answered is as it must be.
+    pub(crate) fn next_has_right_lines(&self) -> bool {
+        self.requests.fetch_add(1, Relaxed) < self.wrong_line.load(Relaxed)
     }
 
     /// Notes whether the client has called the request that is answered now its last one.
@@ -200,6 +200,12 @@ impl Connection {
         }
     }
 
+    /// Whether a request has begun to arrive behind all those that were answered, and their answers are
+    /// on their way.
+    fn has_begun_another(&self) -> bool {
+        self.heads.load(Relaxed) == PARTIAL && !self.unsent.load(Relaxed)
+    }
+
     /// Whether the connection is to rest, now that it does `doing`.
     fn must_rest(&self, doing: Doing) -> bool {
         self.nudged.load(Relaxed) && doing != Doing::Answering && {
@@ -224,7 +230,7 @@ pub(crate) async fn serve(
     let mut stream = Watched {
         socket,
         connection,
-        line_ends: LineEnds::default(),
+        lines: Lines::default(),
     };
     let end = loop {
         if let Some(end) = until_readable(&stream).await {
@@ -295,8 +301,13 @@ async fn until_end_or_rest(
 ) -> Option<End> {
     poll_fn(|context| {
         let polled = exchange.as_mut().poll(context);
-        if connection.doing() == Doing::Answered {
-            connection.goes_on_to(Doing::Idle);
+        match connection.doing() {
+            // Its beginning may have come together with the request before.
+            Doing::Answered | Doing::Idle if connection.has_begun_another() => {
+                connection.goes_on_to(Doing::Receiving);
+            }
+            Doing::Answered => connection.goes_on_to(Doing::Idle),
+            _ => {}
         }
         let doing = connection.doing();
         match polled {
@@ -462,7 +473,7 @@ impl Duplex for Socket {
 struct Watched<'a, S> {
     socket: S,
     connection: &'a Connection,
-    line_ends: LineEnds,
+    lines: Lines,
 }
 
 impl<S: Duplex> AsyncRead for Watched<'_, S> {
@@ -477,13 +488,15 @@ impl<S: Duplex> AsyncRead for Watched<'_, S> {
         if received.is_empty() {
             return polled;
         }
-        if let Some(head) = self.line_ends.follow(received) {
-            self.connection.bare_line_feed.fetch_min(head, Relaxed);
+        if let Some(head) = self.lines.follow(received) {
+            self.connection.wrong_line.fetch_min(head, Relaxed);
         }
-        let heads = self.line_ends.whole_heads().unwrap_or(PARTIAL);
+        let heads = self.lines.whole_heads().unwrap_or(PARTIAL);
         self.connection.heads.store(heads, Relaxed);
-        // Never while an answer cannot be written: hyper does not read on before it is.
-        if self.connection.doing().is_nothing() {
+        // Empty lines are no request. Never while an answer cannot be written: hyper does not read on
+        // before it is.
+        let begun = heads != self.connection.requests.load(Relaxed);
+        if begun && self.connection.doing().is_nothing() {
             self.connection.goes_on_to(Doing::Receiving);
         }
         polled
@@ -592,7 +605,7 @@ mod tests {
             let both = [REQUEST, part].concat();
             client.write_all(&both).await.expect("it reads");
             read_answer(&mut client).await;
-            does(&connection, Doing::Idle).await;
+            does(&connection, Doing::Receiving).await;
             connection.nudge();
             while connection.nudged.load(Relaxed) {
                 tokio::task::yield_now().await;

@@ -60,7 +60,9 @@ pub(crate) fn check<B>(
             .and_then(|text| text.parse().ok())
             .unwrap_or(u64::MAX),
     };
-    if length == 0 && !fields.expect.is_given() {
+    // In HTTP/1.0 an expectation means nothing (RFC 9110, section 10.1.1).
+    let expects = fields.expect.is_given() && request.version() != Version::HTTP_10;
+    if length == 0 && !expects {
         return Ok(Content::None);
     }
     if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -75,7 +77,7 @@ pub(crate) fn check<B>(
 }
 
 /// The method is spelt as every registered one is, and the target has the form that belongs to it
-/// (RFC 9112, section 3.2). No user name is in it (RFC 9110, section 4.2.4).
+/// (RFC 9112, section 3.2), with a host as `Host` names it, if with any.
 fn check_target(method: &Method, target: &Uri) -> Result<(), Fault> {
     let spelt = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
     if !method.as_str().bytes().all(spelt) {
@@ -87,10 +89,7 @@ fn check_target(method: &Method, target: &Uri) -> Result<(), Fault> {
         "" => method == Method::CONNECT,
         _ => method != Method::CONNECT,
     };
-    let names_user = target
-        .authority()
-        .is_some_and(|authority| authority.as_str().contains('@'));
-    if fits && !names_user {
+    if fits && target.authority().is_none_or(is_host) {
         Ok(())
     } else {
         Err(Fault::Malformed("the request target is not valid"))
@@ -132,7 +131,7 @@ fn is_plain(host: &[u8]) -> bool {
     }
 }
 
-/// A host, and nothing else but perhaps a port.
+/// A host, and nothing else but perhaps a port: no user name (RFC 9110, section 4.2.4).
 fn is_host(authority: &Authority) -> bool {
     let host = authority.host();
     let host_is_valid = match host.strip_prefix('[') {
@@ -153,11 +152,12 @@ fn is_host(authority: &Authority) -> bool {
     host_is_valid && port_is_valid
 }
 
-/// Follows the bytes of a connection to find a line that ends in LF alone. hyper takes it for the
-/// end of a line, as RFC 9112, section 2.2, allows; to a proxy it may be a part of the line, so
-/// that two requests here were one there.
+/// Follows the bytes of a connection to find what hyper lets pass and does not tell of:
+/// * A line that ends in LF alone. hyper takes it for the end of a line, as RFC 9112, section 2.2,
+///   allows; to a proxy it may be a part of the line, so that two requests here were one there.
+/// * A fragment in the first line, which is no part of a request target (section 3.2).
 #[derive(Debug, Default)]
-pub(crate) struct LineEnds {
+pub(crate) struct Lines {
     /// Heads that are complete.
     heads: u64,
     /// A line of the next head has been received.
@@ -167,9 +167,9 @@ pub(crate) struct LineEnds {
     after_cr: bool,
 }
 
-impl LineEnds {
+impl Lines {
     /// Takes in what was received next. Returns which head, counted from zero, has the first line
-    /// that ends wrongly, as soon as there is one. Content counts as heads that follow: it is
+    /// that is wrong, as soon as there is one. Content counts as heads that follow: it is
     /// never read as a request, for the connection ends with the request that announced it.
     pub(crate) fn follow(&mut self, received: &[u8]) -> Option<u64> {
         // A CR that ends no line is a part of one.
@@ -181,7 +181,9 @@ impl LineEnds {
             && let Some(end) = memchr::memchr(b'\n', rest)
         {
             let line = &rest[..end];
-            if !line.last().map_or(self.after_cr, |last| *last == b'\r') {
+            let ends_in_crlf = line.last().map_or(self.after_cr, |last| *last == b'\r');
+            if !ends_in_crlf || self.has_fragment(line) {
+                self.in_line = true;
                 return Some(self.heads);
             }
             let empty = !self.in_line && line.len() <= 1;
@@ -197,12 +199,17 @@ impl LineEnds {
             self.after_cr = *last == b'\r';
             self.in_line |= rest != b"\r";
         }
-        None
+        self.has_fragment(rest).then_some(self.heads)
     }
 
-    /// How many heads were received, when nothing was beyond them.
+    /// Whether this part of a line has one, and the line is the first of its head.
+    fn has_fragment(&self, part: &[u8]) -> bool {
+        !self.in_head && memchr::memchr(b'#', part).is_some()
+    }
+
+    /// How many heads were received, when no other one has begun.
     pub(crate) fn whole_heads(&self) -> Option<u64> {
-        let begun = self.in_head || self.in_line || self.after_cr;
+        let begun = self.in_head || self.in_line;
         (!begun).then_some(self.heads)
     }
 }
@@ -211,16 +218,16 @@ impl LineEnds {
 mod tests {
     use proptest::prelude::*;
 
-    use super::LineEnds;
+    use super::Lines;
 
     proptest! {
         #[test]
-        fn line_ends_are_the_same_however_the_bytes_come(
-            parts in prop::collection::vec(prop::sample::select(vec!["\r", "\n", "\r\n", "a"]), 0..16),
+        fn lines_are_the_same_however_the_bytes_come(
+            parts in prop::collection::vec(prop::sample::select(vec!["\r", "\n", "\r\n", "a", "#"]), 0..16),
             at in any::<prop::sample::Index>(),
         ) {
             let bytes = parts.concat().into_bytes();
-            let (mut whole, mut bytewise) = (LineEnds::default(), LineEnds::default());
+            let (mut whole, mut bytewise) = (Lines::default(), Lines::default());
             let (first, second) = bytes.split_at(at.index(bytes.len() + 1));
             let found = whole.follow(first).or_else(|| whole.follow(second));
             let found_bytewise = bytes.chunks(1).find_map(|byte| bytewise.follow(byte));

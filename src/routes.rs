@@ -225,10 +225,12 @@ struct Asked {
 impl Asked {
     fn of<B>(app: &App, connection: &Connection, request: &Request<B>) -> Self {
         let fields = Fields::of(request.headers());
-        let framing = if connection.next_has_whole_lines() {
+        let framing = if connection.next_has_right_lines() {
             framing::check(request, &fields, app.max_body_bytes)
         } else {
-            Err(Fault::Malformed("a line does not end in CRLF"))
+            Err(Fault::Malformed(
+                "a line does not end in CRLF, or the request target has a fragment",
+            ))
         };
         connection.note_last_request(fields.says_close() && framing == Ok(Content::None));
         Self {

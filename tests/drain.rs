@@ -300,23 +300,55 @@ fn a_request_half_sent_at_the_signal_may_be_finished() {
     let mut service = Service::start_with(&[
         ("REDIS_URL", &redis.url()),
         ("DRAIN_LAME_DUCK", "0"),
-        ("DRAIN_IDLE", "20s"),
+        ("DRAIN_IDLE", "100ms"),
     ]);
-    let mut client = service.connect();
     let (head, tail) = REQUEST.split_at(20);
-    client.send(head).unwrap();
-    eventually("it is connected", || {
-        (service.metric("abukiks_connections") >= 2.0).then_some(())
+    let mut alone = service.connect();
+    alone.send(head).unwrap();
+    // Together with the end of the request before.
+    let mut behind = service.connect();
+    behind.send([REQUEST, head].concat()).unwrap();
+    assert_eq!(behind.read(false).unwrap().number(), 1);
+    let mut idle = service.connect();
+    idle.get("/healthz");
+    eventually("all are connected", || {
+        (service.metric("abukiks_connections") >= 4.0).then_some(())
     });
     service.process.signal(Signal::TERM);
     service.log_line("\"message\":\"draining\"");
-    client.send(tail).unwrap();
-    let response = client.read(false).unwrap();
-    assert_eq!(response.number(), 1);
-    assert!(!invites_to_stay(&response));
-    assert!(client.is_closed());
-    drop(client);
+    assert!(idle.is_closed(), "when it has been idle for DRAIN_IDLE");
+    for (client, number) in [(&mut alone, 2), (&mut behind, 3)] {
+        client.send(tail).unwrap();
+        let response = client.read(false).unwrap();
+        assert_eq!(response.number(), number);
+        assert!(!invites_to_stay(&response));
+        assert!(client.is_closed());
+    }
+    drop((alone, behind));
     assert!(service.process.wait().success());
+}
+
+#[test]
+fn an_empty_line_is_no_request_to_wait_for() {
+    let redis = Redis::start();
+    let mut service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("DRAIN_LAME_DUCK", "0"),
+        ("DRAIN_IDLE", "1ms"),
+        ("DRAIN_TIMEOUT", "50s"),
+        ("HEADER_TIMEOUT", "60s"),
+    ]);
+    let mut client = service.connect();
+    assert_eq!(client.get("/").number(), 1);
+    client.send("\r\n").unwrap();
+    // Whoever comes later is answered: the line has been read.
+    assert_eq!(service.get("/").number(), 2);
+    service.process.signal(Signal::TERM);
+    assert!(client.is_closed(), "closed without a word");
+    assert!(service.process.wait().success());
+    let drained = service.log_line("\"message\":\"drained\"");
+    let event: serde_json::Value = serde_json::from_str(&drained).unwrap();
+    assert!(event["drained_ms"].as_u64() < Some(40_000), "{drained}");
 }
 
 #[test]

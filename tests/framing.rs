@@ -108,8 +108,13 @@ fn every_valid_host_is_accepted() {
         assert_eq!(answer.status, 200, "{host}");
         assert_eq!(answer.number(), number);
     }
-    let old = client.exchange("GET / HTTP/1.0\r\n\r\n").unwrap();
-    assert_eq!(old.status, 200, "HTTP/1.0 knows no Host");
+    // HTTP/1.0 knows no Host, and no expectations.
+    for headers in ["", "Expect: 100-continue\r\n"] {
+        let old = service
+            .connect()
+            .exchange(format!("GET / HTTP/1.0\r\n{headers}\r\n"));
+        assert_eq!(old.unwrap().status, 200, "{headers}");
+    }
 }
 
 #[test]
@@ -202,6 +207,12 @@ fn malformed_lines_are_refused() {
         b"GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET http://user@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET http:///a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://:80/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a,b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a:99999/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /#x HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /?# HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a#x HTTP/1.1\r\nHost: a\r\n\r\n",
         b"CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n",
         // Versions.
         b"GET /\r\n\r\n",

@@ -234,7 +234,11 @@ fn check_head(head: &[u8]) -> Result<(), &'static str> {
     let [method, target, version] = request[..] else {
         return Err("the request line has not three parts");
     };
-    if method.is_empty() || !method.iter().all(is_token) || target.is_empty() {
+    if method.is_empty()
+        || !method.iter().all(is_token)
+        || target.is_empty()
+        || target.contains(&b'#')
+    {
         return Err("the request line is not valid");
     }
     let (mut hosts, mut lengths) = (0, Vec::new());
@@ -256,7 +260,9 @@ fn check_head(head: &[u8]) -> Result<(), &'static str> {
             }
             b"content-length" => lengths.push(value),
             b"transfer-encoding" => return Err("there is a Transfer-Encoding"),
-            b"expect" if method == b"GET" => return Err("a GET expects something"),
+            b"expect" if method == b"GET" && version != b"HTTP/1.0" => {
+                return Err("a GET expects something");
+            }
             _ => {}
         }
     }
