@@ -81,12 +81,12 @@ bench-journal: build ## measure what logging to the journal costs; needs root
 	benches/journal.py
 
 # Coverage and the address sanitizer are options that only a nightly compiler takes; RUSTC_BOOTSTRAP
-# has the one that is pinned take them too.
+# has any other take them, too.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := requests replies settings
 .PHONY: fuzz
 fuzz: ## look for input that breaks the service, FUZZ_SECONDS=60 for each target
-	@dev/needs.sh run
+	@dev/needs.sh fuzz
 	@command -v cargo-fuzz >/dev/null || { \
 		echo "cargo-fuzz is missing; installing it with cargo"; \
 		cargo install --quiet --locked cargo-fuzz; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs, with apt-get, what this machine lacks to run, test or measure Abukiks, and says so.
-# usage: dev/needs.sh run|lint|test|bench
+# usage: dev/needs.sh run|lint|test|bench|fuzz
 set -euo pipefail
 
 # Everything needed beside Rust, git and make, and nothing else. All need the lines of run, `test` those
@@ -10,6 +10,7 @@ needs() {
 run        | hash cc                          | gcc libc6-dev     | links the programs, and compiles the cryptography of rediss://
 run        | hash redis-server                | redis-server      | the backing service, the same one in tests and in production
 run        | hash setpriv setsid flock        | util-linux        | lets make run leave nothing behind
+fuzz       | hash c++                         | g++               | compiles libFuzzer
 lint       | hash shellcheck                  | shellcheck        | checks the shell scripts
 test bench | hash readelf                     | binutils          | shows what the program is linked to
 test       | hash openssl                     | openssl           | makes the certificates of a Redis with TLS
@@ -36,7 +37,7 @@ missing() {
     local for check packages reason
     while IFS='|' read -r for check packages reason; do
         case $1:$for in
-        *:run* | lint:lint* | test:lint* | test:*test* | bench:*bench*)
+        *:run* | lint:lint* | test:lint* | test:*test* | bench:*bench* | fuzz:fuzz*)
             bash -c "$check" &>/dev/null || echo "$packages|$reason"
             ;;
         esac
@@ -107,9 +108,9 @@ main() {
 }
 
 case ${1-} in
-run | lint | test | bench) main "$1" ;;
+run | lint | test | bench | fuzz) main "$1" ;;
 *)
-    echo "usage: $0 run|lint|test|bench" >&2
+    echo "usage: $0 run|lint|test|bench|fuzz" >&2
     exit 64
     ;;
 esac

@@ -49,7 +49,9 @@ build() {
         for file in "$cargo_home"/config*; do
             [[ ! -e $file ]] || cp "$file" "${with[CARGO_HOME]}/"
         done
-        tar --create --directory "$crate" --exclude=./.git --exclude=./target --exclude='./result*' . |
+        tar --create --directory "$crate" \
+            --exclude=./.git --exclude=./.run --exclude=./target --exclude='./result*' \
+            --exclude=./fuzz/{target,corpus,artifacts} . |
             tar --extract --directory "$folder" --no-same-permissions
         cp "$here/build-release.sh" "$folder/dev/"
         find "$folder" -exec touch --date "${with[mtime]}" {} +

@@ -185,14 +185,17 @@ port_of() {
 }
 
 greet() {
-    local host
+    local host task
     host=$(sed -n 's/^HOST=\(.*\)  # .*/\1/p' <<<"$effective")
     case $host in
     0.0.0.0 | ::) host=localhost ;;
     *:*) host="[$host]" ;;
     esac
     if [[ $keeper ]]; then
-        echo "Redis keeps its data in $state. For an admin process: REDIS_URL=$redis_url ${program%/*}/show-count"
+        # Beside the service, or where a package keeps the tasks.
+        task=${program%/*}/show-count
+        [[ -e $task ]] || task=$(realpath --canonicalize-missing "${program%/*}/../libexec/abukiks/show-count")
+        echo "Redis keeps its data in $state. For an admin process: cd $PWD && REDIS_URL=$redis_url $task"
     fi
     echo "Abukiks answers at http://$host:$1/ (stop it with Ctrl-C)"
 }

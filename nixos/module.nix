@@ -66,6 +66,7 @@ let
     lib.optionalAttrs (own != { }) (own // { inherit (withRelease (common // own)) RELEASE; });
 
   ports = lib.attrNames cfg.instances;
+  eagerPorts = lib.filter (port: cfg.instances.${port}.startMode == "eager") ports;
   addressOf = port: "${if cfg.listenAddress == null then "127.0.0.1" else cfg.listenAddress}:${port}";
   allSettings = [ cfg.settings ] ++ map (instance: instance.settings) (lib.attrValues cfg.instances);
 
@@ -245,7 +246,7 @@ in
       type = types.bool;
       default = config.services.prometheus.enable;
       defaultText = lib.literalExpression "config.services.prometheus.enable";
-      description = "Have this host's Prometheus scrape the instances.";
+      description = "Have this host's Prometheus scrape the instances that start at boot.";
     };
   };
 
@@ -415,7 +416,8 @@ in
       prometheus.scrapeConfigs = mkIf cfg.prometheus.enable [
         {
           job_name = "abukiks";
-          static_configs = [ { targets = map addressOf ports; } ];
+          # One that is to end when nobody comes would be kept awake.
+          static_configs = [ { targets = map addressOf eagerPorts; } ];
         }
       ];
     };
