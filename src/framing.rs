@@ -177,12 +177,10 @@ impl Lines {
             (self.in_line, self.after_cr) = (true, false);
         }
         let mut rest = received;
-        while !rest.is_empty()
-            && let Some(end) = memchr::memchr(b'\n', rest)
-        {
+        while let Some(end) = self.end_of_line(rest) {
             let line = &rest[..end];
             let ends_in_crlf = line.last().map_or(self.after_cr, |last| *last == b'\r');
-            if !ends_in_crlf || self.has_fragment(line) {
+            if !ends_in_crlf || rest[end] == b'#' {
                 self.in_line = true;
                 return Some(self.heads);
             }
@@ -199,12 +197,18 @@ impl Lines {
             self.after_cr = *last == b'\r';
             self.in_line |= rest != b"\r";
         }
-        self.has_fragment(rest).then_some(self.heads)
+        None
     }
 
-    /// Whether this part of a line has one, and the line is the first of its head.
-    fn has_fragment(&self, part: &[u8]) -> bool {
-        !self.in_head && memchr::memchr(b'#', part).is_some()
+    /// Where the line ends, or where it must not go on.
+    fn end_of_line(&self, bytes: &[u8]) -> Option<usize> {
+        if bytes.is_empty() {
+            None
+        } else if self.in_head {
+            memchr::memchr(b'\n', bytes)
+        } else {
+            memchr::memchr2(b'\n', b'#', bytes)
+        }
     }
 
     /// How many heads were received, when no other one has begun.

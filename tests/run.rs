@@ -33,10 +33,13 @@ impl Clone {
         }
     }
 
-    /// `make run` on a free port, as a terminal starts it: at the head of a process group.
+    /// `make run` on a free port, as a terminal starts it: at the head of a process group, and heeding
+    /// Ctrl-C, also where the tests do not.
     fn make_run(&self, settings: &[(&str, &str)]) -> Command {
-        let mut make = Command::new("make");
-        make.arg("run").current_dir(&self.folder).env_clear();
+        let mut make = Command::new("env");
+        make.args(["--default-signal=INT", "make", "run"])
+            .current_dir(&self.folder)
+            .env_clear();
         for name in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"] {
             make.envs(std::env::var_os(name).map(|value| (name, value)));
         }
