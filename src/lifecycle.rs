@@ -4,7 +4,9 @@
 //! supervises it, by the protocol of `sd_notify(3)`, which does nothing where there is no systemd.
 //! Neither readiness nor the watchdog looks at Redis: an outage there must not restart this.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,16 +19,39 @@ use crate::routes::App;
 /// How often the status line that `systemctl status` shows is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
-/// Tells the supervisor something. It is not this service's concern whether anybody listens.
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager cannot be told");
-    }
+/// When a supervisor that had no room for a message is told again.
+const SAY_AGAIN: Duration = Duration::from_millis(100);
+
+/// Tells the supervisor something. False: it has not read what it was told before, and has no more
+/// room. Otherwise it is not this service's concern whether anybody listens.
+fn tell(states: &[NotifyState<'_>]) -> bool {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
+        return true;
+    };
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let Err(error) = send(&socket, &message) else {
+        return true;
+    };
+    tracing::debug!(%error, "the service manager cannot be told");
+    error.kind() != io::ErrorKind::WouldBlock
 }
 
-/// Says that connections are accepted.
-pub(crate) fn ready() {
-    tell(&[NotifyState::Ready]);
+/// What `sd_notify::notify` does, which waits for room: the event loop would stand still.
+fn send(socket: &OsStr, message: &str) -> io::Result<()> {
+    let sender = UnixDatagram::unbound()?;
+    sender.set_nonblocking(true)?;
+    sender.send_to_addr(message.as_bytes(), &address(socket)?)?;
+    Ok(())
+}
+
+/// The address of a notification socket: a path, or `@` and a name that is in no file system.
+fn address(socket: &OsStr) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = socket.as_encoded_bytes().strip_prefix(b"@") {
+        use std::os::linux::net::SocketAddrExt as _;
+        return SocketAddr::from_abstract_name(name);
+    }
+    SocketAddr::from_pathname(socket)
 }
 
 /// Says that the end has begun.
@@ -40,8 +65,9 @@ pub(crate) fn still_stopping(more: Duration) {
     tell(&[NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
-/// Keeps the supervisor informed for as long as the event loop turns: that is what the watchdog
-/// is for, so this must run on the loop that serves requests and on nothing else.
+/// Says that connections are accepted, and keeps the supervisor informed for as long as the event loop
+/// turns: that is what the watchdog is for, so this must run on the loop that serves requests and on
+/// nothing else.
 pub(crate) async fn report(app: Arc<App>, mut timer: Timer) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
@@ -49,18 +75,24 @@ pub(crate) async fn report(app: Arc<App>, mut timer: Timer) {
     let watchdog = sd_notify::watchdog_enabled();
     // Half the period, as sd_watchdog_enabled(3) recommends.
     let every = watchdog.map_or(STATUS_EVERY, |period| (period / 2).min(STATUS_EVERY));
+    let mut ready = false;
     let mut last = String::new();
     loop {
         let status = app.status();
-        let status_state = NotifyState::Status(&status);
-        match (watchdog.is_some(), status == last) {
-            (true, true) => tell(&[NotifyState::Watchdog]),
-            (true, false) => tell(&[NotifyState::Watchdog, status_state]),
-            (false, true) => {}
-            (false, false) => tell(&[status_state]),
+        let states: Vec<_> = [
+            (!ready).then_some(NotifyState::Ready),
+            watchdog.is_some().then_some(NotifyState::Watchdog),
+            (status != last).then_some(NotifyState::Status(&status)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if states.is_empty() || tell(&states) {
+            (ready, last) = (true, status);
+            timer.sleep(every).await;
+        } else {
+            timer.sleep(SAY_AGAIN.min(every)).await;
         }
-        last = status;
-        timer.sleep(every).await;
     }
 }
 

@@ -136,7 +136,6 @@ pub async fn run(
         }
     }
     drop(stopped);
-    lifecycle::ready();
     tracing::info!(
         release = server.app.release,
         version = crate::VERSION,

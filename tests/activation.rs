@@ -268,6 +268,25 @@ fn without_a_supervisor_that_listens_the_service_serves_all_the_same() {
 }
 
 #[test]
+fn a_supervisor_that_does_not_read_holds_nobody_up_and_hears_of_readiness_when_it_does() {
+    let redis = Redis::start();
+    for manager in [Manager::new(), Manager::in_no_file_system()] {
+        manager.fill();
+        let mut service = Service::start_with(&[
+            ("REDIS_URL", &redis.url()),
+            ("NOTIFY_SOCKET", &manager.path()),
+        ]);
+        let before = redis.count();
+        assert_eq!(service.get("/").number(), before + 1);
+        assert_eq!(redis.count(), before + 1);
+
+        manager.until("READY=1");
+        manager.fill();
+        assert!(service.stop().success());
+    }
+}
+
+#[test]
 fn a_wrong_stderr_does_not_change_how_it_ends() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

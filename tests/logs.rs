@@ -131,6 +131,34 @@ fn a_request_that_nobody_waits_for_any_more_is_an_event_too() {
 }
 
 #[test]
+fn every_request_that_is_cut_at_the_end_is_an_event_on_whatever_thread() {
+    let redis = Redis::start();
+    let service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("REDIS_TIMEOUT", "60s"),
+        ("DRAIN_LAME_DUCK", "0s"),
+        ("DRAIN_TIMEOUT", "1s"),
+        ("WORKER_THREADS", "4"),
+    ]);
+    redis.process().signal(Signal::STOP);
+    let waiting: Vec<_> = (0..40)
+        .map(|_| {
+            let mut client = service.connect();
+            client
+                .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+                .expect("it listens");
+            client
+        })
+        .collect();
+    service.wait_for_waiting(40);
+    let cut = events(service)
+        .iter()
+        .filter(|event| is_request(event) && event["http_status"] == 499)
+        .count();
+    assert_eq!(cut, waiting.len());
+}
+
+#[test]
 fn a_start_and_a_stop_are_events_too() {
     let redis = Redis::start();
     let service = Service::start(&redis);

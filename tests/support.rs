@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
@@ -502,20 +503,47 @@ pub(crate) fn activated_by(
 #[derive(Debug)]
 pub(crate) struct Manager {
     socket: UnixDatagram,
-    folder: TempDir,
+    address: String,
+    _folder: TempDir,
 }
 
 impl Manager {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let socket = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        Self::with(socket, path.display().to_string(), folder)
+    }
+
+    /// One whose socket is in no file system.
+    pub(crate) fn in_no_file_system() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let name = folder.path().join("notify").display().to_string();
+        let address = UnixAddress::from_abstract_name(&name).expect("an address");
+        let socket = UnixDatagram::bind_addr(&address).expect("a socket");
+        Self::with(socket, format!("@{name}"), folder)
+    }
+
+    fn with(socket: UnixDatagram, address: String, folder: TempDir) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        Self { socket, folder }
+        Self {
+            socket,
+            address,
+            _folder: folder,
+        }
     }
 
     /// What `NOTIFY_SOCKET` says.
     pub(crate) fn path(&self) -> String {
-        self.folder.path().join("notify").display().to_string()
+        self.address.clone()
+    }
+
+    /// Fills the socket until there is no room for a message.
+    pub(crate) fn fill(&self) {
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.set_nonblocking(true).expect("a socket");
+        let address = self.socket.local_addr().expect("an address");
+        while sender.send_to_addr(b"FILLED=1", &address).is_ok() {}
     }
 
     /// The next message. Waits for it.
