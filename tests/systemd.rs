@@ -639,6 +639,45 @@ fn the_admin_wrapper_passes_arguments_input_and_status_through() {
 }
 
 #[test]
+fn a_drop_in_means_the_same_to_an_admin_process_as_to_the_service() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.run(&["rm", "-r", "/etc/abukiks"]);
+    machine.write("/etc/redis-url", "unix:///run/redis/redis-server.sock\n");
+    let drop_in = "/etc/systemd/system/abukiks@.service.d/own.conf";
+    machine.write(
+        drop_in,
+        "[Service]\n  MemoryMax = 256M \n\
+         Environment = \"COUNTER_KEY=100 %%i\" \\\n    REDIS_URL_FILE=%d/own\n\
+         LoadCredential=own:%E/redis-url\n\
+         Environment=RELEASE=%i\n",
+    );
+    machine.systemctl(&["daemon-reload"]);
+    machine.systemctl(&["start", "abukiks@5001"]);
+    assert_eq!(machine.connect(5001).get("/").number(), 1);
+    assert_eq!(machine.redis(&["GET", "100 %i"]), "1");
+    for options in [&[][..], &["--instance", "5001"]] {
+        let admin = [&["abukiks-admin"], options].concat();
+        machine.run(&[&admin[..], &["reset-count", "--to", "41"]].concat());
+        assert_eq!(machine.connect(5001).get("/").number(), 42);
+        let count = machine.run(&[&admin[..], &["show-count"]].concat());
+        assert_eq!(count, "42\n");
+    }
+    // What it cannot know is said, and not left out.
+    machine.write(drop_in, "[Service]\nEnvironment=COUNTER_KEY=%b\n");
+    machine.systemctl(&["daemon-reload"]);
+    let refused = machine.try_run(&["abukiks-admin", "reset-count"]);
+    let said = String::from_utf8(refused.stderr).expect("text");
+    assert_eq!(refused.status.code(), Some(78), "{said}");
+    assert_eq!(
+        said,
+        "abukiks-admin: it cannot expand %b in the line Environment=COUNTER_KEY=%b\n"
+    );
+    assert_eq!(machine.redis(&["GET", "100 %i"]), "42");
+}
+
+#[test]
 fn an_admin_process_is_confined_like_the_service() {
     let Some(machine) = Machine::boot() else {
         return;
