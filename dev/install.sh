@@ -17,6 +17,20 @@ datadir=$PREFIX/share/abukiks
 docdir=$PREFIX/share/doc/abukiks
 unitdir=${UNITDIR:-$PREFIX/lib/systemd/system}
 
+refuse() {
+    echo "dev/install.sh: $1: accepted is $2" >&2
+    exit 64
+}
+
+# Units, sed and the list below take other characters for something else than a part of a path.
+for path in "PREFIX=$PREFIX" "UNITDIR=$unitdir" "BUILD=$BUILD"; do
+    case $path in
+    *=*[!A-Za-z0-9/._+~-]*) refuse "$path" 'a path of letters, digits and / . _ + ~ -' ;;
+    BUILD=* | *=/*) ;;
+    *) refuse "$path" 'a path that begins with /' ;;
+    esac
+done
+
 tasks='reset-count show-count check-redis'
 
 # What is installed, one file a line: mode, source, place.

@@ -33,7 +33,8 @@ main() {
     fi
 
     local program settings=() effective service='' keeper='' status=0
-    program=$(build)
+    # Without the locks: a server that a compiler leaves behind, such as sccache's, would hold them.
+    program=$(build 8>&- 9>&-)
     read_settings
     # The program itself knows best what the settings come to, and names those that are wrong.
     effective=$(configured "$program" --check-config)
@@ -44,7 +45,7 @@ main() {
         exec 7> >(keep_redis 8>&-)
         keeper=$!
     fi
-    configured setsid setpriv --pdeathsig TERM -- "$program" 8>&- &
+    configured setsid "$program" 8>&- &
     service=$!
 
     # A port that is taken ends the service, which says so, before Redis is started.
@@ -92,10 +93,9 @@ read_settings() {
     done < <(environment_file <.env)
 }
 
-# Becomes a command, with the settings of .env. For a subshell.
+# Becomes a command that has the settings of .env and dies with this script. For a subshell.
 configured() {
-    ((${#settings[@]} == 0)) || export "${settings[@]}"
-    exec "$@"
+    exec env -- "${settings[@]}" setpriv --pdeathsig TERM -- "$@"
 }
 
 # Prints each NAME=value of an EnvironmentFile as systemd.exec(5) defines it, ended by a NUL: one
@@ -185,7 +185,7 @@ port_of() {
 }
 
 greet() {
-    local host task
+    local host task key
     host=$(sed -n 's/^HOST=\(.*\)  # .*/\1/p' <<<"$effective")
     case $host in
     0.0.0.0 | ::) host=localhost ;;
@@ -195,7 +195,11 @@ greet() {
         # Beside the service, or where a package keeps the tasks.
         task=${program%/*}/show-count
         [[ -e $task ]] || task=$(realpath --canonicalize-missing "${program%/*}/../libexec/abukiks/show-count")
-        echo "Redis keeps its data in $state. For an admin process: cd $PWD && REDIS_URL=$redis_url $task"
+        key=$(sed -n '/  # default$/!s/^COUNTER_KEY=\(.*\)  # .*/\1/p' <<<"$effective")
+        echo "Redis keeps its data in $state. For an admin process:"
+        printf ' cd %q && REDIS_URL=%q ' "$PWD" "$redis_url"
+        [[ ! $key ]] || printf 'COUNTER_KEY=%q ' "$key"
+        printf '%q\n' "$task"
     fi
     echo "Abukiks answers at http://$host:$1/ (stop it with Ctrl-C)"
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-use crate::support::{Process, Redis, Service, eventually, held_socket, program};
+use crate::support::{Process, Redis, Service, eventually, held_socket};
 
 /// A clone, as far as `make run` needs one, in a folder with a name that breaks careless scripts:
 /// too long for a unix socket, with what a shell, a URL and make take for something special.
@@ -76,14 +76,6 @@ impl Clone {
     fn has(&self, file: &str) -> bool {
         self.folder.join(file).exists()
     }
-
-    /// What an admin process says, with the settings that `make run` shows for one.
-    fn admin(&self, words: &[&str]) -> String {
-        let url = [("REDIS_URL", "unix:///proc/self/cwd/.run/redis.sock")];
-        let mut command = program(words[0], &url);
-        let output = command.args(&words[1..]).current_dir(&self.folder).output();
-        String::from_utf8(output.expect("an admin process").stdout).expect("text")
-    }
 }
 
 /// A `make run` at work; its process is make.
@@ -92,6 +84,14 @@ struct Running(Service);
 impl Running {
     fn visit(&self) -> i64 {
         self.0.get("/").number()
+    }
+
+    /// What an admin process says that is started as `make run` shows.
+    fn admin(&mut self, words: &str) -> String {
+        let shown = self.0.log_line("show-count");
+        let command = shown.replace("show-count", words);
+        let output = Command::new("bash").args(["-c", &command]).output();
+        String::from_utf8(output.expect("a shell").stdout).expect("text")
     }
 
     /// Every process that it consists of.
@@ -175,9 +175,9 @@ fn text(output: &Output) -> String {
 #[test]
 fn make_run_answers_with_a_real_count_and_keeps_it_for_the_next_time() {
     let clone = Clone::new();
-    let run = clone.run(&[]);
+    let mut run = clone.run(&[]);
     assert_eq!([run.visit(), run.visit()], [1, 2]);
-    assert_eq!(clone.admin(&["show-count"]), "2\n");
+    assert_eq!(run.admin("show-count"), "2\n");
     run.end();
     let run = clone.run(&[]);
     assert_eq!(run.visit(), 3);
@@ -190,11 +190,11 @@ fn the_redis_of_make_run_is_that_of_the_tests_and_as_durable_as_production_wants
     let executable =
         |pid: Pid| fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).expect("a program");
     let clone = Clone::new();
-    let run = clone.run(&[]);
+    let mut run = clone.run(&[]);
     let redis = run.process("redis-server").expect("a Redis of its own");
     let of_the_tests = Redis::start();
     assert_eq!(executable(redis), executable(of_the_tests.process().pid()));
-    let checked = clone.admin(&["check-redis", "--json"]);
+    let checked = run.admin("check-redis --json");
     assert!(checked.contains("\"durable\":true"), "{checked}");
     run.end();
 }
@@ -271,7 +271,7 @@ fn it_runs_again_after_everything_was_killed_and_counts_on() {
 #[test]
 fn a_redis_of_an_earlier_run_has_ended_before_the_next_one_starts() {
     let clone = Clone::new();
-    let run = clone.run(&[]);
+    let mut run = clone.run(&[]);
     assert_eq!(run.visit(), 1);
     let mut rest = run.processes();
     let redis = run.process("redis-server").expect("a Redis of its own");
@@ -292,7 +292,7 @@ fn a_redis_of_an_earlier_run_has_ended_before_the_next_one_starts() {
     assert!(!make.has_ended());
     drop(stopped);
     says("Abukiks answers at ");
-    assert_eq!(clone.admin(&["show-count"]), "1\n");
+    assert_eq!(run.admin("show-count"), "1\n");
     make.signal(Signal::TERM);
     make.wait();
 }
@@ -340,16 +340,13 @@ fn settings_come_from_dot_env_and_the_environment_is_stronger() {
     let clone = Clone::new();
     clone.write(
         ".env",
-        "# for me\nRELEASE=of the file\nCOUNTER_KEY='my $HOME, \"visits\" #1'\n",
+        "# for me\nRELEASE=of the file\nUID=a variable of the shell\nCOUNTER_KEY='my $HOME, \"visits\" #1'\n",
     );
-    let run = clone.run(&[("RELEASE", "of the environment")]);
+    let mut run = clone.run(&[("RELEASE", "of the environment")]);
     let version = run.0.get("/version").body;
     assert!(version.contains("of the environment"), "{version}");
     assert_eq!(run.visit(), 1);
-    assert_eq!(
-        clone.admin(&["show-count"]),
-        "0 (no visit has been counted yet)\n"
-    );
+    assert_eq!(run.admin("show-count"), "1\n");
     run.end();
 
     let run = clone.run(&[]);
@@ -407,6 +404,31 @@ fn dot_env_means_what_it_means_to_systemd() {
             "{line:?} should mean {expected:?}:\n{environment}"
         );
     }
+}
+
+#[test]
+fn what_a_build_leaves_behind_is_not_taken_for_an_earlier_run() {
+    let clone = Clone::new();
+    // As cargo does that starts a compiler cache's server.
+    let built = env!("CARGO_BIN_EXE_abukiks");
+    clone.write(
+        "cargo",
+        &format!("#!/bin/sh\nsetsid sleep 60 >&- 2>&- &\necho $! >server\necho '{{\"executable\":\"{built}\"}}'\n"),
+    );
+    fs::set_permissions(
+        clone.folder.join("cargo"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .expect("a mode");
+    let path = format!(".:{}", std::env::var("PATH").expect("a path"));
+    let servers = [1, 2].map(|visit| {
+        let run = clone.run(&[("ABUKIKS_PROGRAM", ""), ("PATH", &path)]);
+        assert_eq!(run.visit(), visit);
+        run.end();
+        let server = fs::read_to_string(clone.folder.join("server")).expect("written");
+        Pid::from_raw(server.trim().parse().expect("a number")).expect("a pid")
+    });
+    kill(&servers);
 }
 
 #[test]

@@ -199,6 +199,32 @@ fn uninstall_leaves_nothing_of_what_install_has_put_there() {
 }
 
 #[test]
+fn install_refuses_a_path_that_a_unit_cannot_name() {
+    let destination = tempfile::tempdir().expect("a folder");
+    for (name, path) in [
+        ("PREFIX", "/opt/a b"),
+        ("PREFIX", "/opt/a&b"),
+        ("PREFIX", "opt"),
+        ("UNITDIR", "/etc/100%"),
+        ("UNITDIR", "system"),
+        ("BUILD", "target/a|b"),
+    ] {
+        let output = Command::new("dev/install.sh")
+            .arg("install")
+            .env("DESTDIR", destination.path())
+            .env(name, path)
+            .output()
+            .expect("a shell");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        let named = format!("dev/install.sh: {name}={path}: accepted is ");
+        assert!(said.starts_with(&named), "{said}");
+        let mut installed = fs::read_dir(destination.path()).expect("a folder");
+        assert!(installed.next().is_none(), "{name}={path}");
+    }
+}
+
+#[test]
 fn fifty_crashes_under_load_fail_only_what_was_in_flight() {
     let Some(machine) = Machine::boot() else {
         return;
