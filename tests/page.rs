@@ -44,19 +44,26 @@ impl Browser {
         let chromium = installed("chromium", "chromium");
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
-        let process = Process::spawn(
-            Command::new(installed("chromedriver", "chromium-driver"))
-                .arg("--port=0")
-                // What they write to a home goes away with the rest.
-                .env("HOME", folder.path())
-                .stdin(Stdio::null())
-                .stdout(File::create(&log).expect("a log"))
-                .stderr(Stdio::null()),
-        );
-        let port = eventually("chromedriver listens", || {
-            let log = std::fs::read_to_string(&log).ok()?;
-            let (_, rest) = log.split_once("successfully on port ")?;
-            rest.split_once('.')?.0.parse().ok()
+        let program = installed("chromedriver", "chromium-driver");
+        // It takes a port that is free for IPv4, and ends when IPv6 has that one in use.
+        let (process, port) = eventually("chromedriver finds a port", || {
+            let mut process = Process::spawn(
+                Command::new(&program)
+                    .arg("--port=0")
+                    // What they write to a home goes away with the rest.
+                    .env("HOME", folder.path())
+                    .stdin(Stdio::null())
+                    .stdout(File::create(&log).expect("a log"))
+                    .stderr(Stdio::null()),
+            );
+            let port = eventually("chromedriver listens, or has ended", || {
+                let ended = process.has_ended();
+                let log = std::fs::read_to_string(&log).expect("a log");
+                let port = log.split_once("successfully on port ");
+                let port = port.and_then(|(_, rest)| rest.split_once('.')?.0.parse().ok());
+                (port.is_some() || ended).then_some(port)
+            });
+            Some((process, port?))
         });
         let mut browser = Self {
             session: String::new(),
