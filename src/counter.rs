@@ -90,6 +90,11 @@ impl Waiting {
         self.visits.is_empty() && self.probes.is_empty()
     }
 
+    /// Nobody is there, and nobody will come.
+    fn is_over(&self) -> bool {
+        self.closed && self.is_nobody()
+    }
+
     /// Those who left are forgotten.
     fn forget_who_left(&mut self) {
         self.visits.retain(|visit| !visit.has_left());
@@ -119,7 +124,7 @@ impl Inbox {
         if !waiting.is_nobody() {
             return Poll::Ready(true);
         }
-        if waiting.closed {
+        if waiting.is_over() {
             return Poll::Ready(false);
         }
         waiting.idle = Some(context.waker().clone());
@@ -146,13 +151,9 @@ impl<T> Waiter<T> {
         self.answer.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    fn is_answered(&self) -> bool {
-        self.answer.is_none()
-    }
-
     /// Refuses whoever waits and would not get an answer by its deadline.
     fn refuse_if_late(&mut self, soon: Instant, reason: &Arc<str>) -> bool {
-        let refused = !self.is_answered() && self.deadline <= soon;
+        let refused = !self.has_left() && self.deadline <= soon;
         if refused {
             self.answer(Err(Refusal::Unreachable(reason.clone())));
         }
@@ -417,8 +418,7 @@ impl Batcher {
     }
 
     /// What Redis says to the increment that was sent at `asked`; an error when it says nothing for too
-    /// long, or when nobody waits for it any more. Visits that come meanwhile gather without waking
-    /// this task.
+    /// long, or when the process may end. Visits that come meanwhile gather without waking this task.
     async fn answer_of(
         &mut self,
         mut increment: Pin<&mut impl Future<Output = Result<Total, StoreError>>>,
@@ -429,10 +429,9 @@ impl Batcher {
                 biased;
                 answer = &mut increment => return answer,
                 () = self.timer.moment(self.tick) => {
-                    if self.refuse_late_ones() {
-                        return Err(StoreError::Unreachable(self.trouble.to_string()));
-                    }
-                    if asked.elapsed() > self.store.patience() {
+                    self.refuse_late_ones();
+                    let over = self.batch.is_none() && self.inbox.waiting().is_over();
+                    if over || asked.elapsed() > self.store.patience() {
                         return Err(StoreError::Unreachable("no answer to a command".to_owned()));
                     }
                 }
@@ -611,8 +610,9 @@ impl Batcher {
         self.trouble = reason;
     }
 
-    /// Refuses whoever would not get an answer in time. Returns whether the batch was given up.
-    fn refuse_late_ones(&mut self) -> bool {
+    /// Refuses whoever would not get an answer in time, and gives the batch up when nobody waits for it
+    /// any more.
+    fn refuse_late_ones(&mut self) {
         let mut waiting = self.inbox.waiting();
         let soon = Instant::now() + self.tick;
         let reason = self.trouble.clone();
@@ -631,13 +631,11 @@ impl Batcher {
         if refused > 0 {
             self.say_down(&reason);
         }
-        self.batch
-            .take_if(|batch| {
-                let counts_somebody = !batch.visits.iter().all(Waiter::is_answered);
-                let tells_somebody = batch.size == 0 && probed;
-                !counts_somebody && !tells_somebody
-            })
-            .is_some()
+        self.batch.take_if(|batch| {
+            let counts_somebody = !batch.visits.iter().all(Waiter::has_left);
+            let tells_somebody = batch.size == 0 && probed;
+            !counts_somebody && !tells_somebody
+        });
     }
 
     fn say_up(&mut self) {

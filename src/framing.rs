@@ -213,7 +213,7 @@ impl Lines {
 
     /// How many heads were received, when no other one has begun.
     pub(crate) fn whole_heads(&self) -> Option<u64> {
-        let begun = self.in_head || self.in_line;
+        let begun = self.in_head || self.in_line || self.after_cr;
         (!begun).then_some(self.heads)
     }
 }

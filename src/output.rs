@@ -139,6 +139,12 @@ impl Output {
     pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut lines = self.lines();
         if lines.bytes.len() >= CAPACITY {
+            // So many may come before the pump has its turn, as when a batch is answered.
+            drop(lines);
+            self.write_lines();
+            lines = self.lines();
+        }
+        if lines.bytes.len() >= CAPACITY {
             lines.dropped += 1;
             self.metrics.log_lines_dropped.inc();
             return;

@@ -352,6 +352,29 @@ fn an_empty_line_is_no_request_to_wait_for() {
 }
 
 #[test]
+fn a_batch_whose_visitors_have_all_left_holds_no_process_up() {
+    let redis = Redis::start();
+    let mut service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("REDIS_TIMEOUT", "50s"),
+        ("DRAIN_LAME_DUCK", "0"),
+    ]);
+    assert_eq!(service.get("/").number(), 1);
+    redis.process().signal(Signal::STOP);
+    let mut client = service.connect();
+    client.send(REQUEST).unwrap();
+    service.wait_for_waiting(1);
+    client.reset();
+    service.wait_for_waiting(0);
+    let begun = Instant::now();
+    assert!(service.stop().success());
+    assert!(begun.elapsed() < Duration::from_secs(40), "it waited");
+    let log = service.whole_log();
+    let refused = log.iter().any(|line| line.contains("visits get 503"));
+    assert!(!refused, "nobody was: {log:?}");
+}
+
+#[test]
 fn an_idle_connection_may_still_ask_until_it_has_been_idle_for_drain_idle() {
     let redis = Redis::start();
     let drain_idle = Duration::from_millis(700);

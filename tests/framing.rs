@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Client, Redis, Response, Service};
+use crate::support::{Client, Redis, Response, Service, last_for};
 
 /// A visit that is hidden in or behind another request.
 const SMUGGLED: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -271,6 +272,22 @@ fn a_line_feed_is_found_however_the_bytes_arrive_and_whichever_request_it_is_in(
     }
     assert_eq!(answers_until_closed(&mut client, false)[0].status, 400);
     assert_eq!(redis.count(), 3);
+}
+
+/// A connection that idles may forget what it has read (RFC 9112, section 2.2, forbids the CR).
+#[test]
+fn a_carriage_return_alone_is_refused_however_late_the_rest_comes() {
+    let redis = Redis::start();
+    let service = Service::start(&redis);
+    for pause in [0, 500] {
+        let mut client = service.connect();
+        assert_eq!(client.get("/healthz").status, 200);
+        client.send("\r").unwrap();
+        last_for(Duration::from_millis(pause));
+        let answer = client.exchange("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(answer.unwrap().status, 400);
+    }
+    assert_eq!(redis.count(), 0);
 }
 
 #[test]

@@ -232,6 +232,18 @@ fn an_empty_line_begins_no_request() {
 }
 
 #[test]
+fn a_carriage_return_alone_begins_a_request() {
+    let redis = Redis::start();
+    let settings = [("KEEP_ALIVE_TIMEOUT", "2s"), ("HEADER_TIMEOUT", "1s")];
+    let service = start(&redis, &settings);
+    let mut client = service.connect();
+    client.get("/healthz");
+    client.send("\r").unwrap();
+    assert_eq!(client.read(false).unwrap().status, 408);
+    assert_eq!(hits(&service, "header_timeout"), 1.0);
+}
+
+#[test]
 fn a_connection_that_never_asks_is_closed_after_header_timeout() {
     let redis = Redis::start();
     let service = start(&redis, &[("HEADER_TIMEOUT", "1s")]);

@@ -757,6 +757,40 @@ fn nothing_logged_is_lost_to_a_slow_reader_at_the_end() {
     assert_eq!(events.last().unwrap()["message"], "drained");
 }
 
+/// In one turn of its event loop the service answers more than it keeps for a reader that is slow.
+#[test]
+fn nothing_logged_is_lost_when_many_are_answered_at_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let held = held_socket();
+    let mut command = activated(&[held.as_fd()], &[("DRAIN_LAME_DUCK", "0")]);
+    let mut process = Process::spawn(command.stdout(file.reopen().unwrap()));
+    drop(command);
+    let mut clients: Vec<_> = (0..300)
+        .map(|_| {
+            let mut client = Client::connect(held.local_addr().unwrap());
+            assert_eq!(client.get("/healthz").status, 200);
+            client
+        })
+        .collect();
+    process.signal(Signal::STOP);
+    let request = format!("GET /{} HTTP/1.1\r\nHost: test\r\n\r\n", "x".repeat(7000));
+    for client in &mut clients {
+        client.send(&request).unwrap();
+    }
+    process.signal(Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.read(false).unwrap().status, 404);
+    }
+    drop(clients);
+    process.signal(Signal::TERM);
+    assert!(process.wait().success());
+    let log = std::fs::read_to_string(file.path()).unwrap();
+    let events: Vec<_> = log.lines().map(json).collect();
+    let long = events.iter().filter(|event| event["http_status"] == 404);
+    assert_eq!(long.count(), 300);
+    assert!(events.iter().all(|event| event["dropped"].is_null()));
+}
+
 #[test]
 fn stdout_may_be_a_socket_a_file_or_nothing() {
     let serve = |stdout: Stdio| {

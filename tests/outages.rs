@@ -2,11 +2,13 @@
 //! What it looks like from outside, under load, is in the fault suite; this is what takes one visit
 //! at a time to see.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
 use crate::crowd::{Crowd, assert_exact};
 use crate::proxy::{Fate, Proxy};
-use crate::support::{Redis, Service, eventually, program};
+use crate::support::{Redis, Service, eventually, last_for, program};
 
 /// Checks that a log tells of one outage in a few lines: each of the ways in which it showed itself
 /// once, such as a connection that broke, then one that was refused.
@@ -198,6 +200,34 @@ fn a_copy_of_a_batch_that_runs_late_counts_nothing() {
         assert!(late.is_err_and(|error| error.code() == Some("STALE")));
     }
     assert_eq!(redis.count(), 3);
+}
+
+#[test]
+fn a_probe_whose_client_leaves_breaks_no_link() {
+    let redis = Redis::start();
+    let mut service = Service::start(&redis);
+    assert_eq!(service.get("/").number(), 1);
+    redis.process().signal(Signal::STOP);
+    let mut client = service.connect();
+    client
+        .send("GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n")
+        .unwrap();
+    // Whoever comes later is answered: the probe has been read.
+    service.get("/healthz");
+    client.reset();
+    eventually("it has left", || {
+        let left = "abukiks_http_requests_total{route=\"/readyz\",status=\"499\"}";
+        (service.metric(left) == 1.0).then_some(())
+    });
+    // Deadlines are looked at meanwhile.
+    last_for(Duration::from_millis(200));
+    redis.process().signal(Signal::CONT);
+    assert_eq!(service.get("/").number(), 2);
+    let attempts = service.metric("abukiks_redis_connection_attempts_total");
+    assert_eq!(attempts, 1.0);
+    assert!(service.stop().success());
+    let keys: Vec<String> = redis.run(&["KEYS", "*"]);
+    assert_eq!(keys, ["visitorCount"]);
 }
 
 #[test]
