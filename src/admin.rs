@@ -11,8 +11,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::config::{Config, EX_CONFIG, SETTINGS};
-use crate::event_loop::{self, Clock};
-use crate::store::{Link, Store, StoreError, late};
+use crate::event_loop;
+use crate::store::{Link, Store, StoreError};
 
 /// `sysexits.h`: the command was used in a wrong way.
 pub const EX_USAGE: u8 = 64;
@@ -79,15 +79,7 @@ pub fn run<A: clap::Parser>(
         let runtime = event_loop::build().map_err(|error| Failure::new(EX_UNAVAILABLE, error))?;
         let done = runtime.block_on(async {
             let mut link = store.connect().await?;
-            let limit = config.redis_timeout.0;
-            let silent = format!(
-                "no answer within {}, and what was asked for may have been done all the same",
-                config.redis_timeout
-            );
-            Clock::SYSTEM
-                .limit(limit, task(arguments, &config, &mut link))
-                .await
-                .map_err(|error| late(&error, &silent))?
+            task(arguments, &config, &mut link).await
         });
         // Dropping it would wait for a name lookup that hangs.
         runtime.shutdown_background();

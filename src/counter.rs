@@ -9,8 +9,8 @@
 //!   never gets a number that was drawn before it came.
 //! * A batch whose answer was lost is sent again, as the same batch, until its visits' deadlines.
 //!   [`Store`] makes that safe. After that its visits are refused and its number is never reused.
-//! * The link carries one command at a time and is dropped on any doubt. A new one is sought ten
-//!   times a second while somebody waits, so nothing is sent again more often than that. Nobody
+//! * The link carries one command at a time and is dropped on any doubt. A new one is sought while
+//!   somebody waits, at most ten times a second, so nothing is sent again more often than that. Nobody
 //!   waiting, nothing is tried.
 
 use std::future::poll_fn;

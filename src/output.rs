@@ -185,11 +185,12 @@ impl Output {
                 }
                 while self.write_lines() == Written::Blocked {
                     // Known to the event loop only now: else it would be woken whenever the reader takes
-                    // something. Files cannot be waited for, and need not be.
-                    let ready = register(self.sink.as_fd(), Interest::WRITABLE);
-                    let Ok(ready) = ready else { break };
-                    if ready.writable().await.is_err() {
-                        return;
+                    // something.
+                    match register(self.sink.as_fd(), Interest::WRITABLE) {
+                        Ok(ready) if ready.writable().await.is_err() => return,
+                        Ok(_) => {}
+                        // Files cannot be waited for, and need not be; or the system lacks something.
+                        Err(_) => timer.sleep(GATHERED_FOR).await,
                     }
                 }
             }

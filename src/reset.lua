@@ -1,6 +1,6 @@
--- KEYS: the count, the epoch. ARGV: what to set, until when that may still be done.
+-- KEYS: the count, the epoch. ARGV: what to set, until when that may still be done (in milliseconds).
 local time = redis.call('TIME')
-if tonumber(time[1]) > tonumber(ARGV[2]) then
+if time[1] * 1000 + time[2] / 1000 > tonumber(ARGV[2]) then
   return redis.error_reply('STALE reset came too late')
 end
 -- First, for at a key of another type it fails, and then nothing has been changed.

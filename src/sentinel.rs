@@ -30,11 +30,6 @@ impl Sentinels {
         }
     }
 
-    /// How many there are.
-    pub(crate) fn count(&self) -> u32 {
-        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
-    }
-
     /// All of them, beginning with another one each time.
     pub(crate) fn in_turn(&self) -> impl Iterator<Item = &ConnectionInfo> {
         let first = self.next.fetch_add(1, Relaxed) % self.nodes.len().max(1);

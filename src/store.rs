@@ -281,10 +281,11 @@ impl Store {
             return self.dial(&self.server).await;
         };
         let mut trouble = StoreError::Unreachable("there is no Sentinel to ask".to_owned());
-        // Whichever fails or hangs, the next one may know better, and the next attempt begins there. All
-        // have their turn within the budget.
-        let turn = self.budget / (sentinels.count() + 1);
+        // Whichever fails or hangs, the next one may know better, and the next attempt begins there. Each
+        // has half of the time that is left: that is enough for one that is far away, and for the next.
+        let mut turn = self.budget;
         for node in sentinels.in_turn() {
+            turn /= 2;
             let opening = async {
                 let (host, port) = sentinels.ask(&mut self.dial(node).await?).await?;
                 let mut connection = self.dial(&self.other(host, port)).await?;
@@ -372,15 +373,17 @@ impl Store {
         let connecting = async {
             let mut connection = self.open().await?;
             let time = redis::cmd("TIME");
-            let (seconds, _microseconds): (u64, u64) = ask(&mut connection, &time).await?;
+            let (seconds, micros): (u64, u64) = ask(&mut connection, &time).await?;
+            let time = Duration::from_secs(seconds) + Duration::from_micros(micros);
             Ok(Link {
                 connection,
                 command: Vec::new(),
-                time: (seconds, Instant::now()),
+                time: (time, Instant::now()),
                 keys: self.keys.clone(),
                 min_replicas: self.min_replicas,
                 patience: self.patience,
                 budget: self.budget,
+                clock: self.clock,
             })
         };
         match self.clock.limit(self.budget, connecting).await {
@@ -413,12 +416,13 @@ pub struct Link {
     connection: Connection,
     /// The increment that was sent last.
     command: Vec<u8>,
-    /// What the clock of Redis said, in Unix seconds, and when that was.
-    time: (u64, Instant),
+    /// What the clock of Redis said, since 1970, and when that was, or a little later.
+    time: (Duration, Instant),
     keys: Arc<Keys>,
     min_replicas: i64,
     patience: Duration,
     budget: Duration,
+    clock: Clock,
 }
 
 /// What came of a batch.
@@ -453,13 +457,13 @@ impl fmt::Debug for Link {
 impl Link {
     /// Until when a batch that is sent `now` is to be remembered, in Unix seconds of this Redis.
     pub(crate) fn remember_until(&self, now: Instant) -> u64 {
-        self.time_after(now, MEMORY)
+        (self.time_at(now) + MEMORY).as_secs()
     }
 
-    /// What the clock of this Redis shows so long after `now`, or up to a second less.
-    fn time_after(&self, now: Instant, time: Duration) -> u64 {
-        let (seconds, then) = self.time;
-        seconds + (now.saturating_duration_since(then) + time).as_secs()
+    /// What the clock of this Redis shows, or a little less.
+    fn time_at(&self, now: Instant) -> Duration {
+        let (time, then) = self.time;
+        time + now.saturating_duration_since(then)
     }
 
     /// Counts `visits` up, at most once for each `batch`, which Redis remembers `until` then, and
@@ -554,9 +558,9 @@ impl Link {
     /// # Errors
     /// [`StoreError::Uncountable`] when the key holds no text at all; then nothing is changed. After
     /// [`StoreError::Unreachable`] it may or may not have been; it is not any more when the time budget
-    /// of a visit has passed, and a second for the clock of Redis.
+    /// of a visit has passed, by the clock of Redis.
     pub async fn reset(&mut self, to: i64) -> Result<Option<String>, StoreError> {
-        let until = self.time_after(Instant::now(), self.budget) + 1;
+        let until = (self.time_at(Instant::now()) + self.budget).as_millis();
         let mut reset = redis::cmd("EVAL");
         reset
             .arg(RESET)
@@ -564,10 +568,10 @@ impl Link {
             .arg(&self.keys.counter)
             .arg(&self.keys.epoch)
             .arg(to)
-            .arg(until);
-        let error = match self.connection.ask::<Option<Vec<u8>>>(&reset).await {
+            .arg(until.to_string());
+        let error = match self.ask::<Option<Vec<u8>>>(&reset).await {
             Ok(held) => return Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
-            Err(error) => error.into(),
+            Err(error) => error,
         };
         Err(match self.explain(error).await {
             StoreError::Unreachable(why) => {
@@ -587,9 +591,9 @@ impl Link {
     }
 
     async fn held(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.connection.ask(&Cmd::get(&self.keys.counter)).await {
+        match self.ask(&Cmd::get(&self.keys.counter)).await {
             Ok(held) => Ok(held),
-            Err(error) => Err(self.explain(error.into()).await),
+            Err(error) => Err(self.explain(error).await),
         }
     }
 
@@ -598,7 +602,14 @@ impl Link {
     /// # Errors
     /// [`StoreError::Unreachable`] when the connection breaks.
     pub async fn server(&mut self) -> Result<Server, StoreError> {
-        Server::of(&mut self.connection).await
+        let answer = Server::of(&mut self.connection);
+        in_time(self.clock.limit(self.budget, answer).await, self.budget)
+    }
+
+    /// Asks something, and waits for the answer no longer than a visit would.
+    async fn ask<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, StoreError> {
+        let answer = self.connection.ask(command);
+        in_time(self.clock.limit(self.budget, answer).await, self.budget)
     }
 
     async fn explain(&mut self, error: StoreError) -> StoreError {
@@ -610,12 +621,11 @@ impl Link {
 
     /// Describes what stands at the counter's key when it is no number.
     async fn what_stands_there(&mut self) -> String {
-        let key = &self.keys.counter;
-        let kind: Result<String, _> = self.connection.ask(redis::cmd("TYPE").arg(key)).await;
+        let key = self.keys.counter.clone();
+        let kind: Result<String, _> = self.ask(redis::cmd("TYPE").arg(&key)).await;
         match kind.as_deref() {
             Ok("string") => {
-                let text: Result<Vec<u8>, _> =
-                    self.connection.ask(&Cmd::getrange(key, 0, 63)).await;
+                let text: Result<Vec<u8>, _> = self.ask(&Cmd::getrange(&key, 0, 63)).await;
                 let text = text.unwrap_or_default();
                 match integer(&text) {
                     Some(count) => {
@@ -736,8 +746,17 @@ fn integer(text: &[u8]) -> Option<i64> {
     (itoa::Buffer::new().format::<i64>(number) == text).then_some(number)
 }
 
+/// The answer that came within `budget`, or that there was none.
+fn in_time<T, E: Into<StoreError>>(
+    answer: io::Result<Result<T, E>>,
+    budget: Duration,
+) -> Result<T, StoreError> {
+    let answer = answer.map_err(|error| late(&error, &format!("no answer within {budget:?}")))?;
+    answer.map_err(Into::into)
+}
+
 /// Why something has not come to an end, which says `timed_out` where it took too long.
-pub(crate) fn late(error: &io::Error, timed_out: &str) -> StoreError {
+fn late(error: &io::Error, timed_out: &str) -> StoreError {
     StoreError::Unreachable(match error.kind() {
         io::ErrorKind::TimedOut => timed_out.to_owned(),
         _ => error.to_string(),

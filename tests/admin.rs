@@ -2,7 +2,9 @@
 
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
+use crate::proxy::{Fate, Proxy};
 use crate::support::{Client, Redis, Service, SetAtEnd, eventually, program};
 
 const TASKS: [&str; 3] = ["reset-count", "show-count", "check-redis"];
@@ -238,20 +240,24 @@ fn a_reset_while_instances_count_separates_the_visits_before_from_those_after() 
 fn a_reset_that_comes_too_late_changes_nothing() {
     let redis = Redis::start();
     let () = redis.run(&["SET", "visitorCount", "5"]);
-    let script = include_str!("../src/reset.lua");
-    let reset = |until: u64| {
-        let mut connection = redis.connect();
-        redis::cmd("EVAL")
-            .arg(script)
-            .arg(&["2", "visitorCount", "{visitorCount}:epoch", "0"])
-            .arg(until)
-            .query::<i64>(&mut connection)
+    let proxy = Proxy::to(&redis);
+    let reset = || {
+        let settings = [("REDIS_URL", &*proxy.url()), ("REDIS_TIMEOUT", "1s")];
+        program("reset-count", &settings).output().unwrap()
     };
-    let (now, _): (u64, u64) = redis.run(&["TIME"]);
-    let late = reset(now - 1).expect_err("too late");
-    assert!(late.to_string().contains("STALE"), "{late}");
+    proxy.next([Fate::Late(Duration::from_millis(1300))]);
+    let failed = reset();
+    assert_eq!(failed.status.code(), Some(69));
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(said.contains("may have been set all the same"), "{said}");
+    eventually("Redis was asked", || {
+        let stats: String = redis.run(&["INFO", "commandstats"]);
+        stats.contains("cmdstat_eval:").then_some(())
+    });
     assert_eq!(redis.count(), 5);
     assert!(!redis.run::<bool>(&["EXISTS", "{visitorCount}:epoch"]));
-    assert_eq!(reset(now + 60).expect("in time"), 5);
+
+    proxy.next([Fate::Late(Duration::from_millis(300))]);
+    assert!(reset().status.success());
     assert_eq!(redis.count(), 0);
 }

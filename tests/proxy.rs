@@ -24,6 +24,8 @@ pub(crate) enum Fate {
     Forge(&'static [u8]),
     /// Redis gets the request, and its answer comes back byte by byte, with this pause after each.
     Trickle(Duration),
+    /// The request reaches Redis only after this time.
+    Late(Duration),
     /// From here on the connection carries nothing more, and neither side is told.
     Silence,
 }
@@ -59,10 +61,14 @@ struct Wire {
 
 impl Proxy {
     pub(crate) fn to(redis: &Redis) -> Self {
+        Self::to_socket(redis.socket())
+    }
+
+    pub(crate) fn to_socket(redis: PathBuf) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
-            redis: Mutex::new(redis.socket()),
+            redis: Mutex::new(redis),
             fates: Mutex::default(),
             connections: Mutex::default(),
             swallows: AtomicBool::new(false),
@@ -191,6 +197,7 @@ impl Shared {
                 fate @ (Fate::CutAnswerAt(_) | Fate::Forge(_) | Fate::Trickle(_)) => {
                     *lock(&wire.next_answer) = Some(fate);
                 }
+                Fate::Late(time) => last_for(time),
                 Fate::Silence => wire.silent.store(true, Relaxed),
             }
         }

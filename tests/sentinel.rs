@@ -5,12 +5,14 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use redis::Value;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::crowd::{Crowd, assert_exact};
+use crate::proxy::Proxy;
 use crate::support::{Process, Redis, Service, eventually, own_host, program};
 
 pub(crate) const MASTER_PORT: &str = "6379";
@@ -201,6 +203,28 @@ fn one_sentinel_that_answers_is_enough() {
     let said = String::from_utf8(check.stdout).expect("text");
     assert!(said.contains("visitorCount holds 3"), "{said}");
     assert!(said.contains(&url), "{said}");
+}
+
+#[test]
+fn five_sentinels_far_away_are_reached_as_one_is() {
+    let host = own_host();
+    let _master = redis_at(&host, MASTER_PORT, &[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("sentinel.sock");
+    let settings = format!(
+        "sentinel monitor visits {host} {MASTER_PORT} 1\n\
+         unixsocket {}\n",
+        socket.display()
+    );
+    let _sentinel = start_sentinel(folder.path(), &host, FIRST_SENTINEL, &settings);
+    let far: Vec<_> = (0..5).map(|_| Proxy::to_socket(socket.clone())).collect();
+    let nodes: Vec<_> = far.iter().map(|far| far.address().to_string()).collect();
+    for far in &far {
+        far.delay(Duration::from_millis(110));
+    }
+    let url = format!("redis+sentinel://{}/visits", nodes.join(","));
+    let service = Service::start_with(&[("REDIS_URL", &url), ("REDIS_TIMEOUT", "1s")]);
+    assert_eq!(service.get("/").number(), 1);
 }
 
 #[test]
