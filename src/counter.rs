@@ -37,6 +37,9 @@ const MOST_ATTEMPTS: u32 = 8;
 /// How often deadlines are looked at, and so how far from its own a visit may be refused.
 const TICK: Duration = Duration::from_millis(20);
 
+/// How long the end may take to leave no key behind.
+const CLEANING_UP: Duration = Duration::from_secs(1);
+
 /// Between two reasons that the log is told of one outage.
 const SAY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -604,7 +607,7 @@ impl Batcher {
             batch.may_have_run = true;
         }
         self.metrics.redis_errors.inc();
-        if matches!(self.state, LinkState::Up) {
+        if matches!(self.state, LinkState::Up) && !self.inbox.waiting().is_over() {
             tracing::info!(%reason, "the link to Redis broke; connecting anew");
         }
         self.trouble = reason;
@@ -683,10 +686,9 @@ impl Batcher {
             && !self.may_run_late
         {
             // Nobody waits for this, and the key expires anyway.
-            let clock = self.store.clock();
-            let _ = clock
-                .limit(self.store.patience(), link.forget_producer())
-                .await;
+            let limit = self.store.patience().min(CLEANING_UP);
+            let cleaning_up = link.forget_producer();
+            let _ = self.store.clock().limit(limit, cleaning_up).await;
         }
     }
 }

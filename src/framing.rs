@@ -156,6 +156,7 @@ fn is_host(authority: &Authority) -> bool {
 /// * A line that ends in LF alone. hyper takes it for the end of a line, as RFC 9112, section 2.2,
 ///   allows; to a proxy it may be a part of the line, so that two requests here were one there.
 /// * A fragment in the first line, which is no part of a request target (section 3.2).
+/// * A CR alone before the first line. hyper refuses it, unless the connection has rested since it came.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     /// Heads that are complete.
@@ -174,13 +175,17 @@ impl Lines {
     pub(crate) fn follow(&mut self, received: &[u8]) -> Option<u64> {
         // A CR that ends no line is a part of one.
         if self.after_cr && received.first().is_some_and(|first| *first != b'\n') {
+            let begins_head = self.begins_head();
             (self.in_line, self.after_cr) = (true, false);
+            if begins_head {
+                return Some(self.heads);
+            }
         }
         let mut rest = received;
         while let Some(end) = self.end_of_line(rest) {
             let line = &rest[..end];
             let ends_in_crlf = line.last().map_or(self.after_cr, |last| *last == b'\r');
-            if !ends_in_crlf || rest[end] == b'#' {
+            if !ends_in_crlf || rest[end] == b'#' || self.begins_with_cr(line) {
                 self.in_line = true;
                 return Some(self.heads);
             }
@@ -193,11 +198,22 @@ impl Lines {
             (self.in_line, self.after_cr) = (false, false);
             rest = &rest[end + 1..];
         }
+        let wrong = self.begins_with_cr(rest).then_some(self.heads);
         if let Some(last) = rest.last() {
             self.after_cr = *last == b'\r';
             self.in_line |= rest != b"\r";
         }
-        None
+        wrong
+    }
+
+    /// Whether what comes next is the beginning of a head.
+    fn begins_head(&self) -> bool {
+        !self.in_head && !self.in_line
+    }
+
+    /// Whether a head begins with this, and that with a CR alone.
+    fn begins_with_cr(&self, line: &[u8]) -> bool {
+        self.begins_head() && line.len() > 1 && line[0] == b'\r'
     }
 
     /// Where the line ends, or where it must not go on.
@@ -213,7 +229,7 @@ impl Lines {
 
     /// How many heads were received, when no other one has begun.
     pub(crate) fn whole_heads(&self) -> Option<u64> {
-        let begun = self.in_head || self.in_line || self.after_cr;
+        let begun = self.in_head || self.in_line;
         (!begun).then_some(self.heads)
     }
 }

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -22,8 +23,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// When a supervisor that had no room for a message is told again.
 const SAY_AGAIN: Duration = Duration::from_millis(100);
 
-/// Tells the supervisor something. False: it has not read what it was told before, and has no more
-/// room. Otherwise it is not this service's concern whether anybody listens.
+/// Tells the supervisor something. False: it did not go through, as when the supervisor has not read
+/// what it was told before. It is not this service's concern whether there is one.
 fn tell(states: &[NotifyState<'_>]) -> bool {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
         return true;
@@ -33,7 +34,13 @@ fn tell(states: &[NotifyState<'_>]) -> bool {
         return true;
     };
     tracing::debug!(%error, "the service manager cannot be told");
-    error.kind() != io::ErrorKind::WouldBlock
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::InvalidInput
+    )
 }
 
 /// What `sd_notify::notify` does, which waits for room: the event loop would stand still.
@@ -54,9 +61,9 @@ fn address(socket: &OsStr) -> io::Result<SocketAddr> {
     SocketAddr::from_pathname(socket)
 }
 
-/// Says that the end has begun.
-pub(crate) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+/// Says that the end has begun. Returns whether that went through.
+pub(crate) fn stopping() -> bool {
+    tell(&[NotifyState::Stopping])
 }
 
 /// Says that the end needs `more` time.
@@ -80,7 +87,7 @@ pub(crate) async fn report(app: Arc<App>, mut timer: Timer) {
     loop {
         let status = app.status();
         let states: Vec<_> = [
-            (!ready).then_some(NotifyState::Ready),
+            (!ready && !app.draining.load(Relaxed)).then_some(NotifyState::Ready),
             watchdog.is_some().then_some(NotifyState::Watchdog),
             (status != last).then_some(NotifyState::Status(&status)),
         ]

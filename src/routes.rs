@@ -229,7 +229,7 @@ impl Asked {
             framing::check(request, &fields, app.max_body_bytes)
         } else {
             Err(Fault::Malformed(
-                "a line does not end in CRLF, or the request target has a fragment",
+                "a line does not end in CRLF or begins with a CR, or the request target has a fragment",
             ))
         };
         connection.note_last_request(fields.says_close() && framing == Ok(Content::None));

@@ -436,8 +436,8 @@ impl Server {
         } else {
             self.rules.lame_duck
         };
-        lifecycle::stopping();
         self.app.draining.store(true, Relaxed);
+        let mut said = lifecycle::stopping();
         let mut old: Vec<_> = self
             .connections()
             .iter()
@@ -465,6 +465,7 @@ impl Server {
             }
             if now.duration_since(told) >= Duration::from_secs(1) {
                 told = now;
+                said = said || lifecycle::stopping();
                 let more = self.rules.drain_timeout - waited + Duration::from_secs(2);
                 lifecycle::still_stopping(more);
             }

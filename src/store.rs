@@ -268,7 +268,13 @@ impl Store {
         };
         // A node of a Redis Cluster names the one that has the keys.
         let Some(node) = self.moved(&error) else {
-            return Err(StoreError::from(error).at(&connection.address));
+            return Err(match StoreError::from(error) {
+                StoreError::Uncountable(_) => StoreError::Uncountable(format!(
+                    "key {} does not hold a plain integer",
+                    self.keys.epoch
+                )),
+                other => other.at(&connection.address),
+            });
         };
         let mut connection = self.dial(&node).await?;
         ask::<Value>(&mut connection, &question).await?;
@@ -283,9 +289,9 @@ impl Store {
         let mut trouble = StoreError::Unreachable("there is no Sentinel to ask".to_owned());
         // Whichever fails or hangs, the next one may know better, and the next attempt begins there. Each
         // has half of the time that is left: that is enough for one that is far away, and for the next.
-        let mut turn = self.budget;
+        let begun = Instant::now();
         for node in sentinels.in_turn() {
-            turn /= 2;
+            let turn = self.budget.saturating_sub(begun.elapsed()) / 2;
             let opening = async {
                 let (host, port) = sentinels.ask(&mut self.dial(node).await?).await?;
                 let mut connection = self.dial(&self.other(host, port)).await?;
@@ -436,12 +442,12 @@ pub(crate) struct Total {
 
 impl Total {
     fn read(text: &[u8]) -> Result<Self, StoreError> {
-        if let Some((count, [b' ', epoch @ ..])) = number(text)
-            && let Some((epoch, [])) = number(epoch)
-        {
-            Ok(Self { count, epoch })
-        } else {
-            Err(not_of_redis())
+        let Some((count, [b' ', epoch @ ..])) = number(text) else {
+            return Err(not_of_redis());
+        };
+        match number(epoch) {
+            Some((epoch, [])) => Ok(Self { count, epoch }),
+            _ => Err(StoreError::Uncountable("the epoch is no number".to_owned())),
         }
     }
 }
@@ -619,26 +625,40 @@ impl Link {
         }
     }
 
-    /// Describes what stands at the counter's key when it is no number.
+    /// Describes what stands at the counter's key or at the epoch's, of which one cannot be counted up.
     async fn what_stands_there(&mut self) -> String {
-        let key = self.keys.counter.clone();
-        let kind: Result<String, _> = self.ask(redis::cmd("TYPE").arg(&key)).await;
+        let keys = self.keys.clone();
+        let count = match self.integer_at(&keys.counter).await {
+            Ok(count) => count.unwrap_or_default(),
+            Err(wrong) => return format!("key {} {wrong}", keys.counter),
+        };
+        match self.integer_at(&keys.epoch).await {
+            Ok(_) => format!(
+                "key {} holds {count}, which cannot be counted up further",
+                keys.counter
+            ),
+            Err(wrong) => format!("key {} {wrong}", keys.epoch),
+        }
+    }
+
+    /// The integer that stands at a key, if anything does; or what else does.
+    async fn integer_at(&mut self, key: &str) -> Result<Option<i64>, String> {
+        let kind: Result<String, _> = self.ask(redis::cmd("TYPE").arg(key)).await;
         match kind.as_deref() {
+            Ok("none") => Ok(None),
             Ok("string") => {
-                let text: Result<Vec<u8>, _> = self.ask(&Cmd::getrange(&key, 0, 63)).await;
+                let text: Result<Vec<u8>, _> = self.ask(&Cmd::getrange(key, 0, 63)).await;
                 let text = text.unwrap_or_default();
-                match integer(&text) {
-                    Some(count) => {
-                        format!("key {key} holds {count}, which cannot be counted up further")
-                    }
-                    None => format!(
-                        "key {key} holds {:?}, which is not an integer",
+                let other = || {
+                    format!(
+                        "holds {:?}, which is not an integer",
                         String::from_utf8_lossy(&text)
-                    ),
-                }
+                    )
+                };
+                integer(&text).map(Some).ok_or_else(other)
             }
-            Ok(kind) => format!("key {key} holds a {kind}, not a plain integer"),
-            Err(_) => format!("key {key} does not hold a plain integer"),
+            Ok(kind) => Err(format!("holds a {kind}, not a plain integer")),
+            Err(_) => Err("does not hold a plain integer".to_owned()),
         }
     }
 }

@@ -268,12 +268,13 @@ fn without_a_supervisor_that_listens_the_service_serves_all_the_same() {
 }
 
 #[test]
-fn a_supervisor_that_does_not_read_holds_nobody_up_and_hears_of_readiness_when_it_does() {
+fn a_supervisor_that_does_not_read_holds_nobody_up_and_hears_what_matters_when_it_does() {
     let redis = Redis::start();
     for manager in [Manager::new(), Manager::in_no_file_system()] {
         manager.fill();
         let mut service = Service::start_with(&[
             ("REDIS_URL", &redis.url()),
+            ("REDIS_TIMEOUT", "30s"),
             ("NOTIFY_SOCKET", &manager.path()),
         ]);
         let before = redis.count();
@@ -282,7 +283,18 @@ fn a_supervisor_that_does_not_read_holds_nobody_up_and_hears_of_readiness_when_i
 
         manager.until("READY=1");
         manager.fill();
-        assert!(service.stop().success());
+        redis.process().signal(Signal::STOP);
+        let mut waiting = service.connect();
+        waiting
+            .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            .unwrap();
+        service.wait_for_waiting(1);
+        service.process.signal(Signal::TERM);
+        service.log_line("draining");
+        manager.until("STOPPING=1");
+        redis.process().signal(Signal::CONT);
+        assert_eq!(waiting.read(false).unwrap().number(), before + 2);
+        assert!(service.process.wait().success());
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use rustix::process::Signal;
 
 use crate::crowd::{Crowd, assert_ordered};
-use crate::support::{Redis, Service};
+use crate::support::{Redis, Service, program};
 
 /// A visit as bytes.
 const VISIT: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -236,4 +236,36 @@ fn a_process_that_ended_in_order_leaves_nothing_but_the_count() {
     assert_eq!(redis.run::<Vec<String>>(&["KEYS", "*"]).len(), 2);
     assert!(service.stop().success());
     assert_eq!(redis.run::<Vec<String>>(&["KEYS", "*"]), ["visitorCount"]);
+}
+
+#[test]
+fn an_epoch_that_is_no_number_is_named() {
+    for (words, said) in [
+        (
+            &["SET", "{visitorCount}:epoch", "x"][..],
+            "which is not an integer",
+        ),
+        (
+            &["RPUSH", "{visitorCount}:epoch", "x"],
+            "does not hold a plain integer",
+        ),
+    ] {
+        let redis = Redis::start();
+        redis.run::<redis::Value>(words);
+        let names_it =
+            |line: &str| line.contains("key {visitorCount}:epoch ") && line.contains(said);
+        let mut service = Service::start(&redis);
+        assert_eq!(service.get("/").status, 503);
+        let line = service.log_line("Redis does not count");
+        assert!(names_it(&line), "{line}");
+        let mut reset = program("reset-count", &[("REDIS_URL", &redis.url())]);
+        let reset = reset.output().expect("it runs");
+        assert_eq!(reset.status.code(), Some(65));
+        let line = String::from_utf8(reset.stderr).expect("text");
+        assert!(names_it(&line), "{line}");
+
+        redis.run::<()>(&["DEL", "{visitorCount}:epoch"]);
+        let before = redis.count();
+        assert_eq!(service.get("/").number(), before + 1);
+    }
 }

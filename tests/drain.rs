@@ -375,6 +375,21 @@ fn a_batch_whose_visitors_have_all_left_holds_no_process_up() {
 }
 
 #[test]
+fn a_redis_that_hangs_holds_up_no_process_that_has_drained() {
+    let redis = Redis::start();
+    let mut service = Service::start_with(&[
+        ("REDIS_URL", &redis.url()),
+        ("REDIS_TIMEOUT", "60s"),
+        ("DRAIN_LAME_DUCK", "0"),
+    ]);
+    assert_eq!(service.get("/").number(), 1);
+    redis.process().signal(Signal::STOP);
+    let begun = Instant::now();
+    assert!(service.stop().success());
+    assert!(begun.elapsed() < Duration::from_secs(20), "it waited");
+}
+
+#[test]
 fn an_idle_connection_may_still_ask_until_it_has_been_idle_for_drain_idle() {
     let redis = Redis::start();
     let drain_idle = Duration::from_millis(700);

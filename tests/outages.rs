@@ -205,7 +205,7 @@ fn a_copy_of_a_batch_that_runs_late_counts_nothing() {
 #[test]
 fn a_probe_whose_client_leaves_breaks_no_link() {
     let redis = Redis::start();
-    let mut service = Service::start(&redis);
+    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "50s")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut client = service.connect();

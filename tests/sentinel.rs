@@ -223,8 +223,15 @@ fn five_sentinels_far_away_are_reached_as_one_is() {
         far.delay(Duration::from_millis(110));
     }
     let url = format!("redis+sentinel://{}/visits", nodes.join(","));
-    let service = Service::start_with(&[("REDIS_URL", &url), ("REDIS_TIMEOUT", "1s")]);
+    let settings = [("REDIS_URL", &*url), ("REDIS_TIMEOUT", "1s")];
+    let service = Service::start_with(&settings);
     assert_eq!(service.get("/").number(), 1);
+    // Those that refuse at once take nothing of the time of the last one.
+    let last = nodes[4].as_str();
+    let url = format!("redis+sentinel://{host}:1,{host}:2,{host}:3,{host}:4,{last}/visits");
+    let settings = [("REDIS_URL", &*url), ("REDIS_TIMEOUT", "1s")];
+    let check = program("show-count", &settings).output().expect("it runs");
+    assert!(check.status.success(), "{check:?}");
 }
 
 #[test]

@@ -674,7 +674,7 @@ fn a_drop_in_means_the_same_to_an_admin_process_as_to_the_service() {
     let drop_in = "/etc/systemd/system/abukiks@.service.d/own.conf";
     machine.write(
         drop_in,
-        "[Service]\n  MemoryMax = 256M \n\
+        "[Service]\n  MemoryMax = 256M \n  CPUQuota=150%\n\
          Environment = \"COUNTER_KEY=100 %%i\" \\\n    REDIS_URL_FILE=%d/own\n\
          LoadCredential=own:%E/redis-url\n\
          Environment=RELEASE=%i\n",
