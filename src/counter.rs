@@ -127,7 +127,7 @@ impl Inbox {
         if !waiting.is_nobody() {
             return Poll::Ready(true);
         }
-        if waiting.is_over() {
+        if waiting.closed {
             return Poll::Ready(false);
         }
         waiting.idle = Some(context.waker().clone());

@@ -16,13 +16,17 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, Sleep};
 
+/// How many host names may be looked up at one time, each by a thread of its own. One that hangs goes
+/// on when nobody waits for it any more.
+const MOST_LOOKUPS: usize = 24;
+
 /// An event loop for one thread.
 ///
 /// # Errors
 /// When the system gives no descriptors.
 pub fn build() -> io::Result<Runtime> {
     let mut builder = Builder::new_current_thread();
-    builder.enable_io();
+    builder.enable_io().max_blocking_threads(MOST_LOOKUPS);
     if Clock::SYSTEM == Clock::Tokio {
         builder.enable_time();
     }
