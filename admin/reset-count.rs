@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             let key = &config.counter_key.0;
             serde_json::json!({ "key": key, "old": old, "new": to, "dryRun": dry_run }).to_string()
         } else {
-            let old = old.as_deref().unwrap_or("nothing");
+            let old = old.map_or("nothing".to_owned(), |old| old.escape_debug().to_string());
             let done = if dry_run { "would become" } else { "is now" };
             format!("the count was {old} and {done} {to}")
         })

@@ -14,6 +14,9 @@ use crate::config::{Config, EX_CONFIG, SETTINGS};
 use crate::event_loop;
 use crate::store::{Link, Store, StoreError};
 
+/// `sysexits.h`: what there was to say could not be written.
+const EX_IOERR: u8 = 74;
+
 /// `sysexits.h`: the command was used in a wrong way.
 pub const EX_USAGE: u8 = 64;
 /// `sysexits.h`: what stands in Redis is not what it should be.
@@ -101,8 +104,12 @@ fn prepare() -> Result<(Config, Store), Failure> {
 #[must_use]
 pub fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "{}", text.trim_end());
-    ExitCode::SUCCESS
+    match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(EX_IOERR, format!("stdout cannot be written to: {error}"))
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Prints why there is nothing more to do, on stderr, and returns the exit status for it. That
@@ -203,7 +210,7 @@ All settings are environment variables. An empty one counts as absent.
     help += "
 Signals: SIGTERM and SIGINT drain the connections and end the process; a second one ends it at once.
 Exit status: 0 ended as asked, 64 unknown argument, 71 the system refused (a port that is taken),
-78 a setting is wrong.
+78 a setting is wrong, 130 or 143 ended at once by a second signal.
 ";
     help
 }

@@ -106,7 +106,7 @@ settings! {
     MIN_REPLICAS_ACK min_replicas_ack: AtLeast<0> = "0";
     /// Visits that may wait for Redis at one time. One more gets 503 at once.
     MAX_WAITING_VISITS max_waiting_visits: AtLeast<1> = "16384";
-    /// Connections served at one time; further ones wait in the socket's backlog. `auto` is the limit of open files (`LimitNOFILE`) less a reserve of 32.
+    /// Connections served at one time; further ones wait in the socket's backlog. `auto` is the limit of open files (`LimitNOFILE`) less what the process itself needs (34 with one socket and one thread).
     MAX_CONNECTIONS max_connections: Auto<AtLeast<1>> = "auto";
     /// Size of a request's line and headers together, in bytes. A larger head gets 431.
     MAX_HEADER_BYTES max_header_bytes: AtLeast<256> = "16384";
@@ -317,9 +317,10 @@ fn read_one<T: FromSetting + fmt::Display>(
 ) -> Option<T> {
     let (text, origin) = source.text_and_origin(name);
     let Some(value) = T::read(text) else {
-        // A URL can hold a password, and one that cannot be read cannot be redacted either.
-        let held = if name == "REDIS_URL" {
-            format!("{name} (from {origin}; its text is withheld, it may hold a password)")
+        // A URL can hold a password, and one that cannot be read cannot be redacted either. What is no path
+        // may be what such a file holds.
+        let held = if name == "REDIS_URL" || name.ends_with("_FILE") {
+            format!("{name} (from {origin}; its text is withheld, it may hold a password or a key)")
         } else {
             format!("{name}={text:?} (from {origin})")
         };
@@ -506,7 +507,11 @@ impl FromSetting for u16 {
 impl FromSetting for PathBuf {
     const ACCEPTS: &'static str = "the path of a file";
     fn read(text: &str) -> Option<Self> {
-        (!text.chars().any(char::is_control)).then(|| Self::from(text))
+        // The content of such a file, put in the place of its path.
+        let is_content = text.chars().any(char::is_control)
+            || text.contains("://")
+            || text.contains("-----BEGIN");
+        (!is_content).then(|| Self::from(text))
     }
 }
 
@@ -769,6 +774,17 @@ impl RedisUrl {
             _ => &[],
         };
         let mut url = redis::parse_redis_url(text)?;
+        let (leads_nowhere, logs_in) = match connection.addr() {
+            redis::ConnectionAddr::Unix(_) => (
+                false,
+                !url.username().is_empty() || url.password().is_some(),
+            ),
+            _ => (url.port() == Some(0), false),
+        };
+        // A unix socket has its login among the parameters.
+        if leads_nowhere || logs_in || connection.redis_settings().db() < 0 {
+            return None;
+        }
         // A `?` or `#` that stands raw in a password ends the host before its time: what follows
         // would be shown as if it were no secret, and the connection would go somewhere else.
         let known = |name: &str| parameters.contains(&name) || of_path.contains(&name);
@@ -804,7 +820,11 @@ impl RedisUrl {
         // The letters that Sentinel takes for a name.
         let letter = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
         // An `@` that stands raw is one login for each host: all have the same one.
-        if master.is_empty() || !master.bytes().all(letter) || login.contains('@') {
+        if master.is_empty() || !master.bytes().all(letter) || login.contains(['@', ',']) {
+            return None;
+        }
+        // As in the URL of a server, where a password has such a letter.
+        if hosts.contains(['?', '#']) {
             return None;
         }
         let url = |host: &str| format!("{scheme}://{login}@{host}/{database}?{parameters}");

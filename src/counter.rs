@@ -527,6 +527,7 @@ impl Batcher {
             return;
         }
         let (store, metrics, told) = (&self.store, &self.metrics, &self.told);
+        metrics.tell_durable(None);
         let introduction = introduce(store.clone(), metrics.clone(), told.clone());
         // That of an earlier link is called off.
         self.introduction = JoinSet::new();

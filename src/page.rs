@@ -9,9 +9,12 @@ use bytes::{Buf as _, Bytes};
 use headers_accept::Accept;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
-use mediatype::{MediaType, Name, names, values};
+use mediatype::{MediaType, Name, names};
 
 use crate::fields::Fields;
+
+/// The most that is read of what a client accepts, in bytes.
+const LONGEST_ACCEPT: usize = 1024;
 
 /// The page; `{...}` stand for what differs.
 const PAGE: &str = include_str!("page.html");
@@ -33,13 +36,10 @@ pub(crate) enum Form {
 
 /// The media types that stand for a form, the plain ones in the order of our preference. That of a
 /// problem (RFC 9457) asks for JSON.
-static MEDIA_TYPES: [(Form, MediaType<'_>); 7] = [
+static MEDIA_TYPES: [(Form, MediaType<'_>); 4] = [
     (Form::Text, MediaType::new(names::TEXT, names::PLAIN)),
     (Form::Html, MediaType::new(names::TEXT, names::HTML)),
     (Form::Json, MediaType::new(names::APPLICATION, names::JSON)),
-    (Form::Text, in_utf_8(names::TEXT, names::PLAIN)),
-    (Form::Html, in_utf_8(names::TEXT, names::HTML)),
-    (Form::Json, in_utf_8(names::APPLICATION, names::JSON)),
     (
         Form::Json,
         MediaType::from_parts(
@@ -50,10 +50,6 @@ static MEDIA_TYPES: [(Form, MediaType<'_>); 7] = [
         ),
     ),
 ];
-
-const fn in_utf_8<'a>(ty: Name<'a>, subtype: Name<'a>) -> MediaType<'a> {
-    MediaType::from_parts(ty, subtype, None, &[(names::CHARSET, values::UTF_8)])
-}
 
 impl Form {
     /// Every form, in the order of their numbers.
@@ -67,15 +63,20 @@ impl Form {
             Some(first) if first == "*/*" && !fields.accept.repeated => return Self::Text,
             Some(_) => {}
         }
-        // Case means nothing here, but values are compared exactly: ours is UTF-8.
+        // Case means nothing here.
         let all: Vec<_> = fields
             .accepts()
             .map(|accept| accept.as_bytes().to_ascii_uppercase())
             .collect();
         let all = all.join(&b',');
+        // No client says so much, and reading it would cost more than all the rest of the answer.
+        if all.len() > LONGEST_ACCEPT {
+            return Self::Text;
+        }
         let Some(accept) = std::str::from_utf8(&all).ok().and_then(|all| {
-            Accept::from_str(all)
-                .or_else(|_| readable(all).parse())
+            let all = in_utf_8(all);
+            Accept::from_str(&all)
+                .or_else(|_| readable(&all).parse())
                 .ok()
         }) else {
             return Self::Text;
@@ -95,6 +96,16 @@ impl Form {
             Self::Json => "application/json",
         })
     }
+}
+
+/// An `Accept` list without the character set that all forms have, which would make two types of one.
+fn in_utf_8(all: &str) -> String {
+    let ours = |parameter: &&str| parameter.trim() != "CHARSET=UTF-8";
+    let members = all.split(',').map(|member| {
+        let parameters: Vec<_> = member.split(';').filter(ours).collect();
+        parameters.join(";")
+    });
+    members.collect::<Vec<_>>().join(",")
 }
 
 /// The members of an `Accept` list that can be read. Empty ones are allowed (RFC 9110, section

@@ -26,6 +26,9 @@ const FIRST_READ: usize = 64;
 /// How much is shown of a reply that is none of Redis, in bytes.
 const WORDS_TO_SHOW: usize = 32;
 
+/// How an error begins that shows such words.
+const NO_REDIS: &str = "what answers is no Redis";
+
 /// A connection on which at most one question is open.
 pub(crate) struct Connection {
     /// Where it leads.
@@ -53,7 +56,8 @@ impl Connection {
             received: Vec::new(),
         };
         if let Some(login) = login(settings) {
-            connection.ask::<Value>(&login).await?;
+            let answer = connection.ask::<Value>(&login).await;
+            answer.map_err(|error| without_password(error, settings.password()))?;
         }
         if settings.db() != 0 {
             let mut select = redis::cmd("SELECT");
@@ -188,8 +192,21 @@ fn unlike_redis(received: &[u8]) -> io::Error {
     let words = String::from_utf8_lossy(words);
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!("what answers is no Redis: it says {words:?}"),
+        format!("{NO_REDIS}: it says {words:?}"),
     )
+}
+
+/// What was said to a login, unless that holds the password, or may.
+fn without_password(error: RedisError, password: Option<&str>) -> RedisError {
+    let said = error.to_string();
+    // Of a command that it does not know, Redis says the words; they are never shown.
+    let (said, _words) = said.split_once(", with args").unwrap_or((&said, ""));
+    let password = password.filter(|password| !password.is_empty());
+    if password.is_some_and(|password| said.contains(password) || said.contains(NO_REDIS)) {
+        let withheld = "what it says to the login is not shown, for it may hold the password";
+        return io::Error::new(io::ErrorKind::InvalidData, withheld).into();
+    }
+    error
 }
 
 /// The first `count` values, once they have been received.

@@ -118,7 +118,13 @@ pub async fn run(
     });
     let (stop_accepting, stopped) = watch::channel(());
     let mut accepting = JoinSet::new();
-    let workers = Workers::start(config.worker_threads.0 - 1)?;
+    let workers = Workers::start(config.worker_threads.0 - 1).map_err(|error| {
+        let threads = &config.worker_threads;
+        io::Error::new(
+            error.kind(),
+            format!("WORKER_THREADS={threads} cannot be had: {error}"),
+        )
+    })?;
     for listener in listeners.sockets {
         tracing::info!(listening = %listener, inherited = listeners.inherited, "listening");
         for event_loop in workers.event_loops() {

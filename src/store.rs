@@ -47,6 +47,9 @@ const INCREMENT: &str = include_str!("increment.lua");
 /// been told that it failed.
 const RESET: &str = include_str!("reset.lua");
 
+/// How much is told of what a server says against something, in letters.
+const MOST_WORDS: usize = 300;
+
 /// How long after a batch is first sent its memory lasts.
 ///
 /// A copy of a batch would count twice if it ran after the memory of an earlier copy had expired.
@@ -195,6 +198,9 @@ impl From<RedisError> for StoreError {
                     // Of a command that it does not know, Redis says the words. A password may be one.
                     let (detail, _words) = detail.split_once(", with args").unwrap_or((detail, ""));
                     let said = format!("{code} {detail}");
+                    let said = said.chars().take(MOST_WORDS);
+                    let said = said.map(|letter| if letter.is_control() { ' ' } else { letter });
+                    let said = said.collect();
                     match kind {
                         // The keys are on their way to another node of a Redis Cluster. No outage:
                         // the next connection leads to them.
@@ -380,6 +386,9 @@ impl Store {
             let mut connection = self.open().await?;
             let time = redis::cmd("TIME");
             let (seconds, micros): (u64, u64) = ask(&mut connection, &time).await?;
+            if seconds > u32::MAX.into() || micros >= 1_000_000 {
+                return Err(not_of_redis());
+            }
             let time = Duration::from_secs(seconds) + Duration::from_micros(micros);
             Ok(Link {
                 connection,

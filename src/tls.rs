@@ -43,6 +43,9 @@ pub enum TlsSetupError {
         /// What is wrong with it.
         error: Box<dyn Error + Send + Sync>,
     },
+    /// There is nobody to trust.
+    #[error("this system trusts no certificate authority ({0}); set REDIS_CA_FILE")]
+    NoAuthorities(String),
     /// The library cannot be used as it was built.
     #[error("no TLS: {0}")]
     Rustls(#[from] rustls::Error),
@@ -74,7 +77,14 @@ impl Tls {
             }
         } else {
             // One that cannot be read is no reason to distrust the others.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                let errors = found.errors.iter().map(ToString::to_string);
+                return Err(TlsSetupError::NoAuthorities(
+                    errors.collect::<Vec<_>>().join("; "),
+                ));
+            }
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)

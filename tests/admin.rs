@@ -1,5 +1,6 @@
 //! One-off processes: the same release, the same settings, the same Redis.
 
+use std::fs::File;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -260,4 +261,26 @@ fn a_reset_that_comes_too_late_changes_nothing() {
     proxy.next([Fate::Late(Duration::from_millis(300))]);
     assert!(reset().status.success());
     assert_eq!(redis.count(), 0);
+}
+
+#[test]
+fn what_stands_in_redis_cannot_command_a_terminal() {
+    let redis = Redis::start();
+    let () = redis.run(&["SET", "visitorCount", "\u{1b}[31mred\u{202e}"]);
+    let dry = said(&redis, "reset-count", &["--dry-run"]);
+    assert_eq!(
+        dry,
+        "the count was \\u{1b}[31mred\\u{202e} and would become 0"
+    );
+}
+
+#[test]
+fn what_could_not_be_printed_is_no_success() {
+    let redis = Redis::start();
+    for (sink, status) in [("/dev/full", 74), ("/dev/null", 0)] {
+        let sink = File::options().write(true).open(sink).unwrap();
+        let mut command = program("show-count", &[("REDIS_URL", &redis.url())]);
+        let ended = command.stdout(sink).status().unwrap();
+        assert_eq!(ended.code(), Some(status));
+    }
 }

@@ -140,6 +140,18 @@ fn accept_chooses_the_form_as_rfc_9110_says() {
         ("*/*, text/plain;q=0", html),
         ("*/*, text/*;q=0", json),
         ("text/*, text/plain;q=0", html),
+        (
+            "text/plain;q=0, text/html;q=0, application/json;q=0.2, */*;q=0.9",
+            json,
+        ),
+        (
+            "text/html;q=0.3, text/plain;q=0.2, application/json;q=0.5, */*;q=0.8",
+            json,
+        ),
+        (
+            "text/plain; charset=utf-8;q=0.1, text/html;q=0.5, */*;q=0.2",
+            html,
+        ),
         // Lists with empty members or unreadable ones, as real clients send them.
         (", text/html,, image/gif", html),
         ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", html),
@@ -157,6 +169,9 @@ fn accept_chooses_the_form_as_rfc_9110_says() {
         assert_eq!(content_type(&greeting), expected, "Accept: {accept}");
     }
     assert_eq!(content_type(&client.get("/")), text, "no Accept at all");
+    let endless = format!("application/json{}", ", a/b".repeat(300));
+    let greeting = get_accepting(&mut client, "/", &endless);
+    assert_eq!(content_type(&greeting), text, "more than any client says");
 }
 
 #[test]

@@ -416,6 +416,10 @@ fn the_visit_beyond_max_waiting_visits_gets_503_at_once() {
 
 /// A service that may open no more than `files` files.
 fn start_with_files(redis: &Redis, files: u32, settings: &[(&str, &str)]) -> Service {
+    Service::from_command(with_files(redis, files, settings))
+}
+
+fn with_files(redis: &Redis, files: u32, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new("sh");
     command
         .arg("-c")
@@ -425,7 +429,17 @@ fn start_with_files(redis: &Redis, files: u32, settings: &[(&str, &str)]) -> Ser
         .envs([("PORT", "0"), ("LOG_FORMAT", "json")])
         .env("REDIS_URL", redis.url())
         .envs(settings.iter().copied());
-    Service::from_command(command)
+    command
+}
+
+#[test]
+fn more_threads_than_there_are_files_for_are_refused_by_name() {
+    let redis = Redis::start();
+    let output = with_files(&redis, 64, &[("WORKER_THREADS", "50")]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(71));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("WORKER_THREADS=50"), "{said}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -106,6 +107,85 @@ fn a_redis_that_knows_no_login_tells_nobody_the_password() {
         said += &service.whole_log().concat();
         assert!(!said.contains("secret1"), "{said}");
     }
+}
+
+/// What listens at this address is no Redis, but says something to whatever it gets.
+fn no_redis(say: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut bytes = [0; 1024];
+            while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                if stream.write_all(&say(&bytes[..count])).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    address
+}
+
+fn show_count(url: &str) -> String {
+    let task = program("show-count", &[("REDIS_URL", url)]).output();
+    let task = task.expect("it runs");
+    assert_eq!(task.status.code(), Some(69), "{task:?}");
+    String::from_utf8(task.stderr).expect("text")
+}
+
+#[test]
+fn what_quotes_the_login_is_not_quoted() {
+    let echo = no_redis(|bytes| [b"echo: ", bytes].concat());
+    let refusal = no_redis(|bytes| {
+        let words = String::from_utf8_lossy(bytes).replace("\r\n", " ");
+        format!("-ERR bad request: {words}\r\n").into_bytes()
+    });
+    for address in [echo, refusal] {
+        for login in [":secret1", "visitor:secret1"] {
+            let said = show_count(&format!("redis://{login}@{address}/"));
+            assert!(!said.contains("secret1"), "{said}");
+            assert!(said.contains("is not shown"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn what_a_server_says_is_cut_and_cannot_command_a_terminal() {
+    let address = no_redis(|_| format!("-ERR \u{1b}[31m{}\r\n", "x".repeat(10_000)).into_bytes());
+    let said = show_count(&format!("redis://{address}/"));
+    assert!(
+        said.len() < 500 && !said.trim_end().contains(char::is_control),
+        "{said}"
+    );
+    assert!(said.contains("ERR"), "{said}");
+}
+
+#[test]
+fn a_time_that_no_clock_shows_is_not_of_redis() {
+    let address = no_redis(|bytes| {
+        let asks_for_time = bytes.ends_with(b"TIME\r\n");
+        let time = b"*2\r\n$20\r\n18446744073709551615\r\n$1\r\n0\r\n";
+        if asks_for_time {
+            time.to_vec()
+        } else {
+            b"$-1\r\n".to_vec()
+        }
+    });
+    let said = show_count(&format!("redis://{address}/"));
+    assert!(said.contains("no Redis"), "{said}");
+}
+
+#[test]
+fn a_system_that_trusts_nobody_is_named() {
+    let settings = [
+        ("REDIS_URL", "rediss://127.0.0.1:1/"),
+        ("SSL_CERT_FILE", "/nowhere"),
+    ];
+    let task = program("show-count", &settings).output().expect("it runs");
+    assert_eq!(task.status.code(), Some(78), "{task:?}");
+    let said = String::from_utf8(task.stderr).expect("text");
+    assert!(said.contains("set REDIS_CA_FILE"), "{said}");
 }
 
 #[test]
@@ -255,7 +335,7 @@ fn assert_refused(mut service: Service, why: &str) {
 fn says(words: &'static str) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("an address");
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for client in listener.incoming() {
             let mut client = client.expect("a client");
             while client.read(&mut [0; 1024]).is_ok_and(|count| count > 0)
