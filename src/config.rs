@@ -774,15 +774,14 @@ impl RedisUrl {
             _ => &[],
         };
         let mut url = redis::parse_redis_url(text)?;
-        let (leads_nowhere, logs_in) = match connection.addr() {
-            redis::ConnectionAddr::Unix(_) => (
-                false,
-                !url.username().is_empty() || url.password().is_some(),
-            ),
-            _ => (url.port() == Some(0), false),
+        let unusable = match connection.addr() {
+            // Its login is among the parameters.
+            redis::ConnectionAddr::Unix(_) => {
+                !url.username().is_empty() || url.password().is_some()
+            }
+            _ => url.port() == Some(0),
         };
-        // A unix socket has its login among the parameters.
-        if leads_nowhere || logs_in || connection.redis_settings().db() < 0 {
+        if unusable || connection.redis_settings().db() < 0 {
             return None;
         }
         // A `?` or `#` that stands raw in a password ends the host before its time: what follows

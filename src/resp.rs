@@ -203,8 +203,11 @@ fn without_password(error: RedisError, password: Option<&str>) -> RedisError {
     let (said, _words) = said.split_once(", with args").unwrap_or((&said, ""));
     let password = password.filter(|password| !password.is_empty());
     if password.is_some_and(|password| said.contains(password) || said.contains(NO_REDIS)) {
-        let withheld = "what it says to the login is not shown, for it may hold the password";
-        return io::Error::new(io::ErrorKind::InvalidData, withheld).into();
+        return io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{NO_REDIS}, or refuses the login: its words may hold the password"),
+        )
+        .into();
     }
     error
 }
