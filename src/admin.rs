@@ -28,7 +28,7 @@ pub const EX_UNAVAILABLE: u8 = 69;
 pub const AFTER_HELP: &str = "\
 Reads the same environment variables as the service; see `abukiks --help`.
 Exit status: 0 done, 64 wrong usage, 65 what stands in Redis cannot be used, 69 Redis is unreachable,
-78 a setting is wrong.";
+74 stdout cannot be written to, 78 a setting is wrong.";
 
 /// Why a task failed.
 #[derive(Debug)]

@@ -26,8 +26,8 @@ const FIRST_READ: usize = 64;
 /// How much is shown of a reply that is none of Redis, in bytes.
 const WORDS_TO_SHOW: usize = 32;
 
-/// How an error begins that shows such words.
-const NO_REDIS: &str = "what answers is no Redis";
+/// How an error begins about what is none.
+pub(crate) const NO_REDIS: &str = "what answers is no Redis";
 
 /// A connection on which at most one question is open.
 pub(crate) struct Connection {
@@ -196,11 +196,17 @@ fn unlike_redis(received: &[u8]) -> io::Error {
     )
 }
 
+/// What was said against a command, without its words: Redis quotes those of one that it does not know,
+/// and a password may be among them.
+pub(crate) fn without_words(said: &str) -> &str {
+    said.split_once(", with args")
+        .map_or(said, |(said, _)| said)
+}
+
 /// What was said to a login, unless that holds the password, or may.
 fn without_password(error: RedisError, password: Option<&str>) -> RedisError {
     let said = error.to_string();
-    // Of a command that it does not know, Redis says the words; they are never shown.
-    let (said, _words) = said.split_once(", with args").unwrap_or((&said, ""));
+    let said = without_words(&said);
     let password = password.filter(|password| !password.is_empty());
     if password.is_some_and(|password| said.contains(password) || said.contains(NO_REDIS)) {
         return io::Error::new(

@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::event_loop::Clock;
-use crate::resp::{Connection, Reply, number, put_command, put_number, put_word};
+use crate::resp::{
+    Connection, NO_REDIS, Reply, number, put_command, put_number, put_word, without_words,
+};
 use crate::sentinel::{self, Sentinels};
 pub use crate::stream::Stream;
 use crate::stream::{tcp, unix};
@@ -195,8 +197,7 @@ impl From<RedisError> for StoreError {
                 // In the words of Redis, which are what people search for.
                 Some(code) => {
                     let detail = error.detail().unwrap_or_default();
-                    // Of a command that it does not know, Redis says the words. A password may be one.
-                    let (detail, _words) = detail.split_once(", with args").unwrap_or((detail, ""));
+                    let detail = without_words(detail);
                     let said = format!("{code} {detail}");
                     let said = said.chars().take(MOST_WORDS);
                     let said = said.map(|letter| if letter.is_control() { ' ' } else { letter });
@@ -618,13 +619,13 @@ impl Link {
     /// [`StoreError::Unreachable`] when the connection breaks.
     pub async fn server(&mut self) -> Result<Server, StoreError> {
         let answer = Server::of(&mut self.connection);
-        in_time(self.clock.limit(self.budget, answer).await, self.budget)
+        within(self.clock, self.budget, answer).await
     }
 
     /// Asks something, and waits for the answer no longer than a visit would.
     async fn ask<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, StoreError> {
         let answer = self.connection.ask(command);
-        in_time(self.clock.limit(self.budget, answer).await, self.budget)
+        within(self.clock, self.budget, answer).await
     }
 
     async fn explain(&mut self, error: StoreError) -> StoreError {
@@ -775,11 +776,13 @@ fn integer(text: &[u8]) -> Option<i64> {
     (itoa::Buffer::new().format::<i64>(number) == text).then_some(number)
 }
 
-/// The answer that came within `budget`, or that there was none.
-fn in_time<T, E: Into<StoreError>>(
-    answer: io::Result<Result<T, E>>,
+/// The answer, if it comes within `budget`.
+async fn within<T, E: Into<StoreError>>(
+    clock: Clock,
     budget: Duration,
+    answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, StoreError> {
+    let answer = clock.limit(budget, answer).await;
     let answer = answer.map_err(|error| late(&error, &format!("no answer within {budget:?}")))?;
     answer.map_err(Into::into)
 }
@@ -793,9 +796,7 @@ fn late(error: &io::Error, timed_out: &str) -> StoreError {
 }
 
 fn not_of_redis() -> StoreError {
-    StoreError::Unreachable(
-        "what answers is no Redis: it gave an answer of another kind".to_owned(),
-    )
+    StoreError::Unreachable(format!("{NO_REDIS}: it gave an answer of another kind"))
 }
 
 fn says(error: &RedisError, words: &str) -> bool {
