@@ -7,7 +7,8 @@ use abukiks::admin::{self, EX_DATAERR, Failure};
 /// Checks that the attached Redis can be reached and counted in, and how durable it is.
 ///
 /// Run it after a change of `REDIS_URL`, before the instances are restarted: it uses the same settings
-/// and the same code as they do. It changes nothing.
+/// and the same code as they do. It counts nobody, but tries as `/readyz` does: where there is no count
+/// yet, it is 0 then.
 #[derive(Debug, clap::Parser)]
 #[command(name = env!("CARGO_BIN_NAME"), version = admin::BUILD.as_str(), after_help = admin::AFTER_HELP)]
 struct Arguments {
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
                 format!("{} is a replica, which refuses to count", config.redis_url),
             ));
         }
+        link.probe().await?;
         Ok(if json {
             serde_json::json!({
                 "url": config.redis_url.to_string(),

@@ -36,7 +36,7 @@ in
 {
   REDIS_CA_FILE =
     setting file "/etc/ssl/redis-ca.pem"
-      "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's.";
+      "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` and `SSL_CERT_DIR` may replace, as with OpenSSL).";
   REDIS_CERT_FILE =
     setting file "/run/keys/redis.crt"
       "PEM file with the client certificate to show to a `rediss://` server. Needs `REDIS_KEY_FILE`.";

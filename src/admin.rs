@@ -27,8 +27,8 @@ pub const EX_UNAVAILABLE: u8 = 69;
 /// The end of each task's help.
 pub const AFTER_HELP: &str = "\
 Reads the same environment variables as the service; see `abukiks --help`.
-Exit status: 0 done, 64 wrong usage, 65 what stands in Redis cannot be used, 69 Redis is unreachable,
-74 stdout cannot be written to, 78 a setting is wrong.";
+Exit status: 0 done, 64 wrong usage, 65 what stands in Redis cannot be used, 69 Redis is unreachable or
+refuses, 74 stdout cannot be written to, 78 a setting is wrong.";
 
 /// Why a task failed.
 #[derive(Debug)]
@@ -52,12 +52,13 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Uncountable(text) => Self::new(EX_DATAERR, text),
-            StoreError::Unreachable(_)
-            | StoreError::Refused(_)
-            | StoreError::UnknownScript
-            | StoreError::Unreplicated { .. } => Self::new(
+            StoreError::Unreachable(why) => Self::new(
                 EX_UNAVAILABLE,
-                format!("Redis is unreachable (REDIS_URL): {error}"),
+                format!("Redis is unreachable (REDIS_URL): {why}"),
+            ),
+            refusal => Self::new(
+                EX_UNAVAILABLE,
+                format!("Redis answers and does not do what is asked (REDIS_URL): {refusal}"),
             ),
         }
     }

@@ -21,11 +21,14 @@ use redis::{ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 /// `sysexits.h`: the configuration is wrong. systemd is told not to restart on it.
 pub const EX_CONFIG: u8 = 78;
 
-/// The guarantee that a batch counts once rests on this bound (see `MEMORY` in `store.rs`).
-const LONGEST_REDIS_TIMEOUT: Duration = Duration::from_secs(60);
+/// In seconds. The guarantee that a batch counts once rests on this bound (see `MEMORY` in `store.rs`).
+const LONGEST_REDIS_TIMEOUT: u64 = 60;
 
 /// A map of headers that grows beyond 24576 panics.
-const MOST_HEADERS: usize = 10_000;
+const MOST_HEADERS: u32 = 10_000;
+
+/// In seconds: the longest time that makes sense for anything here.
+const DAY: u64 = 24 * 60 * 60;
 
 /// One row of the settings table, as `abukiks --help` shows it.
 #[derive(Debug)]
@@ -90,30 +93,30 @@ settings! {
     REDIS_URL redis_url: RedisUrl = "redis://127.0.0.1:6379/";
     /// File whose first line is the Redis URL, for a URL with a password. Instead of `REDIS_URL`; the systemd credential `redis-url` is a third way.
     REDIS_URL_FILE redis_url_file: Optional<PathBuf> = "";
-    /// PEM file with the certificate authorities to trust for `rediss://`, instead of the system's.
+    /// PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` and `SSL_CERT_DIR` may replace, as with OpenSSL).
     REDIS_CA_FILE redis_ca_file: Optional<PathBuf> = "";
     /// PEM file with the client certificate to show to a `rediss://` server. Needs `REDIS_KEY_FILE`.
     REDIS_CERT_FILE redis_cert_file: Optional<PathBuf> = "";
     /// PEM file with the private key of `REDIS_CERT_FILE`.
     REDIS_KEY_FILE redis_key_file: Optional<PathBuf> = "";
     /// Time budget of a visit: with no answer from Redis by then, the visitor gets 503. At most 1m.
-    REDIS_TIMEOUT redis_timeout: Period = "1s";
+    REDIS_TIMEOUT redis_timeout: Period<LONGEST_REDIS_TIMEOUT> = "1s";
     /// Redis key that holds the count, a plain integer.
     COUNTER_KEY counter_key: NonEmpty = "visitorCount";
     /// Refuse visits with 503 while the count stands below a number already given out (a Redis that lost data), until `reset-count` is run; raising it helps too, unless a reset was lost with it.
     COUNTER_FENCE counter_fence: Switch = "off";
     /// Replicas of Redis that must have a visit before it gets its number. With too few in time the visitor gets 503. 0 asks none of them.
-    MIN_REPLICAS_ACK min_replicas_ack: AtLeast<0> = "0";
+    MIN_REPLICAS_ACK min_replicas_ack: Whole<0> = "0";
     /// Visits that may wait for Redis at one time. One more gets 503 at once.
-    MAX_WAITING_VISITS max_waiting_visits: AtLeast<1> = "16384";
+    MAX_WAITING_VISITS max_waiting_visits: Whole<1> = "16384";
     /// Connections served at one time; further ones wait in the socket's backlog. `auto` is the limit of open files (`LimitNOFILE`) less what the process itself needs (34 with one socket and one thread).
-    MAX_CONNECTIONS max_connections: Auto<AtLeast<1>> = "auto";
+    MAX_CONNECTIONS max_connections: Auto<Whole<1>> = "auto";
     /// Size of a request's line and headers together, in bytes. A larger head gets 431.
-    MAX_HEADER_BYTES max_header_bytes: AtLeast<256> = "16384";
+    MAX_HEADER_BYTES max_header_bytes: Whole<256> = "16384";
     /// Number of headers of a request. One more gets 431. At most 10000.
-    MAX_HEADERS max_headers: AtLeast<1> = "100";
+    MAX_HEADERS max_headers: Whole<1, MOST_HEADERS> = "100";
     /// Content of a request, in bytes, that is read and thrown away so that the client can read its answer. A request that announces more gets 413. No content is ever kept.
-    MAX_BODY_BYTES max_body_bytes: AtLeast<0> = "65536";
+    MAX_BODY_BYTES max_body_bytes: Whole<0> = "65536";
     /// Time from the first byte of a request to the end of its headers. Later: 408. A new connection that sends nothing for so long is closed.
     HEADER_TIMEOUT header_timeout: Period = "10s";
     /// Time that a connection may idle between requests, or write an answer that nobody reads. Then it is closed.
@@ -135,7 +138,7 @@ settings! {
     /// Release id: this build with this configuration (factor V). Shown by `/version` and in every access event; `auto` is version and commit of the build.
     RELEASE release: Auto<NonEmpty> = "auto";
     /// Threads that serve requests. One process is one core: prefer more processes (factor VIII).
-    WORKER_THREADS worker_threads: AtLeast<1> = "1";
+    WORKER_THREADS worker_threads: Whole<1> = "1";
 }
 
 /// One effective setting, for `--check-config`.
@@ -244,24 +247,6 @@ impl Config {
                 ),
             );
         }
-        if self.redis_timeout.0 > LONGEST_REDIS_TIMEOUT {
-            contradiction(
-                &["REDIS_TIMEOUT"],
-                format!(
-                    "REDIS_TIMEOUT={} is too long; it takes a time from 1ms to 1m",
-                    self.redis_timeout
-                ),
-            );
-        }
-        if self.max_headers.0 > MOST_HEADERS {
-            contradiction(
-                &["MAX_HEADERS"],
-                format!(
-                    "MAX_HEADERS={} is too many; it takes a whole number from 1 to {MOST_HEADERS}",
-                    self.max_headers
-                ),
-            );
-        }
         let tls_files = [
             ("REDIS_CA_FILE", &self.redis_ca_file),
             ("REDIS_CERT_FILE", &self.redis_cert_file),
@@ -278,7 +263,8 @@ impl Config {
                             self.redis_url
                         ),
                     );
-                } else if let Err(error) = std::fs::read(path) {
+                } else if let Err(error) = std::fs::File::open(path) {
+                    // Not read here as well: a pipe gives what it holds but once.
                     contradiction(
                         &[name],
                         format!(
@@ -540,43 +526,51 @@ impl fmt::Display for NonEmpty {
     }
 }
 
-/// A whole number that is at least `MIN` and at most 4294967295.
+/// A whole number from `MIN` to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AtLeast<const MIN: usize>(pub usize);
+pub struct Whole<const MIN: u32, const MAX: u32 = { u32::MAX }>(pub usize);
 
-impl<const MIN: usize> FromSetting for AtLeast<MIN> {
-    const ACCEPTS: &'static str = match MIN {
-        0 => "a whole number from 0 to 4294967295",
-        1 => "a whole number from 1 to 4294967295",
-        _ => "a whole number from 256 to 4294967295",
+impl<const MIN: u32, const MAX: u32> FromSetting for Whole<MIN, MAX> {
+    const ACCEPTS: &'static str = match (MIN, MAX) {
+        (0, u32::MAX) => "a whole number from 0 to 4294967295",
+        (1, u32::MAX) => "a whole number from 1 to 4294967295",
+        (256, u32::MAX) => "a whole number from 256 to 4294967295",
+        (1, MOST_HEADERS) => "a whole number from 1 to 10000",
+        _ => panic!("say what it takes"),
     };
     fn read(text: &str) -> Option<Self> {
         let number: u32 = digits(text)?.try_into().ok()?;
-        let number = usize::try_from(number).ok()?;
-        (number >= MIN).then_some(Self(number))
+        (MIN..=MAX).contains(&number).then_some(())?;
+        Some(Self(number.try_into().ok()?))
     }
 }
 
-impl<const MIN: usize> fmt::Display for AtLeast<MIN> {
+impl<const MIN: u32, const MAX: u32> fmt::Display for Whole<MIN, MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-/// A length of time of at least one millisecond and at most a day.
+/// A length of time of at least one millisecond and at most so many seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Period(pub Duration);
+pub struct Period<const LONGEST: u64 = DAY>(pub Duration);
 
-impl FromSetting for Period {
-    const ACCEPTS: &'static str =
-        "a time from 1ms to 24h, such as 250ms or 10s (a bare number is seconds)";
+impl<const LONGEST: u64> FromSetting for Period<LONGEST> {
+    const ACCEPTS: &'static str = match LONGEST {
+        DAY => "a time from 1ms to 24h, such as 250ms or 10s (a bare number is seconds)",
+        LONGEST_REDIS_TIMEOUT => {
+            "a time from 1ms to 1m, such as 250ms or 10s (a bare number is seconds)"
+        }
+        _ => panic!("say what it takes"),
+    };
     fn read(text: &str) -> Option<Self> {
         let PeriodOrZero(time) = PeriodOrZero::read(text)?;
-        (!time.is_zero()).then_some(Self(time))
+        let fits = !time.is_zero() && time <= Duration::from_secs(LONGEST);
+        fits.then_some(Self(time))
     }
 }
 
-impl fmt::Display for Period {
+impl<const LONGEST: u64> fmt::Display for Period<LONGEST> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.0).fmt(f)
     }
@@ -595,7 +589,7 @@ impl FromSetting for PeriodOrZero {
             _ => humantime::parse_duration(text).ok()?,
         };
         let whole = time.subsec_nanos() % 1_000_000 == 0;
-        (whole && time <= Duration::from_secs(24 * 60 * 60)).then_some(Self(time))
+        (whole && time <= Duration::from_secs(DAY)).then_some(Self(time))
     }
 }
 
@@ -645,7 +639,7 @@ macro_rules! word_or_value {
 word_or_value! {
     /// A value, or `auto` for one that is found out at start.
     Auto, "auto",
-    AtLeast<1> => "auto or a whole number from 1 to 4294967295",
+    Whole<1> => "auto or a whole number from 1 to 4294967295",
     NonEmpty => "auto or printable text"
 }
 

@@ -53,7 +53,7 @@ pub enum Refusal {
     #[error("too many visits are waiting")]
     QueueFull,
     /// Redis did not answer within the visit's time budget.
-    #[error("Redis is unreachable: {0}")]
+    #[error("Redis does not count: {0}")]
     Unreachable(Arc<str>),
     /// Redis answers, but the key cannot be counted up.
     #[error("the counter is unusable: {0}")]
@@ -501,7 +501,7 @@ impl Batcher {
                 self.trouble = lacking.to_string().into();
                 true
             }
-            Err(StoreError::Unreachable(reason)) => {
+            Err(StoreError::Unreachable(reason) | StoreError::Moved(reason)) => {
                 self.break_link(reason.into());
                 false
             }
@@ -682,7 +682,7 @@ impl Batcher {
     /// An orderly end leaves no key behind, unless Redis may still come to a copy of a batch: then
     /// the memory, by which it would know that copy, must stay until it expires by itself.
     async fn clean_up(self, link: Option<Link>) {
-        if let Some(link) = link
+        if let Some(mut link) = link
             && self.next_batch > 1
             && !self.may_run_late
         {

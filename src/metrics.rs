@@ -103,7 +103,7 @@ impl Metrics {
         add(
             &mut registry,
             "http_requests",
-            "Requests answered",
+            "Requests, by what they were answered with; 499 where the client had left",
             &requests,
         );
         let durations = Family::<[(&str, &str); 1], Histogram>::new_with_constructor(|| {

@@ -26,6 +26,9 @@ const FIRST_READ: usize = 64;
 /// How much is shown of a reply that is none of Redis, in bytes.
 const WORDS_TO_SHOW: usize = 32;
 
+/// What is said of a longer one.
+pub(crate) const TOO_LONG: &str = "the server gave a longer answer than Redis would";
+
 /// How an error begins about what is none.
 pub(crate) const NO_REDIS: &str = "what answers is no Redis";
 
@@ -112,10 +115,7 @@ impl Connection {
 
     async fn receive(&mut self) -> io::Result<()> {
         if self.received.len() > LONGEST_REPLY {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the server gave a longer answer than Redis would",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, TOO_LONG));
         }
         self.received.reserve(self.received.len().max(FIRST_READ));
         match self.stream.read_buf(&mut self.received).await? {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::event_loop::Clock;
 use crate::resp::{
-    Connection, NO_REDIS, Reply, number, put_command, put_number, put_word, without_words,
+    Connection, NO_REDIS, Reply, TOO_LONG, number, put_command, put_number, put_word, without_words,
 };
 use crate::sentinel::{self, Sentinels};
 pub use crate::stream::Stream;
@@ -151,6 +151,10 @@ pub enum StoreError {
     /// No answer: nobody knows whether the command was run.
     #[error("{0}")]
     Unreachable(String),
+    /// The keys are with another node of a Redis Cluster, or on their way there. The command was not
+    /// run. No outage: the next connection leads to them.
+    #[error("{0}")]
+    Moved(String),
     /// An answer that says "not now", such as `LOADING`, `READONLY` or `OOM`. The command was not
     /// run. A new connection may lead to a server that says otherwise.
     #[error("{0}")]
@@ -203,13 +207,11 @@ impl From<RedisError> for StoreError {
                     let said = said.map(|letter| if letter.is_control() { ' ' } else { letter });
                     let said = said.collect();
                     match kind {
-                        // The keys are on their way to another node of a Redis Cluster. No outage:
-                        // the next connection leads to them.
                         ErrorKind::Server(
                             ServerErrorKind::Moved
                             | ServerErrorKind::Ask
                             | ServerErrorKind::TryAgain,
-                        ) => Self::Unreachable(said),
+                        ) => Self::Moved(said),
                         _ => Self::Refused(said),
                     }
                 }
@@ -512,6 +514,10 @@ impl Link {
             replicas => self.ask_increment_and_replicas(replicas).await,
         };
         match answer {
+            // Nobody could be counted up from there, though nobody can.
+            Ok(total) if visits == 0 && total.count == i64::MAX => {
+                Err(StoreError::Uncountable(self.what_stands_there().await))
+            }
             Ok(total) => Ok(total),
             Err(error) => Err(self.explain(error).await),
         }
@@ -548,8 +554,23 @@ impl Link {
         }
     }
 
+    /// Finds out, by counting nobody, whether a visit could be counted.
+    ///
+    /// # Errors
+    /// What a visit would be refused for.
+    pub async fn probe(&mut self) -> Result<(), StoreError> {
+        let (clock, budget) = (self.clock, self.budget);
+        let until = self.remember_until(Instant::now());
+        let mut probed = within(clock, budget, self.increment(1, 0, until, false)).await;
+        if let Err(StoreError::UnknownScript) = probed {
+            probed = within(clock, budget, self.increment(1, 0, until, true)).await;
+        }
+        probed?;
+        within(clock, budget, self.forget_producer()).await
+    }
+
     /// Removes this process's memory of its last batch.
-    pub(crate) async fn forget_producer(mut self) -> Result<(), StoreError> {
+    pub(crate) async fn forget_producer(&mut self) -> Result<(), StoreError> {
         let forget = Cmd::del(&self.keys.producer);
         Ok(self.connection.ask(&forget).await?)
     }
@@ -609,6 +630,12 @@ impl Link {
     async fn held(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         match self.ask(&Cmd::get(&self.keys.counter)).await {
             Ok(held) => Ok(held),
+            Err(StoreError::Unreachable(why)) if why.contains(TOO_LONG) => {
+                Err(StoreError::Uncountable(format!(
+                    "key {} holds more than a mebibyte, not a plain integer",
+                    self.keys.counter
+                )))
+            }
             Err(error) => Err(self.explain(error).await),
         }
     }

@@ -52,22 +52,14 @@ pub enum TlsSetupError {
     /// The URL's host is neither a name nor an address.
     #[error("REDIS_URL names a host that no certificate can be made for: {0}")]
     Host(#[from] InvalidDnsNameError),
-    /// The URL wants certificates not to be checked.
-    #[error("REDIS_URL ends with #insecure; it takes rediss:// with certificates that are checked")]
-    Insecure,
 }
 
 impl Tls {
     /// Reads the certificates that `config` names, or else the system's.
     pub(crate) fn new(config: &Config) -> Result<Self, TlsSetupError> {
-        match config.redis_url.connection.addr() {
-            ConnectionAddr::TcpTls {
-                host,
-                insecure: false,
-                ..
-            } => ServerName::try_from(host.as_str())?,
-            _ => return Err(TlsSetupError::Insecure),
-        };
+        if let ConnectionAddr::TcpTls { host, .. } = config.redis_url.connection.addr() {
+            ServerName::try_from(host.as_str())?;
+        }
         let mut roots = RootCertStore::empty();
         if let Some(file) = &config.redis_ca_file.0 {
             for authority in certificates(CA_FILE, file)? {

@@ -82,7 +82,71 @@ fn check_redis_tells_what_the_attached_redis_can_promise() {
     assert_eq!(json["durable"], true);
     assert_eq!(json["role"], "master");
     let keys: Vec<String> = durable.run(&["KEYS", "*"]);
-    assert!(keys.is_empty());
+    assert_eq!(keys, ["visitorCount"], "it leaves nothing of its own");
+    assert_eq!(durable.count(), 0);
+}
+
+#[test]
+fn check_redis_finds_out_what_would_refuse_every_visit() {
+    let redis = Redis::start();
+    let check = |settings: &[(&str, &str)]| {
+        let url = redis.url();
+        let output = run(
+            "check-redis",
+            &[&[("REDIS_URL", &*url)], settings].concat(),
+            &[],
+        );
+        assert!(output.stdout.is_empty(), "{output:?}");
+        let said = String::from_utf8(output.stderr).expect("text");
+        (output.status.code(), said)
+    };
+    let refused = |said: &str| {
+        let (status, text) = check(&[]);
+        assert!(
+            text.contains("answers and does not do what is asked") && text.contains(said),
+            "{text}"
+        );
+        assert_eq!(status, Some(69));
+    };
+    let (status, text) = check(&[("MIN_REPLICAS_ACK", "1")]);
+    assert_eq!(status, Some(69));
+    assert!(
+        text.contains("0 replicas of Redis have the visit, of 1"),
+        "{text}"
+    );
+
+    redis.run::<()>(&["SET", "visitorCount", "9223372036854775807"]);
+    let (status, text) = check(&[]);
+    assert_eq!(status, Some(65));
+    assert!(text.contains("cannot be counted up further"), "{text}");
+    let service = Service::start(&redis);
+    assert_eq!(service.get("/readyz").status, 503);
+    redis.run::<()>(&["SET", "visitorCount", "5"]);
+    assert_eq!(service.get("/readyz").status, 200);
+
+    redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    refused("OOM");
+    redis.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    redis.run::<()>(&["ACL", "SETUSER", "default", "-evalsha"]);
+    refused("NOPERM");
+    assert_eq!(redis.count(), 5);
+}
+
+#[test]
+fn a_text_of_any_length_at_the_key_is_no_number_and_can_be_reset() {
+    let redis = Redis::start();
+    redis.run::<()>(&["SETRANGE", "visitorCount", "2000000", "x"]);
+    let shown = run("show-count", &[("REDIS_URL", &redis.url())], &[]);
+    assert_eq!(shown.status.code(), Some(65), "{shown:?}");
+    let text = String::from_utf8(shown.stderr).expect("text");
+    assert!(
+        text.contains("key visitorCount holds more than a mebibyte"),
+        "{text}"
+    );
+    let reset = said(&redis, "reset-count", &["--json"]);
+    let reset: serde_json::Value = serde_json::from_str(&reset).expect("JSON");
+    assert_eq!(reset["old"].as_str().map(str::len), Some(1000));
+    assert_eq!(redis.count(), 0);
 }
 
 #[test]

@@ -268,7 +268,7 @@ fn readyz_follows_redis() {
     assert!(
         unready
             .body
-            .starts_with("Service Unavailable: Redis is unreachable: "),
+            .starts_with("Service Unavailable: Redis does not count: "),
         "{unready:?}"
     );
     assert_eq!(particular_headers(&unready), ["retry-after", "vary"]);
