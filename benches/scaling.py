@@ -84,7 +84,7 @@ def cost_of_a_batch(redis, links):
     producer = "{visitorCount}:producer:__rand_int__"
     subprocess.run(
         ["redis-benchmark", "-s", redis.path, "-q", "-c", str(links), "-n", str(BATCHES), "-r", "1000000000000"]
-        + ["EVALSHA", sha, "3", "visitorCount", producer, "{visitorCount}:epoch", "1", "32", "4000000000"],
+        + ["EVALSHA", sha, "3", "visitorCount", producer, "{visitorCount}:epoch", "4000000000", "32", "1"],
         check=True,
         stdout=subprocess.DEVNULL,
     )

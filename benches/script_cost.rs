@@ -144,9 +144,9 @@ impl Means {
                     .arg("count")
                     .arg(producer)
                     .arg("{count}:epoch")
-                    .arg(batch)
+                    .arg(u32::MAX)
                     .arg(1)
-                    .arg(u32::MAX);
+                    .arg(batch);
                 let answer = self.connection.send_packed_command(&command).await;
                 assert!(matches!(answer, Ok(Value::BulkString(_))), "{answer:?}");
             }

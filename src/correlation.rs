@@ -13,7 +13,7 @@ pub(crate) enum RequestId {
     /// By whoever asked.
     Given(HeaderValue),
     /// Here: 32 hexadecimal digits.
-    Made([u8; 32]),
+    Made(const_hex::Buffer<16>),
 }
 
 impl RequestId {
@@ -35,43 +35,26 @@ impl RequestId {
 
     /// A new id: 128 random bits.
     pub(crate) fn new() -> Self {
-        let mut id = [0; 32];
-        for (digits, byte) in id.chunks_exact_mut(2).zip(fastrand::u128(..).to_be_bytes()) {
-            digits.copy_from_slice(&HEX[usize::from(byte)]);
-        }
+        let mut id = const_hex::Buffer::new();
+        id.format(&fastrand::u128(..).to_be_bytes());
         Self::Made(id)
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        let id = match self {
-            Self::Given(id) => id.as_bytes(),
-            Self::Made(id) => id,
-        };
-        // All bytes are ASCII by construction.
-        std::str::from_utf8(id).unwrap_or_default()
+        match self {
+            Self::Given(id) => id.to_str().unwrap_or_default(),
+            Self::Made(id) => id.as_str(),
+        }
     }
 
     pub(crate) fn header(&self) -> HeaderValue {
         match self {
             Self::Given(id) => id.clone(),
-            Self::Made(id) => {
-                HeaderValue::from_bytes(id).unwrap_or(HeaderValue::from_static("unknown"))
-            }
+            Self::Made(id) => HeaderValue::from_bytes(id.as_bytes())
+                .unwrap_or(HeaderValue::from_static("unknown")),
         }
     }
 }
-
-/// The two hexadecimal digits of each byte.
-static HEX: [[u8; 2]; 256] = {
-    let digits = b"0123456789abcdef";
-    let mut hex = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < hex.len() {
-        hex[byte] = [digits[byte >> 4], digits[byte & 0xf]];
-        byte += 1;
-    }
-    hex
-};
 
 /// A valid `traceparent` (W3C Trace Context, section 3.2).
 #[derive(Debug)]

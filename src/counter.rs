@@ -16,17 +16,18 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::event_loop::Timer;
 use crate::metrics::{Gauge, Limit, Metrics};
 use crate::store::{Link, Store, StoreError, Total};
+use crate::waiting::{Place, Waiting, WaitingRoom};
 
 /// Between two attempts to connect: at most ten a second.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(100);
@@ -66,115 +67,16 @@ pub enum Refusal {
 /// The way into the next batch.
 #[derive(Debug)]
 pub struct Counter {
-    inbox: Arc<Inbox>,
+    room: Arc<WaitingRoom>,
     metrics: Arc<Metrics>,
     limit: i64,
     budget: Duration,
 }
 
-/// Where those who have come wait for the task that counts.
-#[derive(Debug, Default)]
-struct Inbox(Mutex<Waiting>);
+/// One of those who are counted as waiting, until the visit is answered or the visitor leaves.
+struct Counted<'a>(&'a Gauge);
 
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Those who belong to no batch yet, oldest first.
-    visits: Vec<Waiter<i64>>,
-    /// Those who want to know whether Redis answers, and count nothing.
-    probes: Vec<Waiter<()>>,
-    /// The [`Counter`] is gone.
-    closed: bool,
-    /// The task that counts, while it waits for somebody to come.
-    idle: Option<Waker>,
-}
-
-impl Waiting {
-    fn is_nobody(&self) -> bool {
-        self.visits.is_empty() && self.probes.is_empty()
-    }
-
-    /// Nobody is there, and nobody will come.
-    fn is_over(&self) -> bool {
-        self.closed && self.is_nobody()
-    }
-
-    /// Those who left are forgotten.
-    fn forget_who_left(&mut self) {
-        self.visits.retain(|visit| !visit.has_left());
-        self.probes.retain(|probe| !probe.has_left());
-    }
-}
-
-impl Inbox {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts somebody in. The first one wakes the task that counts; all who come until it runs join.
-    fn put(&self, put: impl FnOnce(&mut Waiting)) {
-        let mut waiting = self.waiting();
-        put(&mut waiting);
-        let idle = waiting.idle.take();
-        drop(waiting);
-        if let Some(task) = idle {
-            task.wake();
-        }
-    }
-
-    /// Waits until somebody is there: `true`. `false` when nobody will come any more.
-    fn poll_somebody(&self, context: &Context<'_>) -> Poll<bool> {
-        let mut waiting = self.waiting();
-        if !waiting.is_nobody() {
-            return Poll::Ready(true);
-        }
-        if waiting.closed {
-            return Poll::Ready(false);
-        }
-        waiting.idle = Some(context.waker().clone());
-        Poll::Pending
-    }
-}
-
-#[derive(Debug)]
-struct Waiter<T> {
-    deadline: Instant,
-    /// `None` once it has been answered.
-    answer: Option<oneshot::Sender<Result<T, Refusal>>>,
-}
-
-impl<T> Waiter<T> {
-    fn until(deadline: Instant) -> (Self, oneshot::Receiver<Result<T, Refusal>>) {
-        let (answer, receiver) = oneshot::channel();
-        let answer = Some(answer);
-        (Self { deadline, answer }, receiver)
-    }
-
-    /// Waits no more: has an answer, or has gone without.
-    fn has_left(&self) -> bool {
-        self.answer.as_ref().is_none_or(oneshot::Sender::is_closed)
-    }
-
-    /// Refuses whoever waits and would not get an answer by its deadline.
-    fn refuse_if_late(&mut self, soon: Instant, reason: &Arc<str>) -> bool {
-        let refused = !self.has_left() && self.deadline <= soon;
-        if refused {
-            self.answer(Err(Refusal::Unreachable(reason.clone())));
-        }
-        refused
-    }
-
-    fn answer(&mut self, answer: Result<T, Refusal>) {
-        if let Some(waiting) = self.answer.take() {
-            // Whoever left does not mind.
-            let _ = waiting.send(answer);
-        }
-    }
-}
-
-/// A place among the waiting, given back when the visit is answered or the visitor leaves.
-struct Place<'a>(&'a Gauge);
-
-impl Drop for Place<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -192,22 +94,22 @@ impl Counter {
         fence: bool,
         metrics: Arc<Metrics>,
     ) -> io::Result<(Self, JoinHandle<()>)> {
-        let inbox = Arc::<Inbox>::default();
+        let room = Arc::<WaitingRoom>::default();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let budget = store.budget();
         let counter = Self {
-            inbox: inbox.clone(),
+            room: room.clone(),
             metrics: metrics.clone(),
             limit,
             budget,
         };
         let batcher = Batcher {
-            inbox,
+            room,
             timer: store.clock().timer()?,
             // A short budget wants a finer tick, or nobody would be given a chance at all.
             tick: TICK.min(budget / 8),
             store: Arc::new(store),
-            room: Vec::new(),
+            next_queue: Vec::new(),
             attempts: JoinSet::new(),
             attempted: None,
             batch: None,
@@ -234,14 +136,15 @@ impl Counter {
     /// A [`Refusal`], at the latest when the time budget of the visit is spent.
     pub async fn visit(&self, arrived: Instant) -> Result<i64, Refusal> {
         let before = self.metrics.waiting_visits.inc();
-        let _place = Place(&self.metrics.waiting_visits);
+        let _counted = Counted(&self.metrics.waiting_visits);
         if before >= self.limit {
             self.metrics.hit(Limit::WaitingVisits);
             return Err(Refusal::QueueFull);
         }
-        let (waiter, number) = Waiter::until(arrived + self.budget);
-        self.inbox.put(|waiting| waiting.visits.push(waiter));
-        answer(number).await
+        let deadline = arrived + self.budget;
+        self.room
+            .wait(deadline, |waiting| &mut waiting.visits)
+            .await
     }
 
     /// Finds out whether a visit could be counted now.
@@ -249,21 +152,16 @@ impl Counter {
     /// # Errors
     /// The [`Refusal`] that a visit would get.
     pub async fn probe(&self) -> Result<(), Refusal> {
-        let (waiter, result) = Waiter::until(Instant::now() + self.budget);
-        self.inbox.put(|waiting| waiting.probes.push(waiter));
-        answer(result).await
+        let deadline = Instant::now() + self.budget;
+        let answer = self.room.wait(deadline, |waiting| &mut waiting.probes);
+        answer.await.map(drop)
     }
 }
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        self.inbox.put(|waiting| waiting.closed = true);
+        self.room.close();
     }
-}
-
-async fn answer<T>(answer: oneshot::Receiver<Result<T, Refusal>>) -> Result<T, Refusal> {
-    let ended = |_| Err(Refusal::Unreachable("the process is ending".into()));
-    answer.await.unwrap_or_else(ended)
 }
 
 /// What was last said in the log about Redis: changes are logged, not every refused visit.
@@ -285,7 +183,7 @@ struct Batch {
     /// Zero for one that only finds out, for those who probe, whether visits could be counted.
     size: usize,
     /// In the order of their numbers, with those that were refused meanwhile.
-    visits: Vec<Waiter<i64>>,
+    visits: Vec<Place>,
     /// Until when Redis is to remember it, in the copy that was sent last.
     until: u64,
     /// A copy has been run, or nobody knows whether it has: further ones say the same.
@@ -294,12 +192,12 @@ struct Batch {
 
 struct Batcher {
     store: Arc<Store>,
-    inbox: Arc<Inbox>,
+    room: Arc<WaitingRoom>,
     timer: Timer,
     /// How often deadlines are looked at, and so how long before its own a visit may be refused.
     tick: Duration,
-    /// Empty: where the next visits are to wait while those before them are counted.
-    room: Vec<Waiter<i64>>,
+    /// Empty: the next queue, while those of the last one are counted.
+    next_queue: Vec<Place>,
     attempts: JoinSet<Result<Link, StoreError>>,
     /// When the last of them began.
     attempted: Option<Instant>,
@@ -338,7 +236,7 @@ async fn introduce(store: Arc<Store>, metrics: Arc<Metrics>, told: Arc<Mutex<Str
     let durable = server.is_durable();
     metrics.tell_durable(durable);
     let server = server.to_string();
-    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut told = told.lock();
     if *told == server {
         return;
     }
@@ -353,7 +251,7 @@ async fn introduce(store: Arc<Store>, metrics: Arc<Metrics>, told: Arc<Mutex<Str
 impl Batcher {
     async fn run(mut self) {
         let mut link = None;
-        while self.batch.is_some() || poll_fn(|context| self.inbox.poll_somebody(context)).await {
+        while self.batch.is_some() || poll_fn(|context| self.room.poll_somebody(context)).await {
             if let Some(open) = &mut link {
                 if !self.count(open).await {
                     link = None;
@@ -382,9 +280,9 @@ impl Batcher {
                 // It was called off.
                 Err(_) => {}
             },
-            () = self.timer.moment(self.tick) => {
+            () = poll_fn(|context| self.timer.poll_moment(context, self.tick)) => {
                 self.refuse_late_ones();
-                if self.batch.is_none() && self.inbox.waiting().is_nobody() {
+                if self.batch.is_none() && self.room.lock().is_nobody() {
                     self.attempts = JoinSet::new();
                 }
             }
@@ -427,30 +325,36 @@ impl Batcher {
         mut increment: Pin<&mut impl Future<Output = Result<Total, StoreError>>>,
         asked: Instant,
     ) -> Result<Total, StoreError> {
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut increment => return answer,
-                () = self.timer.moment(self.tick) => {
-                    self.refuse_late_ones();
-                    let over = self.batch.is_none() && self.inbox.waiting().is_over();
-                    if over || asked.elapsed() > self.store.patience() {
-                        return Err(StoreError::Unreachable("no answer to a command".to_owned()));
-                    }
+        let mut silent = self.timer.is_silent(self.tick, asked);
+        poll_fn(|context| {
+            loop {
+                if let Poll::Ready(answer) = increment.as_mut().poll(context) {
+                    return Poll::Ready(answer);
+                }
+                if std::mem::take(&mut silent) {
+                    return Poll::Pending;
+                }
+                ready!(self.timer.poll_moment(context, self.tick));
+                self.refuse_late_ones();
+                let over = self.batch.is_none() && self.room.lock().is_over();
+                if over || asked.elapsed() > self.store.patience() {
+                    let silence = "no answer to a command".to_owned();
+                    return Poll::Ready(Err(StoreError::Unreachable(silence)));
                 }
             }
-        }
+        })
+        .await
     }
 
     /// Makes the next batch of whoever waits.
     fn gather(&mut self) -> Option<Batch> {
-        let mut waiting = self.inbox.waiting();
+        let mut waiting = self.room.lock();
         // A visitor who left meanwhile is not counted.
         waiting.forget_who_left();
         if waiting.is_nobody() {
             return None;
         }
-        let visits = std::mem::replace(&mut waiting.visits, std::mem::take(&mut self.room));
+        let visits = std::mem::replace(&mut waiting.visits, std::mem::take(&mut self.next_queue));
         drop(waiting);
         if !visits.is_empty() {
             self.metrics.batch_visits.observe(visits.len() as f64);
@@ -473,8 +377,8 @@ impl Batcher {
                 self.say_up();
                 self.have_introduced();
                 if let Some(batch) = self.batch.take() {
-                    let numbered = self.number(batch, total);
-                    self.answer_probes(&numbered);
+                    let first = self.first_number(batch.size, total);
+                    self.answer(batch, &first);
                 }
                 true
             }
@@ -485,11 +389,9 @@ impl Batcher {
             Err(StoreError::Uncountable(reason)) => {
                 let reason: Arc<str> = reason.into();
                 self.say_down(&reason);
-                let visits = self.batch.take().map(|batch| batch.visits);
-                for mut visit in visits.into_iter().flatten() {
-                    visit.answer(Err(Refusal::Uncountable(reason.clone())));
+                if let Some(batch) = self.batch.take() {
+                    self.answer(batch, &Err(Refusal::Uncountable(reason)));
                 }
-                self.answer_probes(&Err(Refusal::Uncountable(reason)));
                 true
             }
             // The batch stays, to be sent again, here as in the other cases that follow.
@@ -513,11 +415,23 @@ impl Batcher {
         }
     }
 
-    fn answer_probes(&self, answer: &Result<(), Refusal>) {
-        let probes = std::mem::take(&mut self.inbox.waiting().probes);
-        for mut probe in probes {
-            probe.answer(answer.clone());
+    /// Gives every visit of an applied batch its own number, from the first one on, or a refusal; and
+    /// whoever probes what a visit would get.
+    fn answer(&mut self, mut batch: Batch, first: &Result<i64, Refusal>) {
+        let mut waiting = self.room.lock();
+        let Waiting { seats, probes, .. } = &mut *waiting;
+        for place in probes.drain(..) {
+            seats.answer(place, first.clone());
         }
+        for (place, nth) in batch.visits.drain(..).zip(0..) {
+            let number = match first {
+                Ok(first) => Ok(first + nth),
+                Err(refusal) => Err(refusal.clone()),
+            };
+            seats.answer(place, number);
+        }
+        drop(waiting);
+        self.next_queue = batch.visits;
     }
 
     /// Has the server introduced, once for each link: one that can be reached but does not count is
@@ -534,10 +448,10 @@ impl Batcher {
         self.introduction.spawn(introduction);
     }
 
-    /// Gives every visit of an applied batch its own number. An error when the fence forbids it.
-    fn number(&mut self, mut batch: Batch, total: Total) -> Result<(), Refusal> {
-        let size = i64::try_from(batch.size).unwrap_or(i64::MAX);
-        let first = total.count.saturating_sub(size).saturating_add(1);
+    /// The number of the first visit of an applied batch. An error when the fence forbids it.
+    fn first_number(&mut self, size: usize, total: Total) -> Result<i64, Refusal> {
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
+        let first = total.count.saturating_sub(size - 1);
         if let Some(highest) = self.highest {
             // An epoch that goes back is a loss of data, whatever the count: it was reset before.
             if total.epoch < highest.epoch || total.epoch == highest.epoch && first <= highest.count
@@ -546,9 +460,6 @@ impl Batcher {
                 if self.fence {
                     // The highest number stays, so this goes on until the count is above it, or a reset
                     // begins a new epoch.
-                    for visit in &mut batch.visits {
-                        visit.answer(Err(Refusal::Fenced));
-                    }
                     return Err(Refusal::Fenced);
                 }
             } else if first <= highest.count {
@@ -557,13 +468,7 @@ impl Batcher {
         }
         self.highest = Some(total);
         self.went_back = false;
-        // Not `first..`, which would count on past the greatest number there is.
-        for (visit, number) in batch.visits.iter_mut().zip(first..=total.count) {
-            visit.answer(Ok(number));
-        }
-        batch.visits.clear();
-        self.room = batch.visits;
-        Ok(())
+        Ok(first)
     }
 
     /// Tells the log, once, that Redis has lost data or somebody changed the key.
@@ -608,7 +513,7 @@ impl Batcher {
             batch.may_have_run = true;
         }
         self.metrics.redis_errors.inc();
-        if matches!(self.state, LinkState::Up) && !self.inbox.waiting().is_over() {
+        if matches!(self.state, LinkState::Up) && !self.room.lock().is_over() {
             tracing::info!(%reason, "the link to Redis broke; connecting anew");
         }
         self.trouble = reason;
@@ -617,29 +522,36 @@ impl Batcher {
     /// Refuses whoever would not get an answer in time, and gives the batch up when nobody waits for it
     /// any more.
     fn refuse_late_ones(&mut self) {
-        let mut waiting = self.inbox.waiting();
+        let mut waiting = self.room.lock();
+        let Waiting {
+            seats,
+            visits,
+            probes,
+            ..
+        } = &mut *waiting;
         let soon = Instant::now() + self.tick;
         let reason = self.trouble.clone();
         let sent = self.batch.iter_mut().flat_map(|batch| &mut batch.visits);
         let mut refused = 0;
-        for visit in waiting.visits.iter_mut().chain(sent) {
-            refused += usize::from(visit.refuse_if_late(soon, &reason));
-        }
-        for probe in &mut waiting.probes {
-            refused += usize::from(probe.refuse_if_late(soon, &reason));
+        for place in visits.iter_mut().chain(sent).chain(probes) {
+            refused += usize::from(seats.refuse_if_late(place, soon, &reason));
         }
         // Nor does anybody hear who has left meanwhile: in an outage nothing else would forget them.
         waiting.forget_who_left();
         let probed = !waiting.probes.is_empty();
+        let given_up = self.batch.take_if(|batch| {
+            let mut visits = batch.visits.iter();
+            let counts_somebody = !visits.all(|place| waiting.seats.has_left(*place));
+            let tells_somebody = batch.size == 0 && probed;
+            !counts_somebody && !tells_somebody
+        });
+        for place in given_up.into_iter().flat_map(|batch| batch.visits) {
+            waiting.seats.keep(place);
+        }
         drop(waiting);
         if refused > 0 {
             self.say_down(&reason);
         }
-        self.batch.take_if(|batch| {
-            let counts_somebody = !batch.visits.iter().all(Waiter::has_left);
-            let tells_somebody = batch.size == 0 && probed;
-            !counts_somebody && !tells_somebody
-        });
     }
 
     fn say_up(&mut self) {

@@ -6,14 +6,17 @@
 //! set once, and silent until it rings. So the service's event loops have none of tokio's, and what
 //! would start one panics; clippy.toml says so before.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 /// How many host names may be looked up at one time, each by a thread of its own. One that hangs goes
@@ -66,6 +69,7 @@ impl Clock {
                 Self::Tokio => Source::Tokio(Box::pin(tokio_sleep(Duration::ZERO))),
             },
             set: None,
+            wakes: false,
         })
     }
 
@@ -88,8 +92,11 @@ impl Clock {
 #[derive(Debug)]
 pub(crate) struct Timer {
     source: Source,
-    /// It has been set, to this, and has not rung yet, as far as anybody has waited for it.
-    set: Option<Duration>,
+    /// It has been set, to this, and has not rung yet, as far as anybody has waited for it. It does not
+    /// before then.
+    set: Option<(Duration, Instant)>,
+    /// It will wake the task that has waited for it last.
+    wakes: bool,
 }
 
 #[derive(Debug)]
@@ -103,34 +110,46 @@ impl Timer {
     /// Waits for as long as `time`.
     pub(crate) async fn sleep(&mut self, time: Duration) {
         self.set(time);
-        self.ring().await;
+        poll_fn(|context| self.poll_ring(context)).await;
     }
 
     /// Waits for a moment of at most `time`. Whoever waits for many of them, and for none to its end,
     /// pays for setting the timer once in `time`.
-    pub(crate) async fn moment(&mut self, time: Duration) {
-        if self.set != Some(time) {
+    pub(crate) fn poll_moment(&mut self, context: &mut Context<'_>, time: Duration) -> Poll<()> {
+        if self.set.is_none_or(|(set, _)| set != time) {
             self.set(time);
         }
-        self.ring().await;
+        self.poll_ring(context)
+    }
+
+    /// Whether a moment of `time` is under way that cannot be over `now`. The task that waited for it
+    /// last will be woken when it is, and need not wait for it again before.
+    pub(crate) fn is_silent(&self, time: Duration, now: Instant) -> bool {
+        let silent = |(set, rings)| set == time && now < rings;
+        self.wakes && self.set.is_some_and(silent)
     }
 
     fn set(&mut self, time: Duration) {
+        let now = Instant::now();
         match &mut self.source {
             #[cfg(target_os = "linux")]
             Source::Kernel(timer) => kernel::set(timer, time),
-            Source::Tokio(sleep) => sleep.as_mut().reset(Instant::now() + time),
+            Source::Tokio(sleep) => sleep.as_mut().reset(now + time),
         }
-        self.set = Some(time);
+        self.set = Some((time, now + time));
+        self.wakes = false;
     }
 
-    async fn ring(&mut self) {
+    fn poll_ring(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // A task that has nothing left is sent away unheard, to be polled again at once.
+        self.wakes = coop::has_budget_remaining();
         match &mut self.source {
             #[cfg(target_os = "linux")]
-            Source::Kernel(timer) => kernel::ring(timer).await,
-            Source::Tokio(sleep) => sleep.as_mut().await,
+            Source::Kernel(timer) => ready!(kernel::poll_ring(timer, context)),
+            Source::Tokio(sleep) => ready!(sleep.as_mut().poll(context)),
         }
         self.set = None;
+        Poll::Ready(())
     }
 }
 
@@ -141,10 +160,9 @@ fn tokio_sleep(time: Duration) -> Sleep {
 
 #[cfg(target_os = "linux")]
 mod kernel {
-    use std::future::poll_fn;
     use std::io;
     use std::os::fd::OwnedFd;
-    use std::task::{Poll, ready};
+    use std::task::{Context, Poll, ready};
     use std::time::Duration;
 
     use rustix::time::{
@@ -175,29 +193,35 @@ mod kernel {
         let _ = timerfd_settime(timer, TimerfdTimerFlags::empty(), &time);
     }
 
-    pub(super) async fn ring(timer: &Timer) {
-        poll_fn(|context| {
-            // An error: the event loop has ended, and nobody is polled any more.
-            while let Ok(mut rung) = ready!(timer.poll_read_ready(context)) {
-                let read = rustix::io::read(timer, &mut [0; 8]);
-                // Whatever it was, nothing is left to read before it rings again.
-                rung.clear_ready();
-                // Nothing at all: it has been set anew since it rang.
-                if read.is_ok() {
-                    return Poll::Ready(());
-                }
+    pub(super) fn poll_ring(timer: &Timer, context: &mut Context<'_>) -> Poll<()> {
+        // An error: the event loop has ended, and nobody is polled any more.
+        while let Ok(mut rung) = ready!(timer.poll_read_ready(context)) {
+            let read = rustix::io::read(timer, &mut [0; 8]);
+            // Whatever it was, nothing is left to read before it rings again.
+            rung.clear_ready();
+            // Nothing at all: it has been set anew since it rang.
+            if read.is_ok() {
+                return Poll::Ready(());
             }
-            Poll::Pending
-        })
-        .await;
+        }
+        Poll::Pending
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::future::poll_fn;
+    use std::task::Poll;
+    use std::time::Duration;
 
-    use super::{Clock, build};
+    use tokio::task::coop;
+    use tokio::time::Instant;
+
+    use super::{Clock, Timer, build};
+
+    async fn moment(timer: &mut Timer, time: Duration) {
+        poll_fn(|context| timer.poll_moment(context, time)).await;
+    }
 
     #[test]
     fn a_timer_rings_in_time_and_never_for_what_it_was_set_to_before() {
@@ -210,7 +234,7 @@ mod tests {
                 for linger in [Duration::ZERO, 2 * short] {
                     tokio::select! {
                         biased;
-                        () = timer.moment(short) => unreachable!("it was set just now"),
+                        () = moment(&mut timer, short) => unreachable!("it was set just now"),
                         () = std::future::ready(()) => {}
                     }
                     let begun = Instant::now();
@@ -237,12 +261,55 @@ mod tests {
                 moments += 1;
                 tokio::select! {
                     biased;
-                    () = timer.moment(time) => break,
+                    () = moment(&mut timer, time) => break,
                     () = tokio::task::yield_now() => {}
                 }
             }
             let waited = begun.elapsed();
             assert!(waited >= time && waited < Duration::from_secs(10) && moments > 1);
+        });
+    }
+
+    #[test]
+    fn a_silent_timer_wakes_whoever_has_waited_for_it_before() {
+        build().expect("an event loop").block_on(async {
+            let mut timer = Clock::SYSTEM.timer().expect("a timer");
+            let time = Duration::from_millis(50);
+            assert!(!timer.is_silent(time, Instant::now()));
+            let mut polls = 0;
+            poll_fn(|context| {
+                polls += 1;
+                match polls {
+                    1 => timer.poll_moment(context, time),
+                    // As by something else that the task waits for.
+                    2 => {
+                        context.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                    _ if timer.is_silent(time, Instant::now()) => Poll::Pending,
+                    _ => timer.poll_moment(context, time),
+                }
+            })
+            .await;
+            assert!(!timer.is_silent(time, Instant::now()));
+        });
+    }
+
+    #[test]
+    fn a_timer_that_did_not_hear_of_a_task_is_not_silent() {
+        build().expect("an event loop").block_on(async {
+            let mut timer = Clock::SYSTEM.timer().expect("a timer");
+            let time = Duration::from_secs(60);
+            tokio::spawn(poll_fn(move |context| {
+                while let Poll::Ready(progress) = coop::poll_proceed(context) {
+                    progress.made_progress();
+                }
+                assert!(timer.poll_moment(context, time).is_pending());
+                assert!(!timer.is_silent(time, Instant::now()));
+                Poll::Ready(())
+            }))
+            .await
+            .expect("it is not silent");
         });
     }
 

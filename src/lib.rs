@@ -5,7 +5,7 @@
 //! [`listener`] takes the socket that systemd hands over, or binds one. [`server`] accepts from it
 //! within its limits (in several `workers` if told so) and, at the end, drains what it accepted. `connection` serves one of them and
 //! notes what it is doing. `fields` finds what the request says, `framing` refuses what is not quite
-//! HTTP; [`routes`] decides who answers the rest. [`counter`] joins the visit to the others that wait, [`store`] has Redis count them
+//! HTTP; [`routes`] decides who answers the rest. [`counter`] joins the visit to the others that wait (in the room that `waiting` is), [`store`] has Redis count them
 //! all with one command (by `resp` on a `stream`, over `tls` for `rediss://`; `sentinel` finds the
 //! master), and each gets its own number. `page` says it as text, HTML or JSON, and [`telemetry`] writes one event, which
 //! [`output`] takes to stdout.
@@ -36,6 +36,7 @@ mod stream;
 pub mod telemetry;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod waiting;
 mod workers;
 
 /// The version of this build.

@@ -163,7 +163,8 @@ fn bulk_string(received: &[u8]) -> Option<Range<usize>> {
     whole.then_some(begin..end)
 }
 
-/// The number that a text begins with, and what follows it.
+/// The number that a text begins with, and what follows it. By hand, for a third of what the standard
+/// library takes: it is done twice for each batch.
 pub(crate) fn number(text: &[u8]) -> Option<(i64, &[u8])> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),

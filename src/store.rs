@@ -395,7 +395,7 @@ impl Store {
             let time = Duration::from_secs(seconds) + Duration::from_micros(micros);
             Ok(Link {
                 connection,
-                command: Vec::new(),
+                increment: Increment::default(),
                 time: (time, Instant::now()),
                 keys: self.keys.clone(),
                 min_replicas: self.min_replicas,
@@ -432,8 +432,7 @@ pub enum StoreSetupError {
 /// One connection to Redis, on which one thing is asked at a time.
 pub struct Link {
     connection: Connection,
-    /// The increment that was sent last.
-    command: Vec<u8>,
+    increment: Increment,
     /// What the clock of Redis said, since 1970, and when that was, or a little later.
     time: (Duration, Instant),
     keys: Arc<Keys>,
@@ -441,6 +440,37 @@ pub struct Link {
     patience: Duration,
     budget: Duration,
     clock: Clock,
+}
+
+/// The command that counts, as it was sent last. From one batch to the next, often only its last word
+/// differs.
+#[derive(Default)]
+struct Increment {
+    command: Vec<u8>,
+    /// What the words before say: whether the script is sent whole, until when and for how many visits.
+    beginning: Option<(bool, u64, usize)>,
+    /// Where the last word begins.
+    batch_at: usize,
+}
+
+impl Increment {
+    fn set(&mut self, keys: &Keys, send_script: bool, until: u64, visits: usize, batch: u64) {
+        let beginning = Some((send_script, until, visits));
+        if self.beginning != beginning {
+            self.beginning = beginning;
+            self.command.clear();
+            if send_script {
+                self.command.extend(keys.begin_increment("EVAL", INCREMENT));
+            } else {
+                self.command.extend_from_slice(&keys.increment);
+            }
+            put_number(&mut self.command, until);
+            put_number(&mut self.command, visits as u64);
+            self.batch_at = self.command.len();
+        }
+        self.command.truncate(self.batch_at);
+        put_number(&mut self.command, batch);
+    }
 }
 
 /// What came of a batch.
@@ -474,8 +504,13 @@ impl fmt::Debug for Link {
 
 impl Link {
     /// Until when a batch that is sent `now` is to be remembered, in Unix seconds of this Redis.
-    pub(crate) fn remember_until(&self, now: Instant) -> u64 {
-        (self.time_at(now) + MEMORY).as_secs()
+    pub(crate) fn remember_until(&mut self, now: Instant) -> u64 {
+        let (time, then) = &mut self.time;
+        if now > *then + Duration::from_secs(1) {
+            *time += now - *then;
+            *then = now;
+        }
+        (*time + MEMORY).as_secs()
     }
 
     /// What the clock of this Redis shows, or a little less.
@@ -499,16 +534,8 @@ impl Link {
         until: u64,
         send_script: bool,
     ) -> Result<Total, StoreError> {
-        let command = &mut self.command;
-        command.clear();
-        if send_script {
-            command.extend(self.keys.begin_increment("EVAL", INCREMENT));
-        } else {
-            command.extend_from_slice(&self.keys.increment);
-        }
-        for number in [batch, visits as u64, until] {
-            put_number(command, number);
-        }
+        self.increment
+            .set(&self.keys, send_script, until, visits, batch);
         let answer = match self.min_replicas {
             0 => self.ask_increment().await,
             replicas => self.ask_increment_and_replicas(replicas).await,
@@ -524,7 +551,7 @@ impl Link {
     }
 
     async fn ask_increment(&mut self) -> Result<Total, StoreError> {
-        self.connection.send(&self.command).await?;
+        self.connection.send(&self.increment.command).await?;
         match self.connection.reply().await? {
             Reply::Text(text) => Total::read(text),
             Reply::Other(Value::ServerError(error)) => Err(RedisError::from(error).into()),
@@ -539,8 +566,8 @@ impl Link {
             .arg(want)
             .arg(wait_ms.to_string())
             .get_packed_command();
-        self.command.extend(wait);
-        self.connection.send(&self.command).await?;
+        self.increment.command.extend(wait);
+        self.connection.send(&self.increment.command).await?;
         let replies = self.connection.replies(2).await?;
         match <[Value; 2]>::try_from(replies) {
             Ok([Value::BulkString(text), Value::Int(have)]) => match Total::read(&text)? {

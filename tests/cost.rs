@@ -24,23 +24,23 @@ const SYSCALLS_TOGETHER: f64 = 2.6;
 /// two where the request comes so late that it has to be waited for.
 const SYSCALLS_ANEW: f64 = 15.1;
 
-// Counts of instructions leave room for what is done as time goes by, such as the sweep over the
-// connections: on a machine that is busy with other things, that was seen to be a twentieth.
+// What is done as time goes by, such as the sweep over the connections, adds to a count of instructions,
+// on a machine that is busy with other things up to a twentieth. So the least of a few counts decides.
 
 /// User instructions for a request that comes alone, and so has a Redis command of its own.
-const INSTRUCTIONS_ALONE: f64 = 14_500.0;
+const INSTRUCTIONS_ALONE: f64 = 13_500.0;
 
 /// The same with `ACCESS_LOG=off`.
-const UNLOGGED_ALONE: f64 = 13_400.0;
+const UNLOGGED_ALONE: f64 = 12_000.0;
 
 /// User instructions for a request on a connection of its own.
-const INSTRUCTIONS_ANEW: f64 = 28_500.0;
+const INSTRUCTIONS_ANEW: f64 = 25_000.0;
 
 /// User instructions for each of 32 requests that come together.
-const INSTRUCTIONS_TOGETHER: f64 = 10_600.0;
+const INSTRUCTIONS_TOGETHER: f64 = 10_000.0;
 
 /// The same with `ACCESS_LOG=off`.
-const UNLOGGED_TOGETHER: f64 = 9_700.0;
+const UNLOGGED_TOGETHER: f64 = 9_000.0;
 
 /// Resident memory of a process that has answered one request, in KiB.
 const IDLE_KIB: f64 = 4096.0;
@@ -197,6 +197,18 @@ fn resident_kib(service: &Service) -> f64 {
     resident.expect("a size")
 }
 
+/// Fails when several counts are above `limit`.
+fn assert_once_at_most(limit: f64, what: &str, count: impl Fn() -> f64) {
+    let mut least = f64::MAX;
+    for _ in 0..5 {
+        least = least.min(count());
+        if least <= limit {
+            break;
+        }
+    }
+    assert_at_most(limit, what, least);
+}
+
 /// Fails above `limit`, and shows with `--nocapture` how far it is.
 fn assert_at_most(limit: f64, what: &str, measured: f64) {
     println!("{what}: {measured:.2} of {limit}");
@@ -219,8 +231,9 @@ fn requests_that_come_together_share_system_calls() {
 fn a_request_alone_takes_few_instructions() {
     for (log, limit) in [("on", INSTRUCTIONS_ALONE), ("off", UNLOGGED_ALONE)] {
         let settings = [("ACCESS_LOG", log)];
-        let count = each(500, |requests| instructions(requests, &settings, ask_alone));
-        assert_at_most(limit, &format!("instructions, alone, log {log}"), count);
+        assert_once_at_most(limit, &format!("instructions, alone, log {log}"), || {
+            each(500, |requests| instructions(requests, &settings, ask_alone))
+        });
     }
 }
 
@@ -228,22 +241,21 @@ fn a_request_alone_takes_few_instructions() {
 fn a_connection_for_a_single_request_takes_few_system_calls_and_instructions() {
     let calls = each(500, |requests| system_calls(requests, ask_anew));
     assert_at_most(SYSCALLS_ANEW, "system calls, anew", calls);
-    let count = each(500, |requests| instructions(requests, &[], ask_anew));
-    assert_at_most(INSTRUCTIONS_ANEW, "instructions, anew", count);
+    assert_once_at_most(INSTRUCTIONS_ANEW, "instructions, anew", || {
+        each(500, |requests| instructions(requests, &[], ask_anew))
+    });
 }
 
 #[test]
 fn requests_that_come_together_share_instructions() {
     for (log, limit) in [("on", INSTRUCTIONS_TOGETHER), ("off", UNLOGGED_TOGETHER)] {
         let settings = [("ACCESS_LOG", log)];
-        let count = each(32 * 20, |requests| {
-            instructions(requests, &settings, ask_together)
+        let what = format!("instructions, 32 together, log {log}");
+        assert_once_at_most(limit, &what, || {
+            each(32 * 20, |requests| {
+                instructions(requests, &settings, ask_together)
+            })
         });
-        assert_at_most(
-            limit,
-            &format!("instructions, 32 together, log {log}"),
-            count,
-        );
     }
 }
 

@@ -193,7 +193,7 @@ fn a_copy_of_a_batch_that_runs_late_counts_nothing() {
     assert_eq!(redis.run::<String>(last), "3 0");
     // It is remembered until then by the clock of Redis, whenever it was run.
     let forgotten_at: u64 = redis.run(&["EXPIRETIME", last[4]]);
-    assert_eq!(forgotten_at.to_string(), last[8]);
+    assert_eq!(forgotten_at.to_string(), last[6]);
     for words in earlier {
         let late: Result<redis::Value, _> =
             redis::Cmd::new().arg(words).query(&mut redis.connect());

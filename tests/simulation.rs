@@ -883,9 +883,9 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
             "count",
             producer,
             "{count}:epoch",
-            batch,
-            visits,
             until,
+            visits,
+            batch,
         ]
     };
     let increment = |script, producer, batch, visits| {

@@ -75,9 +75,9 @@ impl ScriptedRedis {
                 counter,
                 producer,
                 epoch,
-                batch,
-                visits,
                 until,
+                visits,
+                batch,
             ] => {
                 if evaluate == b"EVAL" {
                     let name = Script::new(text(script)).get_hash().into();

@@ -1,0 +1,317 @@
+//! The waiting room: where visits wait for their numbers, and the task that counts for visits.
+//!
+//! A visitor takes a seat and joins a queue. The task that counts takes the whole queue for a batch, and
+//! answers each seat in it. Whoever leaves before says so by being dropped. So a seat is held by two: by
+//! whoever sits there until there is an answer, and by the queue or the batch until it has given one. It
+//! is free when both have let go of it, and whoever comes next takes it: waiting allocates nothing.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use parking_lot::{Mutex, MutexGuard};
+use slab::Slab;
+use tokio::time::Instant;
+
+use crate::counter::Refusal;
+
+/// What is heard in a seat: the number of a visit. Who only probes is told of some number.
+pub(crate) type Answer = Result<i64, Refusal>;
+
+/// The number of a seat that a queue or a batch holds; `None` once it has answered.
+pub(crate) type Place = Option<usize>;
+
+/// Where everybody waits.
+#[derive(Debug, Default)]
+pub(crate) struct WaitingRoom(Mutex<Waiting>);
+
+/// Those who wait.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) seats: Seats,
+    /// The queue of those who belong to no batch yet, oldest first.
+    pub(crate) visits: Vec<Place>,
+    /// The queue of those who want to know whether Redis answers, and count nothing.
+    pub(crate) probes: Vec<Place>,
+    /// Nobody will come any more.
+    closed: bool,
+    /// The task that counts, while it waits for somebody to come.
+    idle: Option<Waker>,
+}
+
+/// All seats, also of those who wait for the answer to a batch that has been sent.
+#[derive(Debug, Default)]
+pub(crate) struct Seats(Slab<Seat>);
+
+#[derive(Debug)]
+struct Seat {
+    deadline: Instant,
+    /// `None` when there is an answer, or nobody to hear it.
+    who: Option<Waker>,
+    answer: Option<Answer>,
+}
+
+impl WaitingRoom {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock()
+    }
+
+    /// Waits in a queue for an answer.
+    pub(crate) async fn wait(
+        &self,
+        deadline: Instant,
+        queue: impl Fn(&mut Waiting) -> &mut Vec<Place>,
+    ) -> Answer {
+        let mut visitor = Visitor {
+            room: self,
+            seat: None,
+        };
+        poll_fn(|context| {
+            let Some(seat) = visitor.seat else {
+                let mut waiting = self.lock();
+                visitor.seat = Some(waiting.seats.take(deadline, context));
+                queue(&mut waiting).push(visitor.seat);
+                // The first one wakes the task that counts; all who come until it runs join.
+                waiting.wake();
+                return Poll::Pending;
+            };
+            let answer = ready!(self.lock().seats.poll_answer(seat, context));
+            visitor.seat = None;
+            Poll::Ready(answer)
+        })
+        .await
+    }
+
+    /// Waits until somebody is there: `true`. `false` when nobody will come any more.
+    pub(crate) fn poll_somebody(&self, context: &Context<'_>) -> Poll<bool> {
+        let mut waiting = self.lock();
+        if !waiting.is_nobody() {
+            return Poll::Ready(true);
+        }
+        if waiting.closed {
+            return Poll::Ready(false);
+        }
+        waiting.idle = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Says that nobody will come any more.
+    pub(crate) fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        waiting.wake();
+    }
+}
+
+impl Waiting {
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.visits.is_empty() && self.probes.is_empty()
+    }
+
+    /// Nobody is there, and nobody will come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.closed && self.is_nobody()
+    }
+
+    /// Those who left are forgotten, and those who have been answered.
+    pub(crate) fn forget_who_left(&mut self) {
+        self.visits.retain(|place| self.seats.keep(*place));
+        self.probes.retain(|place| self.seats.keep(*place));
+    }
+
+    fn wake(&mut self) {
+        if let Some(task) = self.idle.take() {
+            task.wake();
+        }
+    }
+}
+
+/// Somebody who sits there, and leaves when dropped without an answer.
+struct Visitor<'a> {
+    room: &'a WaitingRoom,
+    seat: Option<usize>,
+}
+
+impl Drop for Visitor<'_> {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat {
+            self.room.lock().seats.leave(seat);
+        }
+    }
+}
+
+impl Seats {
+    fn take(&mut self, deadline: Instant, context: &Context<'_>) -> usize {
+        self.0.insert(Seat {
+            deadline,
+            who: Some(context.waker().clone()),
+            answer: None,
+        })
+    }
+
+    /// With the answer, the seat is free.
+    fn poll_answer(&mut self, seat: usize, context: &Context<'_>) -> Poll<Answer> {
+        let Seat { who, answer, .. } = &mut self.0[seat];
+        if let Some(answer) = answer.take() {
+            self.0.remove(seat);
+            return Poll::Ready(answer);
+        }
+        if let Some(who) = who {
+            who.clone_from(context.waker());
+        }
+        Poll::Pending
+    }
+
+    /// Nobody is there any more to hear the answer. If there has been one, the seat is free.
+    fn leave(&mut self, seat: usize) {
+        let Seat { who, answer, .. } = &mut self.0[seat];
+        *who = None;
+        if answer.is_some() {
+            self.0.remove(seat);
+        }
+    }
+
+    /// Gives the answer to whoever waits for it. If there is nobody, the seat is free.
+    pub(crate) fn answer(&mut self, place: Place, answer: Answer) {
+        let Some(seat) = place else { return };
+        let Seat {
+            who, answer: heard, ..
+        } = &mut self.0[seat];
+        if let Some(who) = who.take() {
+            *heard = Some(answer);
+            who.wake();
+        } else {
+            self.0.remove(seat);
+        }
+    }
+
+    /// Refuses whoever waits there and would not get an answer by the deadline.
+    pub(crate) fn refuse_if_late(
+        &mut self,
+        place: &mut Place,
+        soon: Instant,
+        reason: &Arc<str>,
+    ) -> bool {
+        let late = place.take_if(|seat| {
+            let Seat { deadline, who, .. } = &self.0[*seat];
+            who.is_some() && *deadline <= soon
+        });
+        self.answer(late, Err(Refusal::Unreachable(reason.clone())));
+        late.is_some()
+    }
+
+    /// Whether nobody waits there for an answer.
+    pub(crate) fn has_left(&self, place: Place) -> bool {
+        place.is_none_or(|seat| self.0[seat].who.is_none())
+    }
+
+    /// Whether somebody waits there. If it was left, the seat is free.
+    pub(crate) fn keep(&mut self, place: Place) -> bool {
+        let left = self.has_left(place);
+        if let Some(seat) = place
+            && left
+        {
+            self.0.remove(seat);
+        }
+        !left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    use proptest::prelude::{Strategy, any, proptest};
+    use tokio::time::Instant;
+
+    use super::{Answer, Place, WaitingRoom};
+
+    type Waits<'a> = Pin<Box<dyn Future<Output = Answer> + 'a>>;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Comes,
+        Leaves(usize),
+        Gather,
+        Answer,
+        RefuseFrom(usize),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = (0..8, any::<usize>()).prop_map(|(kind, which)| match kind {
+            0..=2 => Event::Comes,
+            3 => Event::Leaves(which),
+            4 => Event::Gather,
+            5 => Event::Answer,
+            _ => Event::RefuseFrom(which),
+        });
+        proptest::collection::vec(event, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn everybody_hears_one_answer_and_it_is_their_own(events in events()) {
+            let room = WaitingRoom::default();
+            let mut context = Context::from_waker(Waker::noop());
+            let start = Instant::now();
+            let deadline = |visitor: usize| start + Duration::from_secs(visitor as u64);
+            let mut visitors: Vec<(usize, Waits<'_>)> = Vec::new();
+            let mut sits_at = HashMap::new();
+            let mut batch: Vec<Place> = Vec::new();
+            let (mut come, mut heard, mut left) = (0, 0, 0);
+            // In the end, everybody is counted.
+            for event in events.into_iter().chain([Event::Answer, Event::Gather, Event::Answer]) {
+                match event {
+                    Event::Comes => {
+                        let wait = room.wait(deadline(come), |waiting| &mut waiting.visits);
+                        let mut wait: Waits<'_> = Box::pin(wait);
+                        assert!(wait.as_mut().poll(&mut context).is_pending());
+                        let seat = room.lock().visits.last().copied().flatten();
+                        sits_at.insert(seat.expect("a seat"), come);
+                        visitors.push((come, wait));
+                        come += 1;
+                    }
+                    Event::Leaves(which) if !visitors.is_empty() => {
+                        drop(visitors.swap_remove(which % visitors.len()));
+                        left += 1;
+                    }
+                    Event::Gather if batch.is_empty() => {
+                        let mut waiting = room.lock();
+                        waiting.forget_who_left();
+                        batch = std::mem::take(&mut waiting.visits);
+                        assert!(batch.iter().all(|place| !waiting.seats.has_left(*place)));
+                    }
+                    Event::Answer => {
+                        let seats = &mut room.lock().seats;
+                        for place in batch.drain(..) {
+                            let visitor = place.map_or(0, |seat| sits_at[&seat]);
+                            seats.answer(place, Ok(visitor as i64));
+                        }
+                    }
+                    // All of the batch who came so early.
+                    Event::RefuseFrom(which) => {
+                        let seats = &mut room.lock().seats;
+                        for place in &mut batch {
+                            let late = deadline(which % (come + 1));
+                            seats.refuse_if_late(place, late, &"late".into());
+                        }
+                    }
+                    Event::Leaves(_) | Event::Gather => {}
+                }
+                visitors.retain_mut(|(visitor, wait)| match wait.as_mut().poll(&mut context) {
+                    Poll::Pending => true,
+                    Poll::Ready(answer) => {
+                        assert!(answer.is_err() || answer.is_ok_and(|own| own == *visitor as i64));
+                        heard += 1;
+                        false
+                    }
+                });
+            }
+            assert_eq!(come, heard + left);
+            assert!(room.lock().seats.0.is_empty(), "a seat is not free again");
+        }
+    }
+}
