@@ -503,7 +503,8 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// Until when a batch that is sent `now` is to be remembered, in Unix seconds of this Redis.
+    /// Until when a batch that is sent `now` is to be remembered, in Unix seconds of this Redis: for about
+    /// a second the same, so that commands are alike.
     pub(crate) fn remember_until(&mut self, now: Instant) -> u64 {
         let (time, then) = &mut self.time;
         if now > *then + Duration::from_secs(1) {

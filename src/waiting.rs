@@ -208,9 +208,7 @@ impl Seats {
     /// Whether somebody waits there. If it was left, the seat is free.
     pub(crate) fn keep(&mut self, place: Place) -> bool {
         let left = self.has_left(place);
-        if let Some(seat) = place
-            && left
-        {
+        if left && let Some(seat) = place {
             self.0.remove(seat);
         }
         !left

@@ -43,9 +43,9 @@ async fn greet(State(counter): State<Arc<Counter>>) -> Result<String, StatusCode
         .key("visitorCount")
         .key(&counter.producer)
         .key("{visitorCount}:epoch")
-        .arg(1 + counter.visits.fetch_add(1, Relaxed))
-        .arg(1)
         .arg((now + Duration::from_secs(60 * 60)).as_secs())
+        .arg(1)
+        .arg(1 + counter.visits.fetch_add(1, Relaxed))
         .invoke_async(&mut counter.redis.clone())
         .await
         .map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
