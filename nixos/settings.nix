@@ -36,7 +36,7 @@ in
 {
   REDIS_CA_FILE =
     setting file "/etc/ssl/redis-ca.pem"
-      "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` and `SSL_CERT_DIR` may replace, as with OpenSSL).";
+      "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces).";
   REDIS_CERT_FILE =
     setting file "/run/keys/redis.crt"
       "PEM file with the client certificate to show to a `rediss://` server. Needs `REDIS_KEY_FILE`.";
@@ -62,7 +62,9 @@ in
   MAX_HEADER_BYTES =
     setting (types.ints.between 256 4294967295) 8192
       "Size of a request's line and headers together, in bytes. A larger head gets 431.";
-  MAX_HEADERS = setting count 64 "Number of headers of a request. One more gets 431.";
+  MAX_HEADERS =
+    setting (types.ints.between 1 10000) 64
+      "Number of headers of a request. One more gets 431. At most 10000.";
   MAX_BODY_BYTES =
     setting types.ints.u32 0
       "Content of a request, in bytes, that is read and thrown away so that the client can read its answer. A request that announces more gets 413.";

@@ -56,6 +56,10 @@ impl From<StoreError> for Failure {
                 EX_UNAVAILABLE,
                 format!("Redis is unreachable (REDIS_URL): {why}"),
             ),
+            StoreError::Unreplicated { have, want } => Self::new(
+                EX_UNAVAILABLE,
+                format!("MIN_REPLICAS_ACK={want}, but {have} replicas of Redis answered in time"),
+            ),
             refusal => Self::new(
                 EX_UNAVAILABLE,
                 format!("Redis answers and does not do what is asked (REDIS_URL): {refusal}"),

@@ -93,7 +93,7 @@ settings! {
     REDIS_URL redis_url: RedisUrl = "redis://127.0.0.1:6379/";
     /// File whose first line is the Redis URL, for a URL with a password. Instead of `REDIS_URL`; the systemd credential `redis-url` is a third way.
     REDIS_URL_FILE redis_url_file: Optional<PathBuf> = "";
-    /// PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` and `SSL_CERT_DIR` may replace, as with OpenSSL).
+    /// PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces).
     REDIS_CA_FILE redis_ca_file: Optional<PathBuf> = "";
     /// PEM file with the client certificate to show to a `rediss://` server. Needs `REDIS_KEY_FILE`.
     REDIS_CERT_FILE redis_cert_file: Optional<PathBuf> = "";
@@ -557,9 +557,11 @@ pub struct Period<const LONGEST: u64 = DAY>(pub Duration);
 
 impl<const LONGEST: u64> FromSetting for Period<LONGEST> {
     const ACCEPTS: &'static str = match LONGEST {
-        DAY => "a time from 1ms to 24h, such as 250ms or 10s (a bare number is seconds)",
+        DAY => {
+            "a time from 1ms to 24h in whole milliseconds, such as 250ms or 10s (a bare number is seconds)"
+        }
         LONGEST_REDIS_TIMEOUT => {
-            "a time from 1ms to 1m, such as 250ms or 10s (a bare number is seconds)"
+            "a time from 1ms to 1m in whole milliseconds, such as 250ms or 10s (a bare number is seconds)"
         }
         _ => panic!("say what it takes"),
     };
@@ -581,8 +583,7 @@ impl<const LONGEST: u64> fmt::Display for Period<LONGEST> {
 pub struct PeriodOrZero(pub Duration);
 
 impl FromSetting for PeriodOrZero {
-    const ACCEPTS: &'static str =
-        "a time from 0s to 24h, such as 250ms or 10s (a bare number is seconds)";
+    const ACCEPTS: &'static str = "a time from 0s to 24h in whole milliseconds, such as 250ms or 10s (a bare number is seconds)";
     fn read(text: &str) -> Option<Self> {
         let time = match digits(text) {
             Some(seconds) if !text.is_empty() => Duration::from_secs(seconds),
@@ -646,7 +647,7 @@ word_or_value! {
 word_or_value! {
     /// A value, or `off`.
     Off, "off",
-    Period => "off or a time from 1ms to 24h, such as 30s or 5min (a bare number is seconds)"
+    Period => "off or a time from 1ms to 24h in whole milliseconds, such as 30s or 5min (a bare number is seconds)"
 }
 
 word_or_value! {

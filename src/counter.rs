@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use crate::event_loop::Timer;
 use crate::metrics::{Gauge, Limit, Metrics};
 use crate::store::{Link, Store, StoreError, Total};
-use crate::waiting::{Place, Waiting, WaitingRoom};
+use crate::waiting::{Queue, Waiting, WaitingRoom, wake};
 
 /// Between two attempts to connect: at most ten a second.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(100);
@@ -110,6 +110,7 @@ impl Counter {
             tick: TICK.min(budget / 8),
             store: Arc::new(store),
             next_queue: Vec::new(),
+            woken: Vec::new(),
             attempts: JoinSet::new(),
             attempted: None,
             batch: None,
@@ -183,7 +184,7 @@ struct Batch {
     /// Zero for one that only finds out, for those who probe, whether visits could be counted.
     size: usize,
     /// In the order of their numbers, with those that were refused meanwhile.
-    visits: Vec<Place>,
+    visits: Queue,
     /// Until when Redis is to remember it, in the copy that was sent last.
     until: u64,
     /// A copy has been run, or nobody knows whether it has: further ones say the same.
@@ -197,7 +198,9 @@ struct Batcher {
     /// How often deadlines are looked at, and so how long before its own a visit may be refused.
     tick: Duration,
     /// Empty: the next queue, while those of the last one are counted.
-    next_queue: Vec<Place>,
+    next_queue: Queue,
+    /// Empty: who is to be woken, having been answered.
+    woken: Vec<Waker>,
     attempts: JoinSet<Result<Link, StoreError>>,
     /// When the last of them began.
     attempted: Option<Instant>,
@@ -403,7 +406,15 @@ impl Batcher {
                 self.trouble = lacking.to_string().into();
                 true
             }
-            Err(StoreError::Unreachable(reason) | StoreError::Moved(reason)) => {
+            Err(StoreError::Unreachable(reason)) => {
+                self.may_run_late = true;
+                if let Some(batch) = &mut self.batch {
+                    batch.may_have_run = true;
+                }
+                self.break_link(reason.into());
+                false
+            }
+            Err(StoreError::Moved(reason)) => {
                 self.break_link(reason.into());
                 false
             }
@@ -420,17 +431,18 @@ impl Batcher {
     fn answer(&mut self, mut batch: Batch, first: &Result<i64, Refusal>) {
         let mut waiting = self.room.lock();
         let Waiting { seats, probes, .. } = &mut *waiting;
-        for place in probes.drain(..) {
-            seats.answer(place, first.clone());
+        for place in probes.drain(..).flatten() {
+            self.woken.extend(seats.answer(place, first.clone()));
         }
         for (place, nth) in batch.visits.drain(..).zip(0..) {
             let number = match first {
                 Ok(first) => Ok(first + nth),
                 Err(refusal) => Err(refusal.clone()),
             };
-            seats.answer(place, number);
+            self.woken
+                .extend(place.and_then(|place| seats.answer(place, number)));
         }
-        drop(waiting);
+        wake(self.woken.drain(..), waiting);
         self.next_queue = batch.visits;
     }
 
@@ -508,10 +520,6 @@ impl Batcher {
     /// idle links too, and a visit may well be counted on the next one. An attempt that fails, or
     /// a visit that must be refused, makes it one.
     fn break_link(&mut self, reason: Arc<str>) {
-        self.may_run_late = true;
-        if let Some(batch) = &mut self.batch {
-            batch.may_have_run = true;
-        }
         self.metrics.redis_errors.inc();
         if matches!(self.state, LinkState::Up) && !self.room.lock().is_over() {
             tracing::info!(%reason, "the link to Redis broke; connecting anew");
@@ -532,24 +540,25 @@ impl Batcher {
         let soon = Instant::now() + self.tick;
         let reason = self.trouble.clone();
         let sent = self.batch.iter_mut().flat_map(|batch| &mut batch.visits);
-        let mut refused = 0;
         for place in visits.iter_mut().chain(sent).chain(probes) {
-            refused += usize::from(seats.refuse_if_late(place, soon, &reason));
+            self.woken
+                .extend(seats.refuse_if_late(place, soon, &reason));
         }
         // Nor does anybody hear who has left meanwhile: in an outage nothing else would forget them.
         waiting.forget_who_left();
         let probed = !waiting.probes.is_empty();
         let given_up = self.batch.take_if(|batch| {
             let mut visits = batch.visits.iter();
-            let counts_somebody = !visits.all(|place| waiting.seats.has_left(*place));
+            let counts_somebody = !visits.all(|place| waiting.seats.has_left(place));
             let tells_somebody = batch.size == 0 && probed;
             !counts_somebody && !tells_somebody
         });
-        for place in given_up.into_iter().flat_map(|batch| batch.visits) {
-            waiting.seats.keep(place);
+        for mut place in given_up.into_iter().flat_map(|batch| batch.visits) {
+            waiting.seats.keep(&mut place);
         }
-        drop(waiting);
-        if refused > 0 {
+        let refused = !self.woken.is_empty();
+        wake(self.woken.drain(..), waiting);
+        if refused {
             self.say_down(&reason);
         }
     }

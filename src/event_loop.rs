@@ -141,13 +141,14 @@ impl Timer {
     }
 
     fn poll_ring(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // A task that has nothing left is sent away unheard, to be polled again at once.
-        self.wakes = coop::has_budget_remaining();
-        match &mut self.source {
+        let rung = match &mut self.source {
             #[cfg(target_os = "linux")]
-            Source::Kernel(timer) => ready!(kernel::poll_ring(timer, context)),
-            Source::Tokio(sleep) => ready!(sleep.as_mut().poll(context)),
-        }
+            Source::Kernel(timer) => kernel::poll_ring(timer, context),
+            Source::Tokio(sleep) => sleep.as_mut().poll(context),
+        };
+        // A task that has nothing left has been sent away unheard, to be polled again at once.
+        self.wakes = coop::has_budget_remaining();
+        ready!(rung);
         self.set = None;
         Poll::Ready(())
     }
@@ -306,6 +307,34 @@ mod tests {
                 }
                 assert!(timer.poll_moment(context, time).is_pending());
                 assert!(!timer.is_silent(time, Instant::now()));
+                Poll::Ready(())
+            }))
+            .await
+            .expect("it is not silent");
+        });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_timer_that_had_just_enough_left_for_a_ring_of_before_is_not_silent() {
+        build().expect("an event loop").block_on(async {
+            let mut timer = Clock::SYSTEM.timer().expect("a timer");
+            let (short, long) = (Duration::from_millis(1), Duration::from_secs(60));
+            let mut polls = 0;
+            tokio::spawn(poll_fn(move |context| {
+                polls += 1;
+                if polls == 1 {
+                    return timer.poll_moment(context, short);
+                }
+                // tokio gives each task 128.
+                for _ in 1..128 {
+                    if let Poll::Ready(progress) = coop::poll_proceed(context) {
+                        progress.made_progress();
+                    }
+                }
+                assert!(coop::has_budget_remaining());
+                assert!(timer.poll_moment(context, long).is_pending());
+                assert!(!timer.is_silent(long, Instant::now()));
                 Poll::Ready(())
             }))
             .await

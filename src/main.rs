@@ -69,8 +69,7 @@ fn serve(config: &Config) -> Result<ExitCode, (u8, String)> {
     let release = config.release_id();
     let metrics = Arc::new(Metrics::new(&release));
     let output = Arc::new(Output::stdout(metrics.clone()).map_err(system)?);
-    let access_log =
-        telemetry::start(config, &output).map_err(|error| (EX_CONFIG, error.to_string()))?;
+    let access_log = telemetry::start(config, &output).map_err(system)?;
 
     let runtime = event_loop::build().map_err(system)?;
     let ended = runtime.block_on(async {

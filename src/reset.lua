@@ -12,4 +12,7 @@ if redis.call('INCR', KEYS[2]) < tonumber(now) then
 end
 redis.call('SET', KEYS[1], ARGV[1])
 -- Anything may have stood there, of any length.
-return old and string.sub(old, 1, 1000)
+if old and #old > 1000 then
+  old = string.sub(old, 1, 1000) .. '...'
+end
+return old

@@ -49,6 +49,9 @@ const INCREMENT: &str = include_str!("increment.lua");
 /// been told that it failed.
 const RESET: &str = include_str!("reset.lua");
 
+/// What Redis says of a number that has no next one.
+const OVERFLOW: &str = "would overflow";
+
 /// How much is told of what a server says against something, in letters.
 const MOST_WORDS: usize = 300;
 
@@ -192,7 +195,8 @@ impl From<RedisError> for StoreError {
             // From inside a script, Redis 6 wraps the reason in "ERR Error running script".
             _ if says(&error, "WRONGTYPE")
                 || says(&error, "not an integer")
-                || says(&error, "would overflow") =>
+                || says(&error, OVERFLOW)
+                || error.to_string().contains(TOO_LONG) =>
             {
                 Self::Uncountable(error.to_string())
             }
@@ -506,12 +510,10 @@ impl Link {
     /// Until when a batch that is sent `now` is to be remembered, in Unix seconds of this Redis: for about
     /// a second the same, so that commands are alike.
     pub(crate) fn remember_until(&mut self, now: Instant) -> u64 {
-        let (time, then) = &mut self.time;
-        if now > *then + Duration::from_secs(1) {
-            *time += now - *then;
-            *then = now;
+        if now > self.time.1 + Duration::from_secs(1) {
+            self.time = (self.time_at(now), now);
         }
-        (*time + MEMORY).as_secs()
+        (self.time.0 + MEMORY).as_secs()
     }
 
     /// What the clock of this Redis shows, or a little less.
@@ -542,10 +544,10 @@ impl Link {
             replicas => self.ask_increment_and_replicas(replicas).await,
         };
         match answer {
-            // Nobody could be counted up from there, though nobody can.
-            Ok(total) if visits == 0 && total.count == i64::MAX => {
-                Err(StoreError::Uncountable(self.what_stands_there().await))
-            }
+            // None could be counted, but one could not.
+            Ok(total) if visits == 0 && total.count == i64::MAX => Err(StoreError::Uncountable(
+                self.what_stands_there(OVERFLOW).await,
+            )),
             Ok(total) => Ok(total),
             Err(error) => Err(self.explain(error).await),
         }
@@ -588,13 +590,25 @@ impl Link {
     /// What a visit would be refused for.
     pub async fn probe(&mut self) -> Result<(), StoreError> {
         let (clock, budget) = (self.clock, self.budget);
-        let until = self.remember_until(Instant::now());
-        let mut probed = within(clock, budget, self.increment(1, 0, until, false)).await;
-        if let Err(StoreError::UnknownScript) = probed {
-            probed = within(clock, budget, self.increment(1, 0, until, true)).await;
-        }
-        probed?;
-        within(clock, budget, self.forget_producer()).await
+        let begun = Instant::now();
+        let until = self.remember_until(begun);
+        // Whole first, and then by its name: visits need both.
+        let mut whole = true;
+        let probed = loop {
+            let probed = within(clock, budget, self.increment(1, 0, until, whole)).await;
+            let again = match &probed {
+                Ok(_) => whole,
+                Err(StoreError::Unreplicated { .. }) => begun.elapsed() < budget,
+                Err(_) => false,
+            };
+            whole = false;
+            if !again {
+                break probed;
+            }
+        };
+        // Where that fails, the key expires.
+        let _ = within(clock, budget, self.forget_producer()).await;
+        probed.map(drop)
     }
 
     /// Removes this process's memory of its last batch.
@@ -612,7 +626,9 @@ impl Link {
             None => Ok(None),
             Some(text) => match integer(&text) {
                 Some(count) => Ok(Some(count)),
-                None => Err(StoreError::Uncountable(self.what_stands_there().await)),
+                None => Err(StoreError::Uncountable(
+                    self.what_stands_there("not an integer").await,
+                )),
             },
         }
     }
@@ -652,18 +668,19 @@ impl Link {
     /// [`StoreError::Uncountable`] when it is no text at all.
     pub async fn read(&mut self) -> Result<Option<String>, StoreError> {
         let held = self.held().await?;
-        Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned()))
+        Ok(held.map(|mut text| {
+            // As much as a reset shows.
+            if text.len() > 1000 {
+                text.truncate(1000);
+                text.extend(b"...");
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        }))
     }
 
     async fn held(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         match self.ask(&Cmd::get(&self.keys.counter)).await {
             Ok(held) => Ok(held),
-            Err(StoreError::Unreachable(why)) if why.contains(TOO_LONG) => {
-                Err(StoreError::Uncountable(format!(
-                    "key {} holds more than a mebibyte, not a plain integer",
-                    self.keys.counter
-                )))
-            }
             Err(error) => Err(self.explain(error).await),
         }
     }
@@ -685,24 +702,33 @@ impl Link {
 
     async fn explain(&mut self, error: StoreError) -> StoreError {
         match error {
-            StoreError::Uncountable(_) => StoreError::Uncountable(self.what_stands_there().await),
+            StoreError::Uncountable(said) => {
+                StoreError::Uncountable(self.what_stands_there(&said).await)
+            }
             other => other,
         }
     }
 
-    /// Describes what stands at the counter's key or at the epoch's, of which one cannot be counted up.
-    async fn what_stands_there(&mut self) -> String {
+    /// Describes what stands at the counter's key or at the epoch's, of which one cannot be counted up,
+    /// as Redis or the script has said.
+    async fn what_stands_there(&mut self, said: &str) -> String {
         let keys = self.keys.clone();
-        let count = match self.integer_at(&keys.counter).await {
-            Ok(count) => count.unwrap_or_default(),
-            Err(wrong) => return format!("key {} {wrong}", keys.counter),
+        let count = self.integer_at(&keys.counter).await;
+        if said.contains(OVERFLOW) {
+            let holds = count.map_or_else(
+                |_| String::new(),
+                |count| format!("holds {}, which ", count.unwrap_or_default()),
+            );
+            return format!("key {} {holds}cannot be counted up further", keys.counter);
+        }
+        let (key, held) = match count {
+            Err(wrong) if !said.contains("epoch") => (&keys.counter, Err(wrong)),
+            _ => (&keys.epoch, self.integer_at(&keys.epoch).await),
         };
-        match self.integer_at(&keys.epoch).await {
-            Ok(_) => format!(
-                "key {} holds {count}, which cannot be counted up further",
-                keys.counter
-            ),
-            Err(wrong) => format!("key {} {wrong}", keys.epoch),
+        match held {
+            Err(wrong) => format!("key {key} {wrong}"),
+            // Not there, or not any more.
+            Ok(_) => said.to_owned(),
         }
     }
 
@@ -784,12 +810,6 @@ impl Server {
             append_only: said("aof_enabled").map(|enabled| enabled == "1"),
             append_fsync: fsync.and_then(|pair| pair.into_values().next()),
         })
-    }
-
-    /// Whether it copies another server, and so takes no writes.
-    #[must_use]
-    pub fn is_replica(&self) -> bool {
-        self.role.as_deref() == Some("slave")
     }
 
     /// Whether an acknowledged visit survives a crash of the server; `None` when it cannot be known.

@@ -44,7 +44,7 @@ pub enum TlsSetupError {
         error: Box<dyn Error + Send + Sync>,
     },
     /// There is nobody to trust.
-    #[error("this system trusts no certificate authority ({0}); set REDIS_CA_FILE")]
+    #[error("this system trusts no certificate authority{0}; set REDIS_CA_FILE")]
     NoAuthorities(String),
     /// The library cannot be used as it was built.
     #[error("no TLS: {0}")]
@@ -72,10 +72,8 @@ impl Tls {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                let errors = found.errors.iter().map(ToString::to_string);
-                return Err(TlsSetupError::NoAuthorities(
-                    errors.collect::<Vec<_>>().join("; "),
-                ));
+                let errors = found.errors.iter().map(|error| format!(" ({error})"));
+                return Err(TlsSetupError::NoAuthorities(errors.collect()));
             }
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -18,8 +18,12 @@ use crate::counter::Refusal;
 /// What is heard in a seat: the number of a visit. Who only probes is told of some number.
 pub(crate) type Answer = Result<i64, Refusal>;
 
-/// The number of a seat that a queue or a batch holds; `None` once it has answered.
-pub(crate) type Place = Option<usize>;
+/// What a queue or a batch holds of a seat until it has answered.
+#[derive(Debug)]
+pub(crate) struct Place(usize);
+
+/// Those who are to be answered, in their order; `None` for who has been.
+pub(crate) type Queue = Vec<Option<Place>>;
 
 /// Where everybody waits.
 #[derive(Debug, Default)]
@@ -30,9 +34,9 @@ pub(crate) struct WaitingRoom(Mutex<Waiting>);
 pub(crate) struct Waiting {
     pub(crate) seats: Seats,
     /// The queue of those who belong to no batch yet, oldest first.
-    pub(crate) visits: Vec<Place>,
+    pub(crate) visits: Queue,
     /// The queue of those who want to know whether Redis answers, and count nothing.
-    pub(crate) probes: Vec<Place>,
+    pub(crate) probes: Queue,
     /// Nobody will come any more.
     closed: bool,
     /// The task that counts, while it waits for somebody to come.
@@ -60,7 +64,7 @@ impl WaitingRoom {
     pub(crate) async fn wait(
         &self,
         deadline: Instant,
-        queue: impl Fn(&mut Waiting) -> &mut Vec<Place>,
+        queue: impl Fn(&mut Waiting) -> &mut Queue,
     ) -> Answer {
         let mut visitor = Visitor {
             room: self,
@@ -69,10 +73,11 @@ impl WaitingRoom {
         poll_fn(|context| {
             let Some(seat) = visitor.seat else {
                 let mut waiting = self.lock();
-                visitor.seat = Some(waiting.seats.take(deadline, context));
-                queue(&mut waiting).push(visitor.seat);
+                let seat = waiting.seats.take(deadline, context);
+                queue(&mut waiting).push(Some(Place(seat)));
+                visitor.seat = Some(seat);
                 // The first one wakes the task that counts; all who come until it runs join.
-                waiting.wake();
+                wake(waiting.idle.take(), waiting);
                 return Poll::Pending;
             };
             let answer = ready!(self.lock().seats.poll_answer(seat, context));
@@ -99,7 +104,7 @@ impl WaitingRoom {
     pub(crate) fn close(&self) {
         let mut waiting = self.lock();
         waiting.closed = true;
-        waiting.wake();
+        wake(waiting.idle.take(), waiting);
     }
 }
 
@@ -115,15 +120,15 @@ impl Waiting {
 
     /// Those who left are forgotten, and those who have been answered.
     pub(crate) fn forget_who_left(&mut self) {
-        self.visits.retain(|place| self.seats.keep(*place));
-        self.probes.retain(|place| self.seats.keep(*place));
+        self.visits.retain_mut(|place| self.seats.keep(place));
+        self.probes.retain_mut(|place| self.seats.keep(place));
     }
+}
 
-    fn wake(&mut self) {
-        if let Some(task) = self.idle.take() {
-            task.wake();
-        }
-    }
+/// Leaves the room, and then wakes them: to wake a task of another thread takes a system call.
+pub(crate) fn wake(who: impl IntoIterator<Item = Waker>, waiting: MutexGuard<'_, Waiting>) {
+    drop(waiting);
+    who.into_iter().for_each(Waker::wake);
 }
 
 /// Somebody who sits there, and leaves when dropped without an answer.
@@ -171,44 +176,44 @@ impl Seats {
         }
     }
 
-    /// Gives the answer to whoever waits for it. If there is nobody, the seat is free.
-    pub(crate) fn answer(&mut self, place: Place, answer: Answer) {
-        let Some(seat) = place else { return };
-        let Seat {
-            who, answer: heard, ..
-        } = &mut self.0[seat];
-        if let Some(who) = who.take() {
-            *heard = Some(answer);
-            who.wake();
+    /// Gives the answer to whoever waits for it, who is then to be woken. If there is nobody, the seat is
+    /// free.
+    #[must_use]
+    pub(crate) fn answer(&mut self, Place(seat): Place, answer: Answer) -> Option<Waker> {
+        let who = self.0[seat].who.take();
+        if who.is_some() {
+            self.0[seat].answer = Some(answer);
         } else {
             self.0.remove(seat);
         }
+        who
     }
 
     /// Refuses whoever waits there and would not get an answer by the deadline.
+    #[must_use]
     pub(crate) fn refuse_if_late(
         &mut self,
-        place: &mut Place,
+        place: &mut Option<Place>,
         soon: Instant,
         reason: &Arc<str>,
-    ) -> bool {
-        let late = place.take_if(|seat| {
+    ) -> Option<Waker> {
+        let late = place.take_if(|Place(seat)| {
             let Seat { deadline, who, .. } = &self.0[*seat];
             who.is_some() && *deadline <= soon
         });
-        self.answer(late, Err(Refusal::Unreachable(reason.clone())));
-        late.is_some()
+        self.answer(late?, Err(Refusal::Unreachable(reason.clone())))
     }
 
     /// Whether nobody waits there for an answer.
-    pub(crate) fn has_left(&self, place: Place) -> bool {
-        place.is_none_or(|seat| self.0[seat].who.is_none())
+    pub(crate) fn has_left(&self, place: &Option<Place>) -> bool {
+        let left = |Place(seat): &Place| self.0[*seat].who.is_none();
+        place.as_ref().is_none_or(left)
     }
 
     /// Whether somebody waits there. If it was left, the seat is free.
-    pub(crate) fn keep(&mut self, place: Place) -> bool {
+    pub(crate) fn keep(&mut self, place: &mut Option<Place>) -> bool {
         let left = self.has_left(place);
-        if left && let Some(seat) = place {
+        if left && let Some(Place(seat)) = place.take() {
             self.0.remove(seat);
         }
         !left
@@ -219,15 +224,15 @@ impl Seats {
 mod tests {
     use std::collections::HashMap;
     use std::pin::Pin;
-    use std::task::{Context, Poll, Waker};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::task::{Context, Poll, Wake, Waker};
     use std::time::Duration;
 
     use proptest::prelude::{Strategy, any, proptest};
     use tokio::time::Instant;
 
-    use super::{Answer, Place, WaitingRoom};
-
-    type Waits<'a> = Pin<Box<dyn Future<Output = Answer> + 'a>>;
+    use super::{Answer, Place, Queue, WaitingRoom};
 
     #[derive(Debug, Clone, Copy)]
     enum Event {
@@ -235,77 +240,116 @@ mod tests {
         Leaves(usize),
         Gather,
         Answer,
-        RefuseFrom(usize),
+        /// The earliest so many of all who came.
+        Refuse(usize),
+        GiveUp,
     }
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
-        let event = (0..8, any::<usize>()).prop_map(|(kind, which)| match kind {
+        let event = (0..10, any::<usize>()).prop_map(|(kind, which)| match kind {
             0..=2 => Event::Comes,
-            3 => Event::Leaves(which),
-            4 => Event::Gather,
-            5 => Event::Answer,
-            _ => Event::RefuseFrom(which),
+            3..=4 => Event::Leaves(which),
+            5..=6 => Event::Gather,
+            7 => Event::Answer,
+            8 => Event::Refuse(which),
+            _ => Event::GiveUp,
         });
         proptest::collection::vec(event, 0..200)
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    struct Visitor<'a> {
+        number: usize,
+        woken: Arc<Woken>,
+        wait: Pin<Box<dyn Future<Output = Answer> + 'a>>,
+    }
+
+    impl Visitor<'_> {
+        fn poll(&mut self) -> Poll<Answer> {
+            let waker = self.woken.clone().into();
+            self.wait.as_mut().poll(&mut Context::from_waker(&waker))
+        }
     }
 
     proptest! {
         #[test]
         fn everybody_hears_one_answer_and_it_is_their_own(events in events()) {
             let room = WaitingRoom::default();
-            let mut context = Context::from_waker(Waker::noop());
             let start = Instant::now();
-            let deadline = |visitor: usize| start + Duration::from_secs(visitor as u64);
-            let mut visitors: Vec<(usize, Waits<'_>)> = Vec::new();
+            let deadline = |number: usize| start + Duration::from_secs(number as u64);
+            let mut visitors: Vec<Visitor<'_>> = Vec::new();
             let mut sits_at = HashMap::new();
-            let mut batch: Vec<Place> = Vec::new();
+            let mut batch = Queue::new();
             let (mut come, mut heard, mut left) = (0, 0, 0);
-            // In the end, everybody is counted.
+            // In the end, all are counted.
             for event in events.into_iter().chain([Event::Answer, Event::Gather, Event::Answer]) {
                 match event {
                     Event::Comes => {
                         let wait = room.wait(deadline(come), |waiting| &mut waiting.visits);
-                        let mut wait: Waits<'_> = Box::pin(wait);
-                        assert!(wait.as_mut().poll(&mut context).is_pending());
-                        let seat = room.lock().visits.last().copied().flatten();
-                        sits_at.insert(seat.expect("a seat"), come);
-                        visitors.push((come, wait));
+                        let wait = Box::pin(wait);
+                        let mut visitor = Visitor { number: come, woken: Arc::default(), wait };
+                        assert!(visitor.poll().is_pending());
+                        let waiting = room.lock();
+                        let Some(Some(Place(seat))) = waiting.visits.last() else {
+                            panic!("nobody sits there");
+                        };
+                        sits_at.insert(*seat, come);
+                        visitors.push(visitor);
                         come += 1;
                     }
                     Event::Leaves(which) if !visitors.is_empty() => {
-                        drop(visitors.swap_remove(which % visitors.len()));
+                        visitors.swap_remove(which % visitors.len());
                         left += 1;
                     }
                     Event::Gather if batch.is_empty() => {
                         let mut waiting = room.lock();
                         waiting.forget_who_left();
                         batch = std::mem::take(&mut waiting.visits);
-                        assert!(batch.iter().all(|place| !waiting.seats.has_left(*place)));
+                        assert!(batch.iter().all(|place| !waiting.seats.has_left(place)));
                     }
                     Event::Answer => {
                         let seats = &mut room.lock().seats;
-                        for place in batch.drain(..) {
-                            let visitor = place.map_or(0, |seat| sits_at[&seat]);
-                            seats.answer(place, Ok(visitor as i64));
+                        for place in batch.drain(..).flatten() {
+                            let number = sits_at[&place.0] as i64;
+                            seats.answer(place, Ok(number)).into_iter().for_each(Waker::wake);
                         }
                     }
-                    // All of the batch who came so early.
-                    Event::RefuseFrom(which) => {
+                    Event::Refuse(which) => {
+                        let waiting = &mut *room.lock();
+                        let soon = deadline(which % (come + 1));
+                        for place in batch.iter_mut().chain(&mut waiting.visits) {
+                            let late = waiting.seats.refuse_if_late(place, soon, &"late".into());
+                            late.into_iter().for_each(Waker::wake);
+                        }
+                    }
+                    Event::GiveUp => {
                         let seats = &mut room.lock().seats;
-                        for place in &mut batch {
-                            let late = deadline(which % (come + 1));
-                            seats.refuse_if_late(place, late, &"late".into());
+                        if batch.iter().all(|place| seats.has_left(place)) {
+                            for mut place in batch.drain(..) {
+                                seats.keep(&mut place);
+                            }
                         }
                     }
                     Event::Leaves(_) | Event::Gather => {}
                 }
-                visitors.retain_mut(|(visitor, wait)| match wait.as_mut().poll(&mut context) {
-                    Poll::Pending => true,
-                    Poll::Ready(answer) => {
-                        assert!(answer.is_err() || answer.is_ok_and(|own| own == *visitor as i64));
-                        heard += 1;
-                        false
+                visitors.retain_mut(|visitor| {
+                    if !visitor.woken.0.load(Relaxed) {
+                        return true;
                     }
+                    let Poll::Ready(answer) = visitor.poll() else {
+                        panic!("woken for nothing");
+                    };
+                    assert!(answer.is_err() || answer.is_ok_and(|own| own == visitor.number as i64));
+                    heard += 1;
+                    false
                 });
             }
             assert_eq!(come, heard + left);

@@ -589,7 +589,7 @@ fn a_journal_that_cannot_be_reached_is_an_error_only_when_it_was_asked_for() {
         )
     };
     let (code, stdout, stderr) = run("journald");
-    assert_eq!((code, &*stdout), (Some(78), ""));
+    assert_eq!((code, &*stdout), (Some(71), ""));
     assert!(
         stderr.starts_with("LOG_FORMAT=journald, but the journal cannot be reached"),
         "{stderr}"
