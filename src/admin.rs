@@ -20,9 +20,9 @@ const EX_IOERR: u8 = 74;
 /// `sysexits.h`: the command was used in a wrong way.
 pub const EX_USAGE: u8 = 64;
 /// `sysexits.h`: what stands in Redis is not what it should be.
-pub const EX_DATAERR: u8 = 65;
+const EX_DATAERR: u8 = 65;
 /// `sysexits.h`: Redis, or the service, cannot be reached.
-pub const EX_UNAVAILABLE: u8 = 69;
+const EX_UNAVAILABLE: u8 = 69;
 
 /// The end of each task's help.
 pub const AFTER_HELP: &str = "\
@@ -39,8 +39,7 @@ pub struct Failure {
 
 impl Failure {
     /// A failure that the given exit status stands for.
-    #[must_use]
-    pub fn new(status: u8, text: impl fmt::Display) -> Self {
+    fn new(status: u8, text: impl fmt::Display) -> Self {
         Self {
             status,
             text: text.to_string(),
