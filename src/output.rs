@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SendFlags;
 use tokio::io::Interest;
@@ -138,12 +138,12 @@ impl Output {
 
     /// Adds what `write` writes, one whole line, to the stream: soon, with those that come meanwhile.
     pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut lines = self.lines();
+        let mut lines = self.lines.lock();
         if lines.bytes.len() >= CAPACITY {
             // So many may come before the pump has its turn, as when a batch is answered.
             drop(lines);
             self.write_lines();
-            lines = self.lines();
+            lines = self.lines.lock();
         }
         if lines.bytes.len() >= CAPACITY {
             lines.dropped += 1;
@@ -213,7 +213,7 @@ impl Output {
     /// Writes as much as the reader takes, and at the end of it whether lines are missing.
     fn write_lines(&self) -> Written {
         loop {
-            let mut lines = self.lines();
+            let mut lines = self.lines.lock();
             while !lines.bytes.is_empty() {
                 match self.sink.write(&lines.bytes) {
                     Ok(count) => {
@@ -243,10 +243,6 @@ impl Output {
             }
             tracing::warn!(dropped, "log lines were dropped because nobody read them");
         }
-    }
-
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock()
     }
 }
 

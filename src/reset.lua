@@ -11,8 +11,5 @@ if redis.call('INCR', KEYS[2]) < tonumber(now) then
   redis.call('SET', KEYS[2], now)
 end
 redis.call('SET', KEYS[1], ARGV[1])
--- Anything may have stood there, of any length.
-if old and #old > 1000 then
-  old = string.sub(old, 1, 1000) .. '...'
-end
-return old
+-- Anything may have stood there, of any length: no more of it than is shown, and whether there is more.
+return old and string.sub(old, 1, 1001)

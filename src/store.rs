@@ -52,6 +52,9 @@ const RESET: &str = include_str!("reset.lua");
 /// What Redis says of a number that has no next one.
 const OVERFLOW: &str = "would overflow";
 
+/// How much is shown of what stands at a key, in bytes. `reset.lua` knows it too.
+const MOST_SHOWN: usize = 1000;
+
 /// How much is told of what a server says against something, in letters.
 const MOST_WORDS: usize = 300;
 
@@ -651,7 +654,7 @@ impl Link {
             .arg(to)
             .arg(until.to_string());
         let error = match self.ask::<Option<Vec<u8>>>(&reset).await {
-            Ok(held) => return Ok(held.map(|text| String::from_utf8_lossy(&text).into_owned())),
+            Ok(held) => return Ok(held.map(shown)),
             Err(error) => error,
         };
         Err(match self.explain(error).await {
@@ -668,14 +671,7 @@ impl Link {
     /// [`StoreError::Uncountable`] when it is no text at all.
     pub async fn read(&mut self) -> Result<Option<String>, StoreError> {
         let held = self.held().await?;
-        Ok(held.map(|mut text| {
-            // As much as a reset shows.
-            if text.len() > 1000 {
-                text.truncate(1000);
-                text.extend(b"...");
-            }
-            String::from_utf8_lossy(&text).into_owned()
-        }))
+        Ok(held.map(shown))
     }
 
     async fn held(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
@@ -715,10 +711,8 @@ impl Link {
         let keys = self.keys.clone();
         let count = self.integer_at(&keys.counter).await;
         if said.contains(OVERFLOW) {
-            let holds = count.map_or_else(
-                |_| String::new(),
-                |count| format!("holds {}, which ", count.unwrap_or_default()),
-            );
+            let holds = |count: Option<i64>| format!("holds {}, which ", count.unwrap_or_default());
+            let holds = count.map(holds).unwrap_or_default();
             return format!("key {} {holds}cannot be counted up further", keys.counter);
         }
         let (key, held) = match count {
@@ -842,6 +836,15 @@ impl fmt::Display for Server {
         };
         write!(f, "{version}, {role}; {durability}")
     }
+}
+
+/// What stood at a key, as text; the beginning of a long one, and a mark.
+fn shown(mut held: Vec<u8>) -> String {
+    if held.len() > MOST_SHOWN {
+        held.truncate(MOST_SHOWN);
+        held.extend(b"...");
+    }
+    String::from_utf8_lossy(&held).into_owned()
 }
 
 /// An integer exactly as Redis writes it: `INCRBY` takes neither `+5` nor `007`.
