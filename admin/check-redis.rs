@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use abukiks::admin;
+use abukiks::cli;
 
 /// Checks that the attached Redis can be reached and counted in, and how durable it is.
 ///
@@ -10,7 +10,7 @@ use abukiks::admin;
 /// and the same code as they do. It counts nobody, but tries as `/readyz` does: where there is no count
 /// yet, it is 0 then.
 #[derive(Debug, clap::Parser)]
-#[command(name = env!("CARGO_BIN_NAME"), version = admin::BUILD.as_str(), after_help = admin::AFTER_HELP)]
+#[command(name = env!("CARGO_BIN_NAME"), version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
 struct Arguments {
     /// Print a JSON object.
     #[arg(long)]
@@ -18,14 +18,14 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    admin::run(async |Arguments { json }, config, link| {
+    cli::run_task(async |Arguments { json }, config, link| {
         let count = link.count().await?;
         let server = link.server().await?;
         link.probe().await?;
         Ok(if json {
             serde_json::json!({
                 "url": config.redis_url.to_string(),
-                "key": config.counter_key.0,
+                "key": config.counter_key,
                 "count": count,
                 "version": server.version,
                 "role": server.role,

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use abukiks::admin;
+use abukiks::cli;
 
 /// Sets the count to 0, or to another number, and prints what it was.
 ///
 /// Safe while instances count: a visit is counted either before the reset or on top of it.
 #[derive(Debug, clap::Parser)]
-#[command(name = env!("CARGO_BIN_NAME"), version = admin::BUILD.as_str(), after_help = admin::AFTER_HELP)]
+#[command(name = env!("CARGO_BIN_NAME"), version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
 struct Arguments {
     /// The number to set.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
@@ -22,14 +22,14 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    admin::run(async |Arguments { to, dry_run, json }, config, link| {
+    cli::run_task(async |Arguments { to, dry_run, json }, config, link| {
         let old = if dry_run {
             link.read().await?
         } else {
             link.reset(to).await?
         };
         Ok(if json {
-            let key = &config.counter_key.0;
+            let key = &config.counter_key;
             serde_json::json!({ "key": key, "old": old, "new": to, "dryRun": dry_run }).to_string()
         } else {
             let old = old.map_or("nothing".to_owned(), |old| old.escape_debug().to_string());

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use abukiks::admin;
+use abukiks::cli;
 
 /// Prints the count without changing it.
 #[derive(Debug, clap::Parser)]
-#[command(name = env!("CARGO_BIN_NAME"), version = admin::BUILD.as_str(), after_help = admin::AFTER_HELP)]
+#[command(name = env!("CARGO_BIN_NAME"), version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
 struct Arguments {
     /// Print a JSON object.
     #[arg(long)]
@@ -14,10 +14,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    admin::run(async |Arguments { json }, config, link| {
+    cli::run_task(async |Arguments { json }, config, link| {
         let count = link.count().await?;
         Ok(if json {
-            serde_json::json!({ "key": config.counter_key.0, "count": count }).to_string()
+            serde_json::json!({ "key": config.counter_key, "count": count }).to_string()
         } else {
             match count {
                 Some(count) => count.to_string(),

@@ -12,18 +12,16 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use abukiks::config::Config;
 use abukiks::counter::Counter;
-use abukiks::event_loop;
-use abukiks::lifecycle::StopSignals;
-use abukiks::listener::{Listener, Listeners};
-use abukiks::metrics::Metrics;
-use abukiks::output::Output;
-use abukiks::routes::App;
+use abukiks::http::app::App;
+use abukiks::http::server;
+use abukiks::process;
+use abukiks::process::listener::{Listener, Listeners};
+use abukiks::process::signals::StopSignals;
 use abukiks::store::Store;
-use abukiks::{server, telemetry};
+use abukiks::telemetry::metrics::Metrics;
 use divan::Bencher;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -81,13 +79,7 @@ fn settings(redis: &Redis, access_log: &str) -> Config {
 }
 
 fn runtime() -> Runtime {
-    event_loop::build().expect("an event loop")
-}
-
-fn start_counter(config: &Config, metrics: &Arc<Metrics>) -> Counter {
-    let store = Store::new(config).expect("a store");
-    let started = Counter::start(store, usize::MAX, false, metrics.clone());
-    started.expect("a timer").0
+    process::runtime().expect("an event loop")
 }
 
 /// Visits that come at one time are handed over to a batch, counted by Redis and handed their numbers.
@@ -95,9 +87,12 @@ fn start_counter(config: &Config, metrics: &Arc<Metrics>) -> Counter {
 fn batch_hand_over(bencher: Bencher<'_, '_>, visits: usize) {
     let redis = Redis::start();
     let runtime = runtime();
-    let metrics = Arc::new(Metrics::new("bench"));
-    let counter = runtime.block_on(async { start_counter(&settings(&redis, "off"), &metrics) });
-    let counter = Arc::new(counter);
+    let config = settings(&redis, "off");
+    let counter = runtime.block_on(async {
+        let store = Store::new(&config).expect("a store");
+        let metrics = Arc::new(Metrics::new("bench", []));
+        Arc::new(Counter::start(&config, store, metrics).0)
+    });
     let all = async |visits| {
         let mut waiting = JoinSet::new();
         for _ in 0..visits {
@@ -118,18 +113,9 @@ fn answer_with_access_log(bencher: Bencher<'_, '_>, access_log: &str) {
     let config = settings(&redis, access_log);
     let runtime = runtime();
     let mut client = runtime.block_on(async {
-        let metrics = Arc::new(Metrics::new("bench"));
-        let output = Arc::new(into_null(|| Output::stdout(metrics.clone())));
-        let access_log = telemetry::start(&config, &output).expect("a log");
-        tokio::spawn(output.pump().expect("a timer"));
-        let app = Arc::new(App {
-            counter: start_counter(&config, &metrics),
-            metrics,
-            access_log,
-            release: "bench".to_owned(),
-            draining: AtomicBool::new(false),
-            max_body_bytes: config.max_body_bytes.0,
-        });
+        let store = Store::new(&config).expect("a store");
+        let (app, _) = into_null(|| App::start(&config, store));
+        tokio::spawn(app.output.clone().pump());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("an address");

@@ -78,7 +78,7 @@ def measure_instances(redis):
 
 def cost_of_a_batch(redis, links):
     """CPU seconds of Redis for one batch, with batches coming over so many links at once."""
-    sha = redis.ask("SCRIPT", "LOAD", (ROOT / "src/increment.lua").read_text())
+    sha = redis.ask("SCRIPT", "LOAD", (ROOT / "src/store/scripts/increment.lua").read_text())
     before = redis.cpu_seconds()
     # Each batch is that of a producer of its own: that is dearer than a batch of one that is known.
     producer = "{visitorCount}:producer:__rand_int__"

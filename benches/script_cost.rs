@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use abukiks::config::Config;
 use abukiks::counter::Counter;
-use abukiks::metrics::Metrics;
 use abukiks::store::Store;
+use abukiks::telemetry::metrics::Metrics;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Value};
 use tempfile::TempDir;
@@ -199,12 +199,11 @@ async fn main() {
     let settings = [("REDIS_URL", redis.url())].map(|(name, value)| (name.into(), value.into()));
     let config = Config::from_vars(settings).expect("settings");
     let store = Store::new(&config).expect("a store");
-    let metrics = Arc::new(Metrics::new("benchmark"));
-    let started = Counter::start(store, usize::MAX, false, metrics);
-    let (counter, _) = started.expect("a timer");
+    let metrics = Arc::new(Metrics::new("benchmark", []));
+    let (counter, _) = Counter::start(&config, store, metrics);
     let script = redis::cmd("SCRIPT")
         .arg("LOAD")
-        .arg(include_str!("../src/increment.lua"))
+        .arg(include_str!("../src/store/scripts/increment.lua"))
         .query_async::<String>(&mut connection)
         .await
         .expect("it is a script");

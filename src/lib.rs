@@ -1,49 +1,39 @@
 //! Abukiks counts its visitors: a twelve-factor service, complete and small enough to be copied.
 //!
-//! # The way of a request
+//! # The house
 //!
-//! [`listener`] takes the socket that systemd hands over, or binds one. [`server`] accepts from it
-//! within its limits (in several `workers` if told so) and, at the end, drains what it accepted. `connection` serves one of them and
-//! notes what it is doing. `fields` finds what the request says, `framing` refuses what is not quite
-//! HTTP; [`routes`] decides who answers the rest. [`counter`] joins the visit to the others that wait (in the room that `waiting` is), [`store`] has Redis count them
-//! all with one command (by `resp` on a `stream`, over `tls` for `rediss://`; `sentinel` finds the
-//! master), and each gets its own number. `page` says it as text, HTML or JSON, and [`telemetry`] writes one event, which
-//! [`output`] takes to stdout.
+//! Imports go down only, from [`cli`] and [`http`] to [`telemetry`] and [`process`], and no files
+//! import each other in a circle (`tests/floors.rs`).
 //!
-//! Around it: [`config`] is every setting, [`event_loop`] what a thread waits for, [`lifecycle`] how
-//! the process starts and ends, [`metrics`] what it measures, `correlation` what ties a request to its traces elsewhere, and
-//! [`admin`] what the one-off processes share.
+//! * [`cli`]: arguments, exit statuses and what all programs of this package share.
+//! * [`http`]: accepts connections within limits, serves them, and drains them at the end. The way of a
+//!   request is `server`, `connection`, `validate`, `routes`, and back with the answer. `connection`
+//!   then logs the request.
+//! * [`counter`]: gathers the visits that wait into one batch, has it counted, and gives each visit its
+//!   own number.
+//! * [`store`]: reaches Redis and counts a batch exactly once, however often it is sent.
+//! * [`config`]: every setting in one typed place.
+//! * [`telemetry`]: metrics, logs, and the way of log lines to stdout.
+//! * [`process`]: sockets from systemd, signals, and messages to the service manager.
+//!
+//! # Words
+//!
+//! One noun for each thing, and no other thing has it:
+//!
+//! * *stream*: bytes to a Redis server and back, over TCP, a unix socket or TLS.
+//! * *socket*: what a client comes in by: a listening socket, or one that was accepted from it.
+//! * *connection*: an HTTP connection, from accept to close.
+//! * *session*: a stream to any Redis server on which this process has logged in.
+//! * *link*: the session to the server that counts, with the keys of the counter.
+//! * *store*: the settings by which links are opened.
 
-pub mod admin;
+pub mod cli;
 pub mod config;
-mod connection;
-mod correlation;
 pub mod counter;
-pub mod event_loop;
-mod fields;
-mod framing;
-pub mod lifecycle;
-pub mod listener;
-pub mod metrics;
-pub mod output;
-mod page;
-mod resp;
-pub mod routes;
-mod sentinel;
-pub mod server;
+pub mod http;
+pub mod process;
 pub mod store;
-mod stream;
 pub mod telemetry;
-#[cfg(feature = "tls")]
-pub mod tls;
-mod waiting;
-mod workers;
+mod version;
 
-/// The version of this build.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The commit that this build was made from, as far as the builder has said.
-pub const COMMIT: &str = match option_env!("ABUKIKS_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
+pub use version::{COMMIT, VERSION};

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use abukiks::config::Config;
 use abukiks::counter::Counter;
-use abukiks::event_loop;
-use abukiks::metrics::Metrics;
+use abukiks::process;
 use abukiks::store::Store;
+use abukiks::telemetry::metrics::Metrics;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
@@ -107,10 +107,9 @@ async fn play(redis: &Redis, steps: &[Step]) -> Result<(), TestCaseError> {
     let settings = [("REDIS_URL", &*proxy.url()), ("REDIS_TIMEOUT", "300ms")]
         .map(|(name, value)| (name.into(), value.into()));
     let config = Config::from_vars(settings).expect("settings");
-    let metrics = Arc::new(Metrics::new("test"));
+    let metrics = Arc::new(Metrics::new("test", []));
     let store = Store::new(&config).expect("a store");
-    let started = Counter::start(store, 1000, false, metrics.clone());
-    let (counter, counting) = started.expect("a timer");
+    let (counter, counting) = Counter::start(&config, store, metrics.clone());
     let counter = Arc::new(counter);
 
     let clock = Arc::new(AtomicU64::new(0));
@@ -174,7 +173,7 @@ async fn settle(waiting: &mut Vec<JoinHandle<Outcome>>, model: &mut Model) {
 #[test]
 fn numbers_are_right_in_whatever_order_things_break() {
     let redis = Redis::start();
-    let event_loop = event_loop::build().expect("an event loop");
+    let event_loop = process::runtime().expect("an event loop");
     let cases = Cases {
         cases: 32,
         failure_persistence: None,

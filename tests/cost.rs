@@ -64,11 +64,11 @@ pub(crate) fn release() -> &'static Path {
         let dist = root.join("target/dist");
         let program = dist.join("abukiks");
         let changed = |file: &Path| fs::metadata(file).and_then(|file| file.modified());
-        let sources = fs::read_dir(root.join("src")).expect("a folder");
+        let mut sources = vec![root.join("Cargo.toml"), root.join("Cargo.lock")];
+        add_files(&root.join("src"), &mut sources);
         let newest: Option<SystemTime> = sources
-            .map(|entry| entry.expect("an entry").path())
-            .chain([root.join("Cargo.toml"), root.join("Cargo.lock")])
-            .map(|source| changed(&source).expect("a file"))
+            .iter()
+            .map(|source| changed(source).expect("a file"))
             .max();
         if changed(&program).ok() < newest {
             let mut build = Command::new(root.join("dev/build-release.sh"));
@@ -76,6 +76,18 @@ pub(crate) fn release() -> &'static Path {
         }
         program
     })
+}
+
+/// Adds all files in a folder and in those below it.
+fn add_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            add_files(&path, files);
+        } else {
+            files.push(path);
+        }
+    }
 }
 
 /// The release under a tool that counts something.

@@ -329,29 +329,6 @@ fn a_request_half_sent_at_the_signal_may_be_finished() {
 }
 
 #[test]
-fn an_empty_line_is_no_request_to_wait_for() {
-    let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("DRAIN_LAME_DUCK", "0"),
-        ("DRAIN_IDLE", "1ms"),
-        ("DRAIN_TIMEOUT", "50s"),
-        ("HEADER_TIMEOUT", "60s"),
-    ]);
-    let mut client = service.connect();
-    assert_eq!(client.get("/").number(), 1);
-    client.send("\r\n").unwrap();
-    // Whoever comes later is answered: the line has been read.
-    assert_eq!(service.get("/").number(), 2);
-    service.process.signal(Signal::TERM);
-    assert!(client.is_closed(), "closed without a word");
-    assert!(service.process.wait().success());
-    let drained = service.log_line("\"message\":\"drained\"");
-    let event: serde_json::Value = serde_json::from_str(&drained).unwrap();
-    assert!(event["drained_ms"].as_u64() < Some(40_000), "{drained}");
-}
-
-#[test]
 fn a_batch_whose_visitors_have_all_left_holds_no_process_up() {
     let redis = Redis::start();
     let mut service = Service::start_with(&[

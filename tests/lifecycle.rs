@@ -33,21 +33,11 @@ fn an_idle_process_ends_and_the_next_visitor_starts_another() {
 
 #[test]
 fn no_visitor_is_lost_who_comes_just_when_an_idle_process_ends() {
-    for threads in ["1", "4"] {
-        visit_while_processes_end(threads);
-    }
-}
-
-fn visit_while_processes_end(threads: &str) {
     let redis = Redis::start();
     let held = held_socket();
     let address = held.local_addr().unwrap();
     let url = redis.url();
-    let settings = [
-        ("REDIS_URL", &*url),
-        ("IDLE_EXIT", "1ms"),
-        ("WORKER_THREADS", threads),
-    ];
+    let settings = [("REDIS_URL", &*url), ("IDLE_EXIT", "1ms")];
     let done = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         let visitor = scope.spawn(move || {
@@ -163,33 +153,6 @@ fn name_lookups_that_hang_are_few_and_do_not_hold_up_the_end() {
     assert!(attempts > 25.0 && threads <= 25, "{attempts}: {threads}");
     // The lookup would take 150 seconds; the test has less patience.
     assert!(service.stop().success());
-}
-
-#[test]
-fn worker_threads_count_right_and_drain() {
-    let redis = Redis::start();
-    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("WORKER_THREADS", "4")]);
-    let address = service.address;
-    let mut numbers: Vec<_> = std::thread::scope(|scope| {
-        let visitors: Vec<_> = (0..16)
-            .map(|_| {
-                scope.spawn(move || {
-                    let mut client = Client::connect(address);
-                    (0..50)
-                        .map(|_| client.get("/").number())
-                        .collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        visitors
-            .into_iter()
-            .flat_map(|visitor| visitor.join().unwrap())
-            .collect()
-    });
-    numbers.sort_unstable();
-    assert_eq!(numbers, (1..=800).collect::<Vec<_>>());
-    assert!(service.stop().success());
-    service.log_line("\"message\":\"drained\"");
 }
 
 #[test]

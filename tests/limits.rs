@@ -216,33 +216,6 @@ fn an_idle_connection_is_closed_after_keep_alive_timeout() {
     assert_eq!(malformed(&service, 408), 0.0, "nothing was begun");
 }
 
-/// Empty lines before a request mean nothing (RFC 9112, section 2.2).
-#[test]
-fn an_empty_line_begins_no_request() {
-    let redis = Redis::start();
-    let settings = [("KEEP_ALIVE_TIMEOUT", "2s"), ("HEADER_TIMEOUT", "1s")];
-    let service = start(&redis, &settings);
-    for (used, parts) in [
-        (false, &["\r\n"][..]),
-        (true, &["\r\n"]),
-        (true, &["\r"]),
-        (true, &["\r", "\n"]),
-    ] {
-        let mut client = service.connect();
-        if used {
-            client.get("/healthz");
-        }
-        for part in parts {
-            client.send(part).unwrap();
-            // Whoever comes later is answered: it has been read.
-            service.get("/healthz");
-        }
-        assert!(client.is_closed(), "closed without a word");
-    }
-    assert_eq!(hits(&service, "keep_alive_timeout"), 3.0);
-    assert_eq!(malformed(&service, 408), 0.0, "nothing was begun");
-}
-
 #[test]
 fn a_connection_that_never_asks_is_closed_after_header_timeout() {
     let redis = Redis::start();
@@ -363,18 +336,14 @@ fn the_connection_beyond_max_connections_waits_and_is_served_when_one_leaves() {
     assert_eq!(third.read(false).unwrap().number(), 4);
 }
 
-/// None of the places is held for a socket at which nobody is.
+/// No permit is held for a socket at which no client is.
 #[test]
-fn the_only_place_is_given_to_whichever_socket_somebody_comes_to() {
+fn the_only_permit_goes_to_whichever_socket_a_client_comes_to() {
     let redis = Redis::start();
     let sockets = [held_socket(), held_socket()];
     let service = Service::from_command(activated(
         &sockets.each_ref().map(AsFd::as_fd),
-        &[
-            ("REDIS_URL", &redis.url()),
-            ("MAX_CONNECTIONS", "1"),
-            ("WORKER_THREADS", "2"),
-        ],
+        &[("REDIS_URL", &redis.url()), ("MAX_CONNECTIONS", "1")],
     ));
     for turn in 0..3 {
         for socket in sockets.iter().rev() {
@@ -436,16 +405,6 @@ fn with_files(redis: &Redis, files: u32, settings: &[(&str, &str)]) -> Command {
 }
 
 #[test]
-fn more_threads_than_there_are_files_for_are_refused_by_name() {
-    let redis = Redis::start();
-    let output = with_files(&redis, 64, &[("WORKER_THREADS", "50")]).output();
-    let output = output.unwrap();
-    assert_eq!(output.status.code(), Some(71));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("WORKER_THREADS=50"), "{said}");
-}
-
-#[test]
 fn max_connections_follows_the_limit_of_open_files() {
     let redis = Redis::start();
     let max_connections = |mut service: Service| {
@@ -453,15 +412,12 @@ fn max_connections_follows_the_limit_of_open_files() {
         let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
         ready["max_connections"].as_u64().unwrap()
     };
-    for (files, expected) in [(1024, 990), (200, 166), (20, 1)] {
+    for (files, expected) in [(1024, 991), (200, 167), (20, 1)] {
         let service = start_with_files(&redis, files, &[]);
         assert_eq!(max_connections(service), expected);
     }
     let service = start_with_files(&redis, 1024, &[("MAX_CONNECTIONS", "5")]);
     assert_eq!(max_connections(service), 5);
-    // Each further thread needs some for itself.
-    let service = start_with_files(&redis, 1024, &[("WORKER_THREADS", "3")]);
-    assert_eq!(max_connections(service), 978);
 }
 
 /// The reserve is enough: with every connection in use, Redis can still be reached.
@@ -469,13 +425,13 @@ fn max_connections_follows_the_limit_of_open_files() {
 fn as_many_connections_as_the_limit_of_open_files_leaves_are_all_served() {
     let redis = Redis::start();
     let service = start_with_files(&redis, 64, &[]);
-    let mut clients: Vec<Client> = (0..30).map(|_| service.connect()).collect();
+    let mut clients: Vec<Client> = (0..31).map(|_| service.connect()).collect();
     for (number, client) in (1..).zip(&mut clients) {
         assert_eq!(client.get("/").number(), number);
     }
     let metrics = clients[0].get("/metrics").body;
     assert_eq!(sample(&metrics, "abukiks_accept_errors_total"), 0.0);
-    assert_eq!(sample(&metrics, "abukiks_connections"), 30.0);
+    assert_eq!(sample(&metrics, "abukiks_connections"), 31.0);
 }
 
 #[test]

@@ -131,14 +131,13 @@ fn a_request_that_nobody_waits_for_any_more_is_an_event_too() {
 }
 
 #[test]
-fn every_request_that_is_cut_at_the_end_is_an_event_on_whatever_thread() {
+fn every_request_that_is_cut_at_the_end_is_an_event() {
     let redis = Redis::start();
     let service = Service::start_with(&[
         ("REDIS_URL", &redis.url()),
         ("REDIS_TIMEOUT", "60s"),
         ("DRAIN_LAME_DUCK", "0s"),
         ("DRAIN_TIMEOUT", "1s"),
-        ("WORKER_THREADS", "4"),
     ]);
     redis.process().signal(Signal::STOP);
     let waiting: Vec<_> = (0..40)

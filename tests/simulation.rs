@@ -5,11 +5,6 @@
 //!
 //! `SIMULATION_SEED=17` runs that seed alone.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "time is what tokio says, and passes at once"
-)]
-
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::future::pending;
@@ -18,18 +13,14 @@ use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant as RealInstant, SystemTime, UNIX_EPOCH};
 
 use abukiks::config::Config;
-use abukiks::counter::Counter;
-use abukiks::metrics::Metrics;
-use abukiks::output::Output;
-use abukiks::routes::App;
+use abukiks::http::app::App;
+use abukiks::http::server;
 use abukiks::store::{Connector, Store, Stream};
-use abukiks::{server, telemetry};
 use fastrand::Rng;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, copy,
@@ -303,15 +294,15 @@ fn settings() -> Config {
         ("REDIS_TIMEOUT", &*budget),
         ("LOG_FORMAT", "json"),
         ("LOG_LEVEL", "error"),
+        ("MAX_BODY_BYTES", "0"),
+        ("MAX_WAITING_VISITS", "1000"),
     ];
     Config::from_vars(settings.map(|(name, value)| (name.into(), value.into()))).expect("settings")
 }
 
 /// The host of one process of the service.
 async fn service(world: Rc<World>) -> turmoil::Result {
-    let config = Arc::new(settings());
-    let metrics = Arc::new(Metrics::new("test"));
-    let output = Arc::new(Output::stdout(metrics.clone())?);
+    let config = settings();
     let (askers, mut asking) = unbounded_channel();
     spawn_local(async move {
         while let Some(asker) = asking.recv().await {
@@ -319,15 +310,7 @@ async fn service(world: Rc<World>) -> turmoil::Result {
         }
     });
     let store = Store::new(&config)?.reached_by(Link(askers));
-    let (counter, counting) = Counter::start(store, 1000, false, metrics.clone())?;
-    let app = Arc::new(App {
-        counter,
-        metrics: metrics.clone(),
-        access_log: telemetry::start(&config, &output)?,
-        release: "test".to_owned(),
-        draining: false.into(),
-        max_body_bytes: 0,
-    });
+    let (app, counting) = App::start(&config, store)?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, HTTP)).await?;
     let mut connections = JoinSet::new();
     while world.visitors.get() > 0 {
@@ -335,16 +318,15 @@ async fn service(world: Rc<World>) -> turmoil::Result {
             biased;
             Some(ended) = connections.join_next() => ended?,
             accepted = listener.accept() => {
-                let (config, app, (stream, _)) = (config.clone(), app.clone(), accepted?);
-                connections
-                    .spawn_local(async move { server::serve_stream(&config, app, stream).await });
+                let (stream, _) = accepted?;
+                connections.spawn_local(server::serve_stream(app.clone(), stream));
             }
             () = sleep(Duration::from_millis(20)) => {}
         }
     }
     // Visitors of whose leaving a lost link has told nobody are refused by then.
     sleep(BUDGET).await;
-    assert_eq!(metrics.waiting_visits.get(), 0, "somebody still waits");
+    assert_eq!(app.metrics.waiting_visits.get(), 0, "somebody still waits");
     connections.shutdown().await;
     drop(app);
     timeout(BUDGET, counting).await??;

@@ -1,11 +1,6 @@
 //! Any bytes as what a Redis server answers: nothing panics, a visit has its answer in time, and no
 //! number but one that the server has said.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "time is what tokio says, and passes at once"
-)]
-
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,8 +8,8 @@ use std::time::Duration;
 
 use abukiks::config::Config;
 use abukiks::counter::Counter;
-use abukiks::metrics::Metrics;
 use abukiks::store::{Connector, Store, Stream};
+use abukiks::telemetry::metrics::Metrics;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
@@ -47,12 +42,11 @@ pub(crate) fn check(input: &[u8]) {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let metrics = Arc::new(Metrics::new("test"));
-        let started = Counter::start(store(), 1, false, metrics);
-        let (counter, counting) = started.expect("a timer");
+        let metrics = Arc::new(Metrics::new("test", []));
+        let (counter, counting) = Counter::start(&config, store(), metrics);
         let arrived = Instant::now();
         let visit = counter.visit(arrived).await;
-        assert!(arrived.elapsed() <= config.redis_timeout.0, "{visit:?}");
+        assert!(arrived.elapsed() <= config.redis_timeout, "{visit:?}");
         if let Ok(number) = visit {
             assert!(numbers(replies).any(|said| said == number), "{number}");
         }

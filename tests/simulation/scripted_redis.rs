@@ -95,7 +95,7 @@ impl ScriptedRedis {
         NOW.saturating_add_signed(self.leapt)
     }
 
-    /// What `src/increment.lua` does.
+    /// What `src/store/scripts/increment.lua` does.
     fn increment(
         &mut self,
         [counter, producer, epoch]: [&[u8]; 3],

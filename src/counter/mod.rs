@@ -1,0 +1,100 @@
+//! Joins the visits that wait at one time into a single increment, and gives each its own number.
+//!
+//! One task, the [`batcher`], owns the link to Redis. While a batch is on its way the next one gathers, so
+//! all its visits share the cost of a round trip, and a lone visit is sent at once. Nothing outlives its
+//! request: a process holds no count (factor VI).
+//!
+//! Three rules make the numbers right, whatever breaks:
+//! * A batch is fixed once it has been sent. A visit that comes later joins the next one, so it
+//!   never gets a number that was drawn before it came.
+//! * A batch whose answer was lost is sent again, as the same batch, until its visits' deadlines.
+//!   [`Store`] makes that safe. After that its visits are refused and its number is never reused.
+//! * The link carries one command at a time and is dropped on any doubt. A new one is sought while a
+//!   visit or a probe waits, at most ten times a second, so nothing is sent again more often than that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::counter::batcher::Batcher;
+use crate::counter::pending::{Pending, Purpose};
+use crate::store::Store;
+use crate::telemetry::metrics::{Gauge, Metrics};
+
+mod batcher;
+mod link_state;
+mod pending;
+mod regression;
+
+pub use pending::Refusal;
+
+/// The way into the next batch.
+#[derive(Debug)]
+pub struct Counter {
+    arrivals: UnboundedSender<Pending>,
+    metrics: Arc<Metrics>,
+    max_waiting: i64,
+    budget: Duration,
+}
+
+/// One of the visits that the gauge counts as waiting, until it is answered or its visitor leaves.
+struct Waiting<'a>(&'a Gauge);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Counter {
+    /// Starts the task that counts. It ends, and cleans up after itself, when the [`Counter`] is
+    /// dropped.
+    #[must_use]
+    pub fn start(config: &Config, store: Store, metrics: Arc<Metrics>) -> (Self, JoinHandle<()>) {
+        let (arrivals, receiver) = unbounded_channel();
+        let counter = Self {
+            arrivals,
+            metrics: metrics.clone(),
+            max_waiting: i64::try_from(config.max_waiting_visits).unwrap_or(i64::MAX),
+            budget: store.budget(),
+        };
+        let batcher = Batcher::new(store, receiver, config.counter_fence, metrics);
+        (counter, tokio::spawn(batcher.run()))
+    }
+
+    /// Counts one visit that came in at `arrived`, and returns its number.
+    ///
+    /// # Errors
+    /// A [`Refusal`], at the latest when the time budget of the visit is spent.
+    pub async fn visit(&self, arrived: Instant) -> Result<i64, Refusal> {
+        let before = self.metrics.waiting_visits.inc();
+        let _waiting = Waiting(&self.metrics.waiting_visits);
+        if before >= self.max_waiting {
+            self.metrics.limit_hits.waiting_visits.inc();
+            return Err(Refusal::QueueFull);
+        }
+        self.ask(Purpose::Visit, arrived).await
+    }
+
+    /// Finds out whether a visit could be counted now.
+    ///
+    /// # Errors
+    /// The [`Refusal`] that a visit would get.
+    pub async fn probe(&self) -> Result<(), Refusal> {
+        self.ask(Purpose::Probe, Instant::now()).await.map(drop)
+    }
+
+    async fn ask(&self, purpose: Purpose, arrived: Instant) -> Result<i64, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending::new(purpose, arrived + self.budget, reply);
+        // The batcher outlives the counter, and answers all it has taken.
+        let ended = || Refusal::Unreachable("the counter has ended".into());
+        self.arrivals.send(pending).map_err(|_| ended())?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+}

@@ -1,0 +1,416 @@
+//! One connection: its state, how it is served, and how it ends.
+//!
+//! hyper can time the reading of headers, but it registers a timer for every request, which costs
+//! a quarter of what a request costs here altogether, and it cannot tell an idle connection from a
+//! slow request. So a connection only notes its state, and one sweep over all of them, a few times a
+//! second, ends those that have been in it for too long.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use crate::http::app::App;
+use crate::http::request::{RequestMeta, Route};
+use crate::http::request_id::{RequestId, TraceParent};
+use crate::http::routes;
+use crate::http::socket::Socket;
+use crate::http::validate::{Content, says_close};
+use crate::telemetry::access_log::Access;
+
+/// How long a connection that is over is still read from.
+const MAX_LINGER: Duration = Duration::from_secs(1);
+
+/// The status under which a request is measured and logged that ended without an answer (nginx's).
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// What a connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing has been received yet.
+    Opened,
+    /// The head of a request has begun to arrive.
+    Receiving,
+    /// A request is answered.
+    Answering,
+    /// The answer is not yet with the kernel as a whole.
+    Sending,
+    /// Waiting for another request.
+    Idle,
+    /// Over, but for what the client still sends.
+    Closing,
+}
+
+impl State {
+    /// Whether nothing is on its way, as far as this side can know.
+    pub(crate) fn is_idle(self) -> bool {
+        matches!(self, Self::Opened | Self::Sending | Self::Idle)
+    }
+}
+
+/// What the sweep and the drain know of a connection, and by which they end it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The client's address as it is logged; `None` on a unix socket.
+    client: Option<String>,
+    activity: Mutex<Activity>,
+    /// Wakes the connection's task when something is asked of it in `activity`.
+    asked: Notify,
+}
+
+#[derive(Debug)]
+struct Activity {
+    state: State,
+    since: Instant,
+    /// To end, unless the state changes before the task hears of it.
+    must_end: bool,
+    /// To heed a reset by the client for as long as this state lasts.
+    heeds_reset: bool,
+    /// The request answered last is the client's last one, by its own word.
+    was_last_request: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(client: Option<IpAddr>) -> Self {
+        Self {
+            client: client.map(|address| address.to_string()),
+            activity: Mutex::new(Activity {
+                state: State::Opened,
+                since: Instant::now(),
+                must_end: false,
+                heeds_reset: false,
+                was_last_request: false,
+            }),
+            asked: Notify::new(),
+        }
+    }
+
+    /// The state, and for how long it has lasted.
+    pub(crate) fn state(&self, now: Instant) -> (State, Duration) {
+        let activity = self.activity.lock();
+        let lasted = now.saturating_duration_since(activity.since);
+        (activity.state, lasted)
+    }
+
+    /// Asks the connection to end, unless its state changes before it hears of it.
+    pub(crate) fn end(&self) {
+        self.activity.lock().must_end = true;
+        self.asked.notify_one();
+    }
+
+    /// Asks a connection that answers to heed a reset by the client from now on.
+    pub(crate) fn heed_reset(&self) {
+        let heeded = std::mem::replace(&mut self.activity.lock().heeds_reset, true);
+        if !heeded {
+            self.asked.notify_one();
+        }
+    }
+}
+
+impl Activity {
+    fn set_state(&mut self, state: State, since: Instant) {
+        self.state = state;
+        self.since = since;
+        self.must_end = false;
+        self.heeds_reset = false;
+    }
+}
+
+/// Serves one connection until either side ends it.
+pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: Socket) {
+    let (app, connection) = (&*app, &*connection);
+    let mut io = MonitoredIo {
+        socket,
+        connection,
+        last_bytes: [0; 4],
+    };
+    let service =
+        service_fn(async |request| Ok::<_, Infallible>(respond(app, connection, &request).await));
+    let end = {
+        let mut exchanges = pin!(app.http.serve_connection(TokioIo::new(&mut io), service));
+        loop {
+            tokio::select! {
+                biased;
+                ended = exchanges.as_mut() => break End::of(ended),
+                () = connection.asked.notified() => {}
+            }
+            let activity = connection.activity.lock();
+            if activity.must_end {
+                break match activity.state {
+                    State::Receiving => End::Refused(StatusCode::REQUEST_TIMEOUT),
+                    _ => End::Idle,
+                };
+            }
+        }
+    };
+    let final_bytes = match end {
+        // Nothing may follow what the client has called its last request (RFC 9112, section 9.6).
+        End::Finished if connection.activity.lock().was_last_request => return,
+        End::Finished => String::new(),
+        // Nothing is on its way, so there is no answer that a reset could destroy.
+        End::Idle => return,
+        End::RefusedByHyper(status) => {
+            log_unreadable(app, connection, status);
+            String::new()
+        }
+        End::Refused(status) => {
+            log_unreadable(app, connection, status);
+            format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        }
+        End::Broken => return,
+    };
+    let now = Instant::now();
+    connection.activity.lock().set_state(State::Closing, now);
+    // Boxed, for what it needs would take its place in every connection from the beginning. Too slow, too
+    // much or broken: closed all the same.
+    let lingering = Box::pin(linger(io.socket, &final_bytes, app.max_body_bytes));
+    let _ = timeout(MAX_LINGER, lingering).await;
+}
+
+/// Answers one request, and logs it.
+async fn respond(
+    app: &App,
+    connection: &Connection,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let arrived = Instant::now();
+    connection
+        .activity
+        .lock()
+        .set_state(State::Answering, arrived);
+    let client = connection.client.as_deref();
+    let meta = RequestMeta::of(request, arrived, client, app.max_body_bytes);
+    let cut = LogIfCut { app, meta: &meta };
+    let answer = routes::answer(app, &meta).await;
+    std::mem::forget(cut);
+    let answered = Instant::now();
+    let bytes = match meta.method {
+        &Method::HEAD => 0,
+        _ => answer.bytes(),
+    };
+    let status = answer.response.status().as_u16();
+    log(app, &meta, status, bytes, answer.visit, answered);
+    let mut activity = connection.activity.lock();
+    activity.set_state(State::Sending, answered);
+    activity.was_last_request = meta.framing == Ok(Content::None) && says_close(request.headers());
+    drop(activity);
+    answer.response
+}
+
+/// Logs a request that was dropped before its answer, because its client has left or the process may wait
+/// no longer.
+struct LogIfCut<'a> {
+    app: &'a App,
+    meta: &'a RequestMeta<'a>,
+}
+
+impl Drop for LogIfCut<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        log(self.app, self.meta, CLIENT_CLOSED_REQUEST, 0, None, now);
+    }
+}
+
+/// Measures and logs a request that is over.
+fn log(
+    app: &App,
+    meta: &RequestMeta<'_>,
+    status: u16,
+    bytes: u64,
+    visit: Option<i64>,
+    over: Instant,
+) {
+    let access = Access {
+        method: Some(meta.method.as_str()),
+        path: meta.path,
+        status,
+        bytes,
+        duration: over - meta.arrived,
+        visit,
+        client: meta.client,
+        request_id: meta.id.as_str(),
+        trace_id: meta.trace.as_ref().map(TraceParent::trace_id),
+        parent_id: meta.trace.as_ref().map(TraceParent::parent_id),
+        release: &app.release,
+    };
+    account(app, meta.route, &access);
+}
+
+/// Measures and logs what never became a request, so that what it asked for is unknown.
+fn log_unreadable(app: &App, connection: &Connection, status: StatusCode) {
+    if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE || status == StatusCode::URI_TOO_LONG {
+        app.metrics.limit_hits.headers.inc();
+    }
+    let (_, duration) = connection.state(Instant::now());
+    let id = RequestId::new();
+    let access = Access {
+        method: None,
+        path: "-",
+        status: status.as_u16(),
+        bytes: 0,
+        duration,
+        visit: None,
+        client: connection.client.as_deref(),
+        request_id: id.as_str(),
+        trace_id: None,
+        parent_id: None,
+        release: &app.release,
+    };
+    account(app, Route::Malformed, &access);
+}
+
+fn account(app: &App, route: Route, access: &Access<'_>) {
+    let seconds = access.duration.as_secs_f64();
+    app.metrics
+        .count_request(route.name(), access.status, seconds);
+    if app.access_log {
+        access.log();
+    }
+}
+
+/// How a connection came to its end.
+enum End {
+    /// As HTTP wants it.
+    Finished,
+    /// No request was sent for long enough.
+    Idle,
+    /// hyper could not read the request and has answered with this status.
+    RefusedByHyper(StatusCode),
+    /// The request has not been answered; it is to get this status.
+    Refused(StatusCode),
+    /// The other side vanished.
+    Broken,
+}
+
+impl End {
+    fn of(ended: hyper::Result<()>) -> Self {
+        let Err(error) = ended else {
+            return Self::Finished;
+        };
+        if error.is_parse_version_h2() {
+            Self::Refused(StatusCode::BAD_REQUEST)
+        } else if error.is_parse_too_large() {
+            // hyper tells the two apart in its text only.
+            let uri = error.to_string().contains("URI");
+            Self::RefusedByHyper(if uri {
+                StatusCode::URI_TOO_LONG
+            } else {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            })
+        } else if error.is_parse() {
+            Self::RefusedByHyper(StatusCode::BAD_REQUEST)
+        } else {
+            Self::Broken
+        }
+    }
+}
+
+/// Ends our side, then takes in what the client still sends, up to a limit, until it ends too. Closing
+/// at once while bytes of the client are unread would make the kernel send a reset, which can destroy
+/// the answer before it is read (RFC 9112, section 9.6).
+async fn linger(mut socket: Socket, final_bytes: &str, max_bytes: usize) -> io::Result<()> {
+    socket.write_all(final_bytes.as_bytes()).await?;
+    socket.shutdown().await?;
+    let mut left = max_bytes;
+    // Mostly there is nothing but the end.
+    let mut discarded = [0; 512];
+    while let count @ 1.. = socket.read(&mut discarded).await?
+        && count <= left
+    {
+        left -= count;
+    }
+    Ok(())
+}
+
+/// The socket under hyper: notes when a request begins to arrive and when an answer has been sent.
+struct MonitoredIo<'a> {
+    socket: Socket,
+    connection: &'a Connection,
+    /// The last bytes that were received, the latest of them last.
+    last_bytes: [u8; 4],
+}
+
+impl MonitoredIo<'_> {
+    fn note_received(&mut self, received: &[u8]) {
+        let kept = received.len().min(4);
+        self.last_bytes.rotate_left(kept);
+        self.last_bytes[4 - kept..].copy_from_slice(&received[received.len() - kept..]);
+        let mut activity = self.connection.activity.lock();
+        if matches!(activity.state, State::Opened | State::Idle) {
+            activity.set_state(State::Receiving, Instant::now());
+        }
+    }
+
+    /// Whether a further request has begun behind the one being answered. hyper does not tell, but all
+    /// requests here end with their head, and a head ends so.
+    fn has_begun_another(&self) -> bool {
+        self.last_bytes != *b"\r\n\r\n"
+    }
+}
+
+impl AsyncRead for MonitoredIo<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
+        let received = &buffer.filled()[before..];
+        if !received.is_empty() {
+            self.note_received(received);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for MonitoredIo<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes whenever it is polled and has nothing left to write. It does not read while a
+        // request is answered.
+        let connection = self.connection;
+        let mut activity = connection.activity.lock();
+        match activity.state {
+            State::Sending => {
+                let since = activity.since;
+                let next = if self.has_begun_another() {
+                    State::Receiving
+                } else {
+                    State::Idle
+                };
+                activity.set_state(next, since);
+            }
+            State::Answering if activity.heeds_reset => self.socket.check_reset(context)?,
+            _ => {}
+        }
+        drop(activity);
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    /// Left to [`linger`].
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

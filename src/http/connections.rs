@@ -1,0 +1,110 @@
+//! All open connections, and the sweep that ends those that take too long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use slab::Slab;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::{Instant, sleep};
+
+use crate::config::Config;
+use crate::http::app::App;
+use crate::http::connection::{self, Connection, State};
+use crate::http::socket::Socket;
+
+/// How often connections are looked over.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The connections that one process serves.
+pub(crate) struct Connections {
+    pub(crate) app: Arc<App>,
+    open: Mutex<Slab<Arc<Connection>>>,
+    /// A connection has opened or closed.
+    changed: Notify,
+    header_timeout: Duration,
+    keep_alive_timeout: Duration,
+}
+
+impl Connections {
+    pub(crate) fn new(config: &Config, app: Arc<App>) -> Self {
+        Self {
+            app,
+            open: Mutex::default(),
+            changed: Notify::new(),
+            header_timeout: config.header_timeout,
+            keep_alive_timeout: config.keep_alive_timeout,
+        }
+    }
+
+    pub(crate) fn open(&self) -> MutexGuard<'_, Slab<Arc<Connection>>> {
+        self.open.lock()
+    }
+
+    /// Serves a connection in a task of its own. It counts as open from here on.
+    pub(crate) fn serve(
+        self: &Arc<Self>,
+        socket: Socket,
+        connection: Connection,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
+        let connection = Arc::new(connection);
+        let key = self.open().insert(connection.clone());
+        self.app.metrics.connections_accepted.inc();
+        self.app.metrics.connections.inc();
+        self.changed.notify_one();
+        let all = self.clone();
+        tokio::spawn(async move {
+            connection::serve(all.app.clone(), connection, socket).await;
+            all.app.metrics.connections.dec();
+            all.open().remove(key);
+            all.changed.notify_one();
+            drop(permit);
+        });
+    }
+
+    /// Sweeps for as long as connections are open, and returns once none has been for `idle_exit`.
+    pub(crate) async fn watch_over(&self, idle_exit: Option<Duration>) {
+        loop {
+            while self.open().is_empty() {
+                let changed = self.changed.notified();
+                match idle_exit {
+                    None => changed.await,
+                    Some(idle) => tokio::select! {
+                        biased;
+                        () = changed => {}
+                        () = sleep(idle) => return,
+                    },
+                }
+            }
+            sleep(SWEEP_INTERVAL).await;
+            self.sweep(Instant::now());
+        }
+    }
+
+    /// Ends connections that take too long. Those that answer heed a reset by the client after a while:
+    /// at once, that would cost every visit.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let limits = &self.app.metrics.limit_hits;
+        for (_, connection) in self.open().iter() {
+            let (state, lasted) = connection.state(now);
+            let (allowed, hits) = match state {
+                State::Opened | State::Receiving => (self.header_timeout, &limits.header_timeout),
+                State::Sending | State::Idle => {
+                    (self.keep_alive_timeout, &limits.keep_alive_timeout)
+                }
+                State::Answering => {
+                    if lasted > SWEEP_INTERVAL / 2 {
+                        connection.heed_reset();
+                    }
+                    continue;
+                }
+                State::Closing => continue,
+            };
+            if lasted > allowed {
+                hits.inc();
+                connection.end();
+            }
+        }
+    }
+}

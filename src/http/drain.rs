@@ -1,0 +1,222 @@
+//! Ends without losing a request.
+//!
+//! Closing idle connections outright would lose those whose next request is on the wire, so every answer
+//! says `Connection: close` instead, and the clients leave by themselves:
+//!
+//! 1. Accept as before until the connections of before the signal are gone, or have been idle for so long
+//!    that nothing is on its way, and the lame-duck time is over. Clients that come meanwhile are answered
+//!    at once and do not have to wait for the next process.
+//! 2. Stop accepting, and wait for the rest in the same way.
+//! 3. At `DRAIN_TIMEOUT`, cut what remains and say what it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::config::Config;
+use crate::http::connection::State;
+use crate::http::connections::Connections;
+use crate::process::supervisor;
+
+/// How often connections are looked over while the end is waited for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How often the service manager is told that the end takes longer.
+const NOTIFY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The times of a drain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// The least time for which new connections are still accepted.
+    pub(crate) lame_duck: Duration,
+    /// How long a connection must have been idle before it is closed.
+    pub(crate) idle: Duration,
+    /// When what remains is cut.
+    pub(crate) timeout: Duration,
+}
+
+impl Times {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            lame_duck: config.drain_lame_duck,
+            idle: config.drain_idle,
+            timeout: config.drain_timeout,
+        }
+    }
+}
+
+/// How far a drain has come.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    /// Since it began.
+    waited: Duration,
+    accepting: bool,
+    /// Connections of before the signal.
+    old: usize,
+    /// All connections.
+    open: usize,
+}
+
+/// What a drain does next.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Wait,
+    StopAccepting,
+    Finish,
+    Cut,
+}
+
+impl Progress {
+    fn next_step(self, times: &Times) -> Step {
+        if self.accepting && self.old == 0 && self.waited >= times.lame_duck {
+            Step::StopAccepting
+        } else if !self.accepting && self.open == 0 {
+            Step::Finish
+        } else if self.waited >= times.timeout {
+            Step::Cut
+        } else {
+            Step::Wait
+        }
+    }
+}
+
+/// Whether a connection that has been in a state for so long is closed, `waited` after the drain began.
+fn is_over(state: State, lasted: Duration, waited: Duration, times: &Times) -> bool {
+    state.is_idle() && lasted.min(waited) > times.idle
+}
+
+/// Drains all connections. Returns whether they came to their end; false: what remains is to be cut.
+pub(crate) async fn drain(
+    connections: &Connections,
+    stop_accepting: watch::Sender<()>,
+    mut accepting: JoinSet<()>,
+    times: Times,
+) -> bool {
+    let begun = Instant::now();
+    connections.app.begin_draining();
+    let mut notified = supervisor::notify_stopping();
+    let mut last_notified = begun;
+    let mut stop_accepting = Some(stop_accepting);
+    let mut old: Vec<_> = connections
+        .open()
+        .iter()
+        .map(|(_, connection)| Arc::downgrade(connection))
+        .collect();
+    loop {
+        let now = Instant::now();
+        let waited = now - begun;
+        connections.sweep(now);
+        for (_, connection) in connections.open().iter() {
+            let (state, lasted) = connection.state(now);
+            if is_over(state, lasted, waited, &times) {
+                connection.end();
+            }
+        }
+        old.retain(|connection| connection.strong_count() > 0);
+        let progress = Progress {
+            waited,
+            accepting: stop_accepting.is_some(),
+            old: old.len(),
+            open: connections.open().len(),
+        };
+        match progress.next_step(&times) {
+            Step::StopAccepting => {
+                drop(stop_accepting.take());
+                while accepting.join_next().await.is_some() {}
+                continue;
+            }
+            Step::Finish => {
+                tracing::info!(drained_ms = millis(waited), "drained");
+                return true;
+            }
+            Step::Cut => {
+                log_what_is_cut(connections, times.timeout);
+                return false;
+            }
+            Step::Wait => {}
+        }
+        if now - last_notified >= NOTIFY_INTERVAL {
+            last_notified = now;
+            notified = notified || supervisor::notify_stopping();
+            let more = times.timeout - waited + Duration::from_secs(2);
+            supervisor::extend_stop_timeout(more);
+        }
+        sleep(SWEEP_INTERVAL).await;
+    }
+}
+
+fn log_what_is_cut(connections: &Connections, drain_timeout: Duration) {
+    let now = Instant::now();
+    let count = |wanted: &[State]| {
+        let open = connections.open();
+        let states = open.iter().map(|(_, connection)| connection.state(now).0);
+        states.filter(|state| wanted.contains(state)).count()
+    };
+    tracing::warn!(
+        answering = count(&[State::Answering]),
+        receiving = count(&[State::Receiving]),
+        idle = count(&[State::Opened, State::Sending, State::Idle]),
+        closing = count(&[State::Closing]),
+        drain_timeout_ms = millis(drain_timeout),
+        "DRAIN_TIMEOUT has passed; connections were cut"
+    );
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Progress, Step, Times, is_over};
+    use crate::http::connection::State;
+
+    const TIMES: Times = Times {
+        lame_duck: Duration::from_millis(250),
+        idle: Duration::from_secs(1),
+        timeout: Duration::from_secs(30),
+    };
+
+    fn step(waited: Duration, accepting: bool, old: usize, open: usize) -> Step {
+        let progress = Progress {
+            waited,
+            accepting,
+            old,
+            open,
+        };
+        progress.next_step(&TIMES)
+    }
+
+    #[test]
+    fn accepting_stops_after_the_lame_duck_time_when_no_old_connection_is_left() {
+        let before = TIMES.lame_duck - Duration::from_millis(1);
+        assert_eq!(step(before, true, 0, 0), Step::Wait);
+        assert_eq!(step(TIMES.lame_duck, true, 1, 1), Step::Wait);
+        assert_eq!(step(TIMES.lame_duck, true, 0, 5), Step::StopAccepting);
+    }
+
+    #[test]
+    fn the_end_comes_with_the_last_connection_or_at_the_timeout() {
+        assert_eq!(step(TIMES.lame_duck, false, 0, 1), Step::Wait);
+        assert_eq!(step(TIMES.lame_duck, false, 0, 0), Step::Finish);
+        assert_eq!(step(TIMES.timeout, false, 0, 1), Step::Cut);
+        assert_eq!(step(TIMES.timeout, true, 1, 1), Step::Cut);
+    }
+
+    #[test]
+    fn only_what_has_been_idle_since_the_drain_began_is_closed() {
+        let (long, short) = (Duration::from_secs(2), Duration::from_secs(1));
+        assert!(is_over(State::Idle, long, long, &TIMES));
+        assert!(is_over(State::Opened, long, long, &TIMES));
+        assert!(!is_over(State::Idle, short, long, &TIMES));
+        assert!(!is_over(State::Idle, long, short, &TIMES), "idle before");
+        for busy in [State::Receiving, State::Answering, State::Closing] {
+            assert!(!is_over(busy, long, long, &TIMES), "{busy:?}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! HTTP: accepts connections within limits, serves them, and drains them at the end.
+
+pub mod app;
+mod connection;
+mod connections;
+mod drain;
+mod negotiation;
+mod page;
+mod request;
+mod request_id;
+mod routes;
+pub mod server;
+mod socket;
+mod validate;

@@ -1,0 +1,148 @@
+//! Which form of an answer a client likes best.
+
+use std::str::FromStr as _;
+
+use headers_accept::Accept;
+use hyper::HeaderMap;
+use hyper::header::{ACCEPT, HeaderValue};
+use mediatype::{MediaType, Name, names};
+
+/// The most that is read of what a client accepts, in bytes.
+const MAX_ACCEPT: usize = 1024;
+
+/// The forms that an answer can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Text,
+    Html,
+    Json,
+}
+
+/// The media types that stand for a form, the plain ones in the order of our preference. That of a
+/// problem (RFC 9457) asks for JSON.
+static MEDIA_TYPES: [(Form, MediaType<'_>); 4] = [
+    (Form::Text, MediaType::new(names::TEXT, names::PLAIN)),
+    (Form::Html, MediaType::new(names::TEXT, names::HTML)),
+    (Form::Json, MediaType::new(names::APPLICATION, names::JSON)),
+    (
+        Form::Json,
+        MediaType::from_parts(
+            names::APPLICATION,
+            Name::new_unchecked("problem"),
+            Some(names::JSON),
+            &[],
+        ),
+    ),
+];
+
+impl Form {
+    /// The form that the client likes best (RFC 9110, section 12.5.1). Text when it does not care,
+    /// or wants something that there is not: a greeting in a plain form beats none.
+    pub(crate) fn wanted(headers: &HeaderMap) -> Self {
+        // Case means nothing here.
+        let all: Vec<_> = headers
+            .get_all(ACCEPT)
+            .iter()
+            .map(|accept| accept.as_bytes().to_ascii_uppercase())
+            .collect();
+        // What nearly all clients say that are not browsers.
+        if matches!(&*all, [] | [_] if all.first().is_none_or(|accept| accept == b"*/*")) {
+            return Self::Text;
+        }
+        let all = all.join(&b',');
+        // Longer than any client sends, and to read it would cost more than all the rest of the answer.
+        if all.len() > MAX_ACCEPT {
+            return Self::Text;
+        }
+        let Some(accept) = std::str::from_utf8(&all).ok().and_then(|all| {
+            let all = in_utf_8(all);
+            Accept::from_str(&all)
+                .or_else(|_| readable(&all).parse())
+                .ok()
+        }) else {
+            return Self::Text;
+        };
+        let chosen = accept.negotiate(MEDIA_TYPES.iter().map(|(_, known)| known));
+        MEDIA_TYPES
+            .iter()
+            .find(|(_, known)| Some(known) == chosen)
+            .map_or(Self::Text, |(form, _)| *form)
+    }
+
+    /// The content type of a greeting in this form.
+    pub(crate) fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Text => "text/plain; charset=utf-8",
+            Self::Html => "text/html; charset=utf-8",
+            Self::Json => "application/json",
+        })
+    }
+}
+
+/// An `Accept` list without the character set that all forms have, which would make two types of one.
+fn in_utf_8(all: &str) -> String {
+    let ours = |parameter: &&str| parameter.trim() != "CHARSET=UTF-8";
+    let members = all.split(',').map(|member| {
+        let parameters: Vec<_> = member.split(';').filter(ours).collect();
+        parameters.join(";")
+    });
+    members.collect::<Vec<_>>().join(",")
+}
+
+/// The members of an `Accept` list that can be read. Empty ones are allowed (RFC 9110, section
+/// 5.6.1), and what is no media range, such as the lone `*` of old Java programs, spoils no other.
+fn readable(all: &str) -> String {
+    let members = all.split(',').map(str::trim);
+    let readable = members.filter(|member| !member.is_empty() && member.parse::<Accept>().is_ok());
+    readable.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::HeaderMap;
+    use hyper::header::{ACCEPT, HeaderValue};
+
+    use super::Form;
+
+    fn wanted(accepts: &[&str]) -> Form {
+        let mut headers = HeaderMap::new();
+        for accept in accepts {
+            headers.append(ACCEPT, HeaderValue::from_str(accept).expect("a value"));
+        }
+        Form::wanted(&headers)
+    }
+
+    #[test]
+    fn a_browser_gets_html_and_a_client_that_does_not_care_gets_text() {
+        let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+        assert_eq!(wanted(&[browser]), Form::Html);
+        for accepts in [
+            &[][..],
+            &["*/*"],
+            &["text/*"],
+            &["image/png"],
+            &["nonsense"],
+            &[""],
+        ] {
+            assert_eq!(wanted(accepts), Form::Text, "{accepts:?}");
+        }
+    }
+
+    #[test]
+    fn quality_and_precision_decide() {
+        assert_eq!(wanted(&["application/json"]), Form::Json);
+        assert_eq!(wanted(&["application/problem+json"]), Form::Json);
+        assert_eq!(
+            wanted(&["text/plain;q=0.1, application/json;q=0.2"]),
+            Form::Json
+        );
+        assert_eq!(wanted(&["text/plain;q=0", "TEXT/HTML"]), Form::Html);
+        assert_eq!(wanted(&["application/json; charset=utf-8"]), Form::Json);
+        assert_eq!(wanted(&["*, , text/html"]), Form::Html);
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_not_read() {
+        assert_eq!(wanted(&[&"text/html,".repeat(200)]), Form::Text);
+    }
+}

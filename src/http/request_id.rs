@@ -1,0 +1,166 @@
+//! What ties a request to its traces elsewhere: `X-Request-Id` and W3C `traceparent`.
+
+use hyper::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
+
+/// The header that carries a request's id, in and out.
+pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Identifies one request in the logs of all programs that it passed.
+#[derive(Debug)]
+pub(crate) struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// Takes the client's id over when it is sane (1 to 128 letters, digits, `.`, `_` and `-`), so
+    /// that it can be put into a log or a header as it is. Else makes one.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        match headers.get(&REQUEST_ID) {
+            Some(given) if Self::is_sane(given.as_bytes()) => Self(given.clone()),
+            _ => Self::new(),
+        }
+    }
+
+    fn is_sane(id: &[u8]) -> bool {
+        (1..=128).contains(&id.len())
+            && id
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+    }
+
+    /// A new id: 128 random bits, as 32 hexadecimal digits.
+    pub(crate) fn new() -> Self {
+        let mut id = const_hex::Buffer::<16>::new();
+        id.format(&fastrand::u128(..).to_be_bytes());
+        let id = HeaderValue::from_bytes(id.as_bytes());
+        // Hexadecimal digits are a valid value.
+        Self(id.unwrap_or(HeaderValue::from_static("unknown")))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+/// A valid `traceparent` (W3C Trace Context, section 3.2).
+#[derive(Debug)]
+pub(crate) struct TraceParent(HeaderValue);
+
+impl TraceParent {
+    /// The caller's trace, when there is exactly one and it is valid.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut values = headers.get_all(&TRACEPARENT).iter();
+        let value = values.next()?;
+        let valid = values.next().is_none() && Self::is_valid(value.as_bytes());
+        valid.then(|| Self(value.clone()))
+    }
+
+    /// `version-trace_id-parent_id-flags` in lower-case hexadecimal. Version 00 has exactly these
+    /// four fields, a later one may have more, ff is invalid; so is an id of zeros.
+    fn is_valid(value: &[u8]) -> bool {
+        let Some((fields, rest)) = value.split_at_checked(55) else {
+            return false;
+        };
+        let hex = |part: &[u8]| {
+            part.iter()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let (version, trace, parent, flags) =
+            (&fields[..2], &fields[3..35], &fields[36..52], &fields[53..]);
+        [fields[2], fields[35], fields[52]] == *b"---"
+            && [version, trace, parent, flags].into_iter().all(hex)
+            && [trace, parent]
+                .into_iter()
+                .all(|id| id.iter().any(|byte| *byte != b'0'))
+            && version != b"ff"
+            && (rest.is_empty() || version != b"00" && rest[0] == b'-')
+    }
+
+    fn part(&self, range: std::ops::Range<usize>) -> &str {
+        let value = self.0.to_str().ok();
+        value.and_then(|value| value.get(range)).unwrap_or_default()
+    }
+
+    /// The whole trace's id.
+    pub(crate) fn trace_id(&self) -> &str {
+        self.part(3..35)
+    }
+
+    /// The id of the caller's span.
+    pub(crate) fn parent_id(&self) -> &str {
+        self.part(36..52)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::HeaderMap;
+    use hyper::header::HeaderValue;
+
+    use super::{REQUEST_ID, RequestId, TRACEPARENT, TraceParent};
+
+    fn traceparent(values: &[&str]) -> Option<(String, String)> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(&TRACEPARENT, HeaderValue::from_str(value).expect("a value"));
+        }
+        let trace = TraceParent::of(&headers)?;
+        Some((trace.trace_id().to_owned(), trace.parent_id().to_owned()))
+    }
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const PARENT: &str = "00f067aa0ba902b7";
+
+    #[test]
+    fn a_valid_traceparent_is_taken_apart() {
+        let ids = Some((TRACE.to_owned(), PARENT.to_owned()));
+        for (version, rest) in [("00", "01"), ("00", "00"), ("cc", "01-more"), ("01", "01")] {
+            let value = format!("{version}-{TRACE}-{PARENT}-{rest}");
+            assert_eq!(traceparent(&[&value]), ids, "{value}");
+        }
+    }
+
+    #[test]
+    fn no_other_traceparent_is_taken() {
+        let (zeros, short) = ("0".repeat(32), &TRACE[1..]);
+        for value in [
+            String::new(),
+            format!("{TRACE}-{PARENT}"),
+            format!("ff-{TRACE}-{PARENT}-01"),
+            format!("00-{TRACE}-{PARENT}-01-more"),
+            format!("00-{TRACE}-{PARENT}-0g"),
+            format!("cc-{TRACE}-{PARENT}-01.more"),
+            format!("00_{TRACE}_{PARENT}_01"),
+            format!("00-{}-{PARENT}-01", TRACE.to_uppercase()),
+            format!("00-{zeros}-{PARENT}-01"),
+            format!("00-{TRACE}-{}-01", &zeros[..16]),
+            format!("00-{short}-{PARENT}-01"),
+        ] {
+            assert_eq!(traceparent(&[&value]), None, "{value}");
+        }
+        let valid = format!("00-{TRACE}-{PARENT}-01");
+        assert_eq!(traceparent(&[&valid, &valid]), None, "two of them");
+    }
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_another_one_replaced() {
+        let id_of = |given: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(&REQUEST_ID, HeaderValue::from_str(given).expect("a value"));
+            RequestId::of(&headers).as_str().to_owned()
+        };
+        let long = "x".repeat(128);
+        for sane in ["one", "A-b_c.9", &long] {
+            assert_eq!(id_of(sane), sane);
+        }
+        for other in ["", "a b", "a\"b", &(long + "x")] {
+            let made = id_of(other);
+            assert!(made.len() == 32 && made.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        }
+    }
+}

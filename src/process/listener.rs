@@ -1,0 +1,140 @@
+//! The sockets that clients come in by: handed over by systemd, or bound here.
+//!
+//! Factor VII: the service is complete in itself and exports HTTP by binding to a port. With socket
+//! activation (`sd_listen_fds(3)`) systemd binds it, so it stays open while processes come and go.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+
+use listenfd::ListenFd;
+
+/// Connections that may wait to be accepted from a socket that is bound here.
+const BACKLOG: i32 = 4096;
+
+/// Why there is nothing to listen on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The port is taken, or the address is not one of this machine.
+    #[error("cannot listen on {address} (HOST and PORT): {error}")]
+    Bind {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// What systemd handed over is not a socket that connections can be accepted from.
+    #[error(
+        "socket {index} of those handed over (LISTEN_FDS) cannot be used: {error}; accepted are \
+         listening stream sockets, TCP or unix"
+    )]
+    WrongKind {
+        /// Its place among them, from 0.
+        index: usize,
+        /// What is wrong with it.
+        error: io::Error,
+    },
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// For HTTP over TCP.
+    Tcp(TcpListener),
+    /// For HTTP over a unix socket, mostly from a proxy on the same machine.
+    Unix(UnixListener),
+}
+
+/// All sockets to accept from.
+#[derive(Debug)]
+pub struct Listeners {
+    /// At least one.
+    pub sockets: Vec<Listener>,
+    /// systemd holds them too, so they stay open when this process ends.
+    pub inherited: bool,
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(socket) => match socket.local_addr() {
+                Ok(address) => write!(f, "http://{address}/"),
+                Err(error) => write!(f, "a TCP socket ({error})"),
+            },
+            Self::Unix(socket) => match socket.local_addr() {
+                Ok(address) => match address.as_pathname() {
+                    Some(path) => write!(f, "unix:{}", path.display()),
+                    None => write!(f, "{address:?}"),
+                },
+                Err(error) => write!(f, "a unix socket ({error})"),
+            },
+        }
+    }
+}
+
+impl Listeners {
+    /// Takes over every socket that systemd handed to this process; binds `address` when there is none.
+    ///
+    /// Call it before any other thread runs: taking over changes the environment.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or something else than a listening socket was handed over.
+    pub fn obtain(address: SocketAddr) -> Result<Self, ListenError> {
+        let mut handed_over = ListenFd::from_env();
+        if handed_over.len() == 0 {
+            return Ok(Self {
+                sockets: vec![bind(address)?],
+                inherited: false,
+            });
+        }
+        let sockets = (0..handed_over.len())
+            .map(|index| adopt(&mut handed_over, index))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            sockets,
+            inherited: true,
+        })
+    }
+}
+
+/// Takes over one socket, if it is one that connections can be accepted from.
+fn adopt(handed_over: &mut ListenFd, index: usize) -> Result<Listener, ListenError> {
+    let wrong = |error: io::Error| ListenError::WrongKind { index, error };
+    let listener = match handed_over.take_tcp_listener(index) {
+        Ok(Some(socket)) => Listener::Tcp(socket),
+        _ => match handed_over.take_unix_listener(index).map_err(wrong)? {
+            Some(socket) => Listener::Unix(socket),
+            None => return Err(wrong(io::ErrorKind::NotFound.into())),
+        },
+    };
+    // With Accept=yes systemd would hand over a connection. Apple's systems cannot tell.
+    #[cfg(not(target_vendor = "apple"))]
+    if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(|error| wrong(error.into()))? {
+        return Err(wrong(io::Error::other("the socket does not listen")));
+    }
+    // systemd leaves it blocking, and an accept that blocks would stop everything else.
+    rustix::io::ioctl_fionbio(&listener, true).map_err(|error| wrong(error.into()))?;
+    Ok(listener)
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<Listener, ListenError> {
+    let listen = || {
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        // Further than std lets it grow. The kernel cuts it to net.core.somaxconn.
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(Listener::Tcp(socket))
+    };
+    listen().map_err(|error| ListenError::Bind { address, error })
+}

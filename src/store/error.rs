@@ -1,0 +1,98 @@
+//! Why Redis did not do what was asked.
+
+use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
+
+use crate::store::session::{NO_REDIS, TOO_LONG, without_arguments};
+
+/// What Redis says of a number that has no next one.
+pub(super) const OVERFLOW: &str = "would overflow";
+
+/// How much is kept of a server's reason for a refusal, in letters.
+const MAX_DETAIL: usize = 300;
+
+/// Why Redis did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// No answer: the command may have been run or not.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The keys are with another node of a Redis Cluster, or on their way there. The command was not
+    /// run. No outage: the next connection leads to them.
+    #[error("{0}")]
+    Moved(String),
+    /// An answer that says "not now", such as `LOADING`, `READONLY` or `OOM`. The command was not
+    /// run. A new connection may lead to a server that says otherwise.
+    #[error("{0}")]
+    Refused(String),
+    /// Redis does not know the script, for example after `SCRIPT FLUSH` or a restart.
+    #[error("the script is not loaded")]
+    UnknownScript,
+    /// The key cannot be counted up. Only a person can help.
+    #[error("{0}")]
+    Uncountable(String),
+    /// The command was run, but a failover could undo it yet. It may be sent again, to wait longer.
+    #[error("{have} replicas of Redis have the visit, of {want} that must")]
+    Unreplicated {
+        /// How many replicas have acknowledged it in time.
+        have: i64,
+        /// `MIN_REPLICAS_ACK`.
+        want: i64,
+    },
+}
+
+impl StoreError {
+    /// Adds the address of a server that gave no answer.
+    pub(super) fn at(self, address: &ConnectionAddr) -> Self {
+        match self {
+            Self::Unreachable(why) => Self::Unreachable(format!("{why}, at {address}")),
+            other => other,
+        }
+    }
+}
+
+impl From<RedisError> for StoreError {
+    fn from(error: RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => Self::UnknownScript,
+            // From inside a script, Redis 6 wraps the reason in "ERR Error running script".
+            _ if error_contains(&error, "WRONGTYPE")
+                || error_contains(&error, "not an integer")
+                || error_contains(&error, OVERFLOW)
+                || error.to_string().contains(TOO_LONG) =>
+            {
+                Self::Uncountable(error.to_string())
+            }
+            ErrorKind::Parse => not_of_redis(),
+            kind => match error.code() {
+                // In the words of Redis, which are what one searches for.
+                Some(code) => {
+                    let detail = error.detail().unwrap_or_default();
+                    let detail = without_arguments(detail);
+                    let said = format!("{code} {detail}");
+                    let said = said.chars().take(MAX_DETAIL);
+                    let said = said.map(|letter| if letter.is_control() { ' ' } else { letter });
+                    let said = said.collect();
+                    match kind {
+                        ErrorKind::Server(
+                            ServerErrorKind::Moved
+                            | ServerErrorKind::Ask
+                            | ServerErrorKind::TryAgain,
+                        ) => Self::Moved(said),
+                        _ => Self::Refused(said),
+                    }
+                }
+                None => Self::Unreachable(error.to_string()),
+            },
+        }
+    }
+}
+
+/// An answer of a kind that Redis does not give here.
+pub(super) fn not_of_redis() -> StoreError {
+    StoreError::Unreachable(format!("{NO_REDIS}: it gave an answer of another kind"))
+}
+
+fn error_contains(error: &RedisError, words: &str) -> bool {
+    error.code().is_some_and(|code| code == words)
+        || error.detail().is_some_and(|detail| detail.contains(words))
+}

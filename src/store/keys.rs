@@ -1,0 +1,52 @@
+//! The keys of one counter.
+
+/// All share a hash slot, so that Redis Cluster runs the script too.
+#[derive(Debug)]
+pub(super) struct Keys {
+    pub(super) counter: String,
+    /// Each reset begins another epoch, so that a process can tell a reset from a loss of data.
+    pub(super) epoch: String,
+    /// This process's last batch.
+    pub(super) producer: String,
+}
+
+impl Keys {
+    /// Draws a new producer id, by which Redis tells the batches of this process from others.
+    pub(super) fn new(counter: &str) -> Result<Self, getrandom::Error> {
+        // The slot is that of the text in the first braces, when there is any (Cluster spec).
+        let tagged = counter
+            .split_once('{')
+            .and_then(|(_, rest)| rest.split_once('}'))
+            .is_some_and(|(tag, _)| !tag.is_empty());
+        let stem = if tagged {
+            counter.to_owned()
+        } else {
+            format!("{{{counter}}}")
+        };
+        let id = u128::from(getrandom::u64()?) << 64 | u128::from(getrandom::u64()?);
+        Ok(Self {
+            counter: counter.to_owned(),
+            epoch: format!("{stem}:epoch"),
+            producer: format!("{stem}:producer:{id:032x}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Keys;
+
+    #[test]
+    fn all_keys_have_the_tag_of_the_counter() {
+        for (counter, epoch) in [
+            ("visits", "{visits}:epoch"),
+            ("a{b}c", "a{b}c:epoch"),
+            ("a{}b", "{a{}b}:epoch"),
+        ] {
+            let keys = Keys::new(counter).expect("random numbers");
+            assert_eq!(keys.epoch, epoch);
+            let stem = epoch.trim_end_matches("epoch");
+            assert!(keys.producer.starts_with(&format!("{stem}producer:")));
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! The link to the server that counts: the one command that counts, and what admin processes ask.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use redis::{Cmd, RedisError, Value};
+use tokio::time::{Instant, timeout};
+
+use crate::store::error::{OVERFLOW, StoreError, not_of_redis};
+use crate::store::keys::Keys;
+use crate::store::server_info::ServerInfo;
+use crate::store::session::Session;
+
+/// The idempotent increment: what makes it safe to send a batch again when its answer was lost.
+///
+/// For each producer (a running process) Redis keeps the number of the last batch that it applied
+/// and what came of it. A greater number is applied and remembered, the same number gets the
+/// remembered result again, and a smaller one is refused: a command that timed out here and that
+/// Redis runs late must not count. If no record exists, a batch whose record may have expired is refused
+/// too.
+///
+/// The result is the new total and the epoch in which it was drawn, as one: a total that is not
+/// above an earlier one of the same epoch shows that Redis has lost data.
+///
+/// A repetition writes what stands there already. So it renews the memory, a replica refuses it, and
+/// `WAIT` has something to wait for: on a new connection that has written nothing, it returns at
+/// once (Redis 7.2 and later).
+///
+/// `INCRBY` stands before the `SET` that remembers it, and is taken back by the same command when
+/// that `SET` is refused (say by an ACL), so an error always means "not applied". A script runs
+/// alone, so no other command sees the number in between. Lua's numbers are doubles, and have an exponent from
+/// 10^14 on when they become text: a total beyond that is read back.
+const INCREMENT: &str = include_str!("scripts/increment.lua");
+
+/// The name that Redis has for [`INCREMENT`].
+static INCREMENT_SHA: LazyLock<String> =
+    LazyLock::new(|| redis::Script::new(INCREMENT).get_hash().to_owned());
+
+/// Sets the count and begins a new epoch, unless it comes so late that its failure has been reported.
+const RESET: &str = include_str!("scripts/reset.lua");
+
+/// How much is shown of what stands at a key, in bytes. `reset.lua` knows it too.
+const MAX_SHOWN: usize = 1000;
+
+/// How long after a batch is first sent its memory lasts.
+///
+/// A copy of a batch would count twice if it ran after the memory of an earlier copy had expired.
+/// That cannot happen: each copy says until when it is to be remembered, by the clock of Redis, and
+/// Redis runs it only until half an hour before that, where it remembers nothing of the producer. No
+/// copy says less than one before it, nor one of a batch more than one of it that may be under way. So
+/// a copy that comes after Redis, this process or the network has stood still for hours, or the clock
+/// of Redis was set forward or back, finds either the memory or its own time past. (Not so when the
+/// clock goes forward by more than half an hour and back again while a copy is under way.) Visits do
+/// not wait as long by far (`REDIS_TIMEOUT`, at most a minute).
+///
+/// Memory and count are written by one script, and so replicated as one: a replica that is promoted
+/// has both or neither. The half hour is for its clock, which may differ.
+const DEDUP_TTL: Duration = Duration::from_secs(60 * 60);
+
+/// A session with the server that counts, in which one thing is asked at a time.
+pub struct Link {
+    pub(super) session: Session,
+    /// What the clock of Redis showed, since 1970, and when that was, or a little later.
+    pub(super) time: (Duration, Instant),
+    pub(super) keys: Arc<Keys>,
+    pub(super) min_replicas: i64,
+    pub(super) reply_timeout: Duration,
+    pub(super) budget: Duration,
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Total {
+    /// The count after the batch: the number of its last visit.
+    pub(crate) count: i64,
+    /// Later after each reset.
+    pub(crate) epoch: i64,
+}
+
+impl Total {
+    /// Reads `COUNT EPOCH`, as the script returns it.
+    fn read(text: &[u8]) -> Result<Self, StoreError> {
+        let text = std::str::from_utf8(text).ok();
+        let Some((count, epoch)) = text.and_then(|text| text.split_once(' ')) else {
+            return Err(not_of_redis());
+        };
+        let count = count.parse().map_err(|_| not_of_redis())?;
+        let epoch = epoch
+            .parse()
+            .map_err(|_| StoreError::Uncountable("the epoch is no number".to_owned()))?;
+        Ok(Self { count, epoch })
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Until when a batch that is sent `now` is to be remembered, in Unix seconds of this Redis.
+    pub(crate) fn expires_at(&self, now: Instant) -> u64 {
+        (self.time_at(now) + DEDUP_TTL).as_secs()
+    }
+
+    /// What the clock of this Redis shows, or a little less.
+    fn time_at(&self, now: Instant) -> Duration {
+        let (time, then) = self.time;
+        time + now.saturating_duration_since(then)
+    }
+
+    /// Counts `visits` up, at most once for each `batch`, which Redis remembers until `expires_at`, and
+    /// returns the new total. No visits at all show whether some could be counted. `send_script` sends
+    /// the whole script, which is needed once after Redis forgot it.
+    ///
+    /// # Errors
+    /// After [`StoreError::Unreachable`] the batch may or may not have been applied, and after
+    /// [`StoreError::Unreplicated`] it was, for now: send the same one again. After the others this
+    /// copy of it was not applied.
+    pub(crate) async fn increment(
+        &mut self,
+        batch: u64,
+        visits: usize,
+        expires_at: u64,
+        send_script: bool,
+    ) -> Result<Total, StoreError> {
+        let increment = self.increment_command(batch, visits, expires_at, send_script);
+        match self.ask_increment(&increment).await {
+            // No visit could be counted up further, though none was asked for.
+            Ok(total) if visits == 0 && total.count == i64::MAX => {
+                Err(StoreError::Uncountable(self.describe_key(OVERFLOW).await))
+            }
+            Ok(total) => Ok(total),
+            Err(error) => Err(self.explain(error).await),
+        }
+    }
+
+    fn increment_command(
+        &self,
+        batch: u64,
+        visits: usize,
+        expires_at: u64,
+        send_script: bool,
+    ) -> Cmd {
+        let mut increment = if send_script {
+            let mut eval = redis::cmd("EVAL");
+            eval.arg(INCREMENT);
+            eval
+        } else {
+            let mut evalsha = redis::cmd("EVALSHA");
+            evalsha.arg(&*INCREMENT_SHA);
+            evalsha
+        };
+        increment
+            .arg(3)
+            .arg(&self.keys.counter)
+            .arg(&self.keys.producer)
+            .arg(&self.keys.epoch)
+            .arg(expires_at)
+            .arg(visits)
+            .arg(batch);
+        increment
+    }
+
+    /// Sends the increment, and a `WAIT` behind it where replicas must have it.
+    async fn ask_increment(&mut self, increment: &Cmd) -> Result<Total, StoreError> {
+        let want = self.min_replicas;
+        let replies = if want == 0 {
+            self.session.ask_all(&[increment]).await?
+        } else {
+            // Within the time for which this answer is waited for.
+            let wait_ms = (self.reply_timeout / 2).as_millis().max(1);
+            let mut wait = redis::cmd("WAIT");
+            wait.arg(want).arg(wait_ms.to_string());
+            self.session.ask_all(&[increment, &wait]).await?
+        };
+        let mut replies = replies.into_iter();
+        match (replies.next(), replies.next()) {
+            (Some(Value::ServerError(error)), _) | (_, Some(Value::ServerError(error))) => {
+                Err(RedisError::from(error).into())
+            }
+            (Some(Value::BulkString(text)), None) => Total::read(&text),
+            (Some(Value::BulkString(text)), Some(Value::Int(have))) => match Total::read(&text)? {
+                total if have >= want => Ok(total),
+                _ => Err(StoreError::Unreplicated { have, want }),
+            },
+            _ => Err(not_of_redis()),
+        }
+    }
+
+    /// Finds out, by counting no visit, whether one could be counted.
+    ///
+    /// # Errors
+    /// What a visit would be refused for.
+    pub async fn probe(&mut self) -> Result<(), StoreError> {
+        let budget = self.budget;
+        let begun = Instant::now();
+        let expires_at = self.expires_at(begun);
+        // Whole first, and then by its name: visits need both.
+        let mut whole = true;
+        let probed = loop {
+            let probed = within(budget, self.increment(1, 0, expires_at, whole)).await;
+            let again = match &probed {
+                Ok(_) => whole,
+                Err(StoreError::Unreplicated { .. }) => begun.elapsed() < budget,
+                Err(_) => false,
+            };
+            whole = false;
+            if !again {
+                break probed;
+            }
+        };
+        // Where that fails, the key expires.
+        let _ = within(budget, self.forget_producer()).await;
+        probed.map(drop)
+    }
+
+    /// Removes this process's memory of its last batch.
+    pub(crate) async fn forget_producer(&mut self) -> Result<(), StoreError> {
+        let forget = Cmd::del(&self.keys.producer);
+        Ok(self.session.ask(&forget).await?)
+    }
+
+    /// The count, or `None` before the first visit.
+    ///
+    /// # Errors
+    /// [`StoreError::Uncountable`] when something else stands there.
+    pub async fn count(&mut self) -> Result<Option<i64>, StoreError> {
+        match self.raw_value().await? {
+            None => Ok(None),
+            Some(text) => match integer(&text) {
+                Some(count) => Ok(Some(count)),
+                None => Err(StoreError::Uncountable(
+                    self.describe_key("not an integer").await,
+                )),
+            },
+        }
+    }
+
+    /// Sets the count, marks that this was meant (the epoch), and returns what stood there. One
+    /// script: a visit counted meanwhile is either in the old value or on top of the new one.
+    ///
+    /// # Errors
+    /// [`StoreError::Uncountable`] when the key holds no text at all; then nothing is changed. After
+    /// [`StoreError::Unreachable`] it may or may not have been; it is not any more when the time budget
+    /// of a visit has passed, by the clock of Redis.
+    pub async fn reset(&mut self, to: i64) -> Result<Option<String>, StoreError> {
+        let until = (self.time_at(Instant::now()) + self.budget).as_millis();
+        let mut reset = redis::cmd("EVAL");
+        reset
+            .arg(RESET)
+            .arg(2)
+            .arg(&self.keys.counter)
+            .arg(&self.keys.epoch)
+            .arg(to)
+            .arg(until.to_string());
+        let error = match self.ask::<Option<Vec<u8>>>(&reset).await {
+            Ok(held) => return Ok(held.map(truncate)),
+            Err(error) => error,
+        };
+        Err(match self.explain(error).await {
+            StoreError::Unreachable(why) => {
+                StoreError::Unreachable(format!("{why}; the count may have been set all the same"))
+            }
+            other => other,
+        })
+    }
+
+    /// What stands at the counter's key, as text; `None` when there is nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Uncountable`] when it is no text at all.
+    pub async fn read(&mut self) -> Result<Option<String>, StoreError> {
+        let held = self.raw_value().await?;
+        Ok(held.map(truncate))
+    }
+
+    async fn raw_value(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.ask(&Cmd::get(&self.keys.counter)).await {
+            Ok(held) => Ok(held),
+            Err(error) => Err(self.explain(error).await),
+        }
+    }
+
+    /// What kind of server this is, as far as its access rules let this user ask.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] when the connection breaks.
+    pub async fn server(&mut self) -> Result<ServerInfo, StoreError> {
+        let answer = ServerInfo::of(&mut self.session);
+        within(self.budget, answer).await
+    }
+
+    /// Asks something, and waits for the answer no longer than a visit would.
+    async fn ask<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, StoreError> {
+        let answer = self.session.ask(command);
+        within(self.budget, answer).await
+    }
+
+    async fn explain(&mut self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Uncountable(reason) => {
+                StoreError::Uncountable(self.describe_key(&reason).await)
+            }
+            other => other,
+        }
+    }
+
+    /// Describes what stands at the counter's key or at the epoch's, of which one cannot be counted up,
+    /// as Redis or the script has said.
+    async fn describe_key(&mut self, reason: &str) -> String {
+        let keys = self.keys.clone();
+        let count = self.integer_at(&keys.counter).await;
+        if reason.contains(OVERFLOW) {
+            let holds = |count: Option<i64>| format!("holds {}, which ", count.unwrap_or_default());
+            let holds = count.map(holds).unwrap_or_default();
+            return format!("key {} {holds}cannot be counted up further", keys.counter);
+        }
+        let (key, held) = match count {
+            Err(wrong) if !reason.contains("epoch") => (&keys.counter, Err(wrong)),
+            _ => (&keys.epoch, self.integer_at(&keys.epoch).await),
+        };
+        match held {
+            Err(wrong) => format!("key {key} {wrong}"),
+            // Not there, or not any more.
+            Ok(_) => reason.to_owned(),
+        }
+    }
+
+    /// The integer that stands at a key, if anything does; or what else does.
+    async fn integer_at(&mut self, key: &str) -> Result<Option<i64>, String> {
+        let kind: Result<String, _> = self.ask(redis::cmd("TYPE").arg(key)).await;
+        match kind.as_deref() {
+            Ok("none") => Ok(None),
+            Ok("string") => {
+                let text: Result<Vec<u8>, _> = self.ask(&Cmd::getrange(key, 0, 63)).await;
+                let text = text.unwrap_or_default();
+                let other = || {
+                    format!(
+                        "holds {:?}, which is not an integer",
+                        String::from_utf8_lossy(&text)
+                    )
+                };
+                integer(&text).map(Some).ok_or_else(other)
+            }
+            Ok(kind) => Err(format!("holds a {kind}, not a plain integer")),
+            Err(_) => Err("does not hold a plain integer".to_owned()),
+        }
+    }
+}
+
+/// What stood at a key, as text; the beginning of a long one, and a mark.
+fn truncate(mut held: Vec<u8>) -> String {
+    if held.len() > MAX_SHOWN {
+        held.truncate(MAX_SHOWN);
+        held.extend(b"...");
+    }
+    String::from_utf8_lossy(&held).into_owned()
+}
+
+/// An integer exactly as Redis writes it: `INCRBY` takes neither `+5` nor `007`.
+fn integer(text: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let number = text.parse().ok()?;
+    (itoa::Buffer::new().format::<i64>(number) == text).then_some(number)
+}
+
+/// The answer, if it comes within `budget`.
+async fn within<T, E: Into<StoreError>>(
+    budget: Duration,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, StoreError> {
+    match timeout(budget, answer).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => Err(StoreError::Unreachable(format!(
+            "no answer within {budget:?}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_SHOWN, StoreError, Total, integer, truncate};
+
+    #[test]
+    fn a_total_is_a_count_and_an_epoch() {
+        let read = |text: &str| Total::read(text.as_bytes());
+        let total = read("-12 7").expect("a total");
+        assert_eq!((total.count, total.epoch), (-12, 7));
+        assert!(matches!(read("12 x"), Err(StoreError::Uncountable(_))));
+        for other in ["", "12", "x 7", "99999999999999999999 7"] {
+            assert!(
+                matches!(read(other), Err(StoreError::Unreachable(_))),
+                "{other}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_integer_is_as_redis_writes_it() {
+        assert_eq!(integer(b"-7"), Some(-7));
+        for other in ["+5", "007", "", "1.0", " 1", "9223372036854775808"] {
+            assert_eq!(integer(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_cut_and_marked() {
+        let long = truncate(vec![b'x'; MAX_SHOWN + 1]);
+        assert!(long.len() == MAX_SHOWN + 3 && long.ends_with("x..."));
+        assert_eq!(truncate(vec![b'x'; MAX_SHOWN]).len(), MAX_SHOWN);
+    }
+}

@@ -1,0 +1,263 @@
+//! The attached Redis: how it is reached.
+//!
+//! Factor IV: Redis is a resource named by a URL. Nothing here knows which server stands behind
+//! it, and any one that speaks the protocol can take its place with a change of settings.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout};
+
+use crate::config::Config;
+use crate::store::keys::Keys;
+use crate::store::sentinel::Sentinels;
+use crate::store::session::Session;
+use crate::store::stream::connect_tcp;
+#[cfg(feature = "tls")]
+use crate::store::tls::Tls;
+
+mod error;
+mod keys;
+mod link;
+mod sentinel;
+mod server_info;
+mod session;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
+
+pub use error::StoreError;
+pub use link::Link;
+pub(crate) use link::Total;
+pub use server_info::ServerInfo;
+pub use stream::Stream;
+
+/// Where the count is kept and how to get there.
+#[derive(Debug)]
+pub struct Store {
+    /// The address of the server, unless Sentinels know it; how to log in to it.
+    server: ConnectionInfo,
+    sentinels: Option<Sentinels>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+    connector: Option<Box<dyn Connector>>,
+    keys: Arc<Keys>,
+    min_replicas: i64,
+    reply_timeout: Duration,
+    budget: Duration,
+}
+
+/// Opens streams to Redis in place of the URL's address.
+///
+/// The service has none. It is for a simulation, whose network is not the kernel's, and costs one
+/// look at an `Option` for each connection.
+pub trait Connector: fmt::Debug + Send + Sync {
+    /// Opens one more stream.
+    fn connect(&self) -> Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
+}
+
+impl Store {
+    /// Prepares to reach the Redis of `config`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the TLS settings do not make sense, or the system gives no random numbers.
+    pub fn new(config: &Config) -> Result<Self, StoreSetupError> {
+        let url = &config.redis_url;
+        Ok(Self {
+            server: url.connection.clone(),
+            sentinels: url.sentinels.as_ref().map(Sentinels::new),
+            #[cfg(feature = "tls")]
+            tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
+            connector: None,
+            keys: Arc::new(Keys::new(&config.counter_key)?),
+            min_replicas: i64::try_from(config.min_replicas_ack).unwrap_or(i64::MAX),
+            reply_timeout: config.redis_timeout / 2,
+            budget: config.redis_timeout,
+        })
+    }
+
+    /// The same store, reached by `connector`. User, password and database stay those of the URL.
+    #[must_use]
+    pub fn reached_by(mut self, connector: impl Connector + 'static) -> Self {
+        self.connector = Some(Box::new(connector));
+        self
+    }
+
+    /// The time budget of a visit.
+    pub(crate) fn budget(&self) -> Duration {
+        self.budget
+    }
+
+    /// How long a link may stay silent before the batch is sent again on a new one.
+    pub(crate) fn reply_timeout(&self) -> Duration {
+        self.reply_timeout
+    }
+
+    /// Opens a session with the server that counts, and makes sure that it answers: one that hangs, loads
+    /// its data or is full still lets the kernel connect.
+    async fn open_verified(&self) -> Result<Session, StoreError> {
+        // The increment needs the right to read this key too.
+        let question = Cmd::get(&self.keys.epoch);
+        let mut session = self.open_master().await?;
+        let Err(error) = session.ask::<Value>(&question).await else {
+            return Ok(session);
+        };
+        // A node of a Redis Cluster names the one that has the keys.
+        let Some(node) = self.moved(&error) else {
+            return Err(match StoreError::from(error) {
+                StoreError::Uncountable(_) => StoreError::Uncountable(format!(
+                    "key {} does not hold a plain integer",
+                    self.keys.epoch
+                )),
+                other => other.at(&session.address),
+            });
+        };
+        let mut session = self.open_session(&node).await?;
+        session.ask_at::<Value>(&question).await?;
+        Ok(session)
+    }
+
+    /// Opens a session with the server of the URL, or with the one that Sentinels name.
+    async fn open_master(&self) -> Result<Session, StoreError> {
+        let Some(sentinels) = &self.sentinels else {
+            return self.open_session(&self.server).await;
+        };
+        let mut last_error = StoreError::Unreachable("there is no Sentinel to ask".to_owned());
+        // When one Sentinel fails or hangs, the next one is asked, and the next attempt begins there. Each has
+        // half of the time that is left, which is enough for a distant one, and for the next.
+        let begun = Instant::now();
+        for node in sentinels.in_turn() {
+            let turn = self.budget.saturating_sub(begun.elapsed()) / 2;
+            let opening = async {
+                let mut asked = self.open_session(node).await?;
+                let (host, port) = sentinels.master_address(&mut asked).await?;
+                let mut session = self.open_session(&self.other(host, port)).await?;
+                sentinel::check_is_master(&mut session).await?;
+                Ok(session)
+            };
+            last_error = match timeout(turn, opening).await {
+                Ok(Ok(session)) => return Ok(session),
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let silent = format!("no answer, by way of the Sentinel {}", node.addr());
+                    StoreError::Unreachable(silent)
+                }
+            };
+        }
+        Err(last_error)
+    }
+
+    /// Another server than that of the URL, to be reached in the way that the URL says.
+    fn other(&self, host: String, port: u16) -> ConnectionInfo {
+        let address = match self.server.addr().clone() {
+            ConnectionAddr::TcpTls {
+                insecure,
+                tls_params,
+                ..
+            } => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure,
+                tls_params,
+            },
+            _ => ConnectionAddr::Tcp(host, port),
+        };
+        self.server.clone().set_addr(address)
+    }
+
+    /// The node of a Redis Cluster that this error names as the one that has the keys.
+    fn moved(&self, error: &RedisError) -> Option<ConnectionInfo> {
+        if error.kind() != ErrorKind::Server(ServerErrorKind::Moved) {
+            return None;
+        }
+        let (address, _slot) = error.redirect_node()?;
+        let (host, port) = address.rsplit_once(':')?;
+        let host = match (host, self.server.addr()) {
+            // The same host, by another port.
+            ("", ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }) => host,
+            _ => host,
+        };
+        Some(self.other(host.to_owned(), port.parse().ok()?))
+    }
+
+    /// Opens a stream to this server, and logs in.
+    async fn open_session(&self, server: &ConnectionInfo) -> Result<Session, StoreError> {
+        let opening = async {
+            let stream: Stream = match (&self.connector, server.addr()) {
+                (Some(connector), _) => connector.connect().await?,
+                (None, ConnectionAddr::Tcp(host, port)) => {
+                    Box::pin(connect_tcp(host, *port).await?)
+                }
+                (None, ConnectionAddr::Unix(path)) => Box::pin(UnixStream::connect(path).await?),
+                #[cfg(feature = "tls")]
+                (None, ConnectionAddr::TcpTls { host, port, .. }) if let Some(tls) = &self.tls => {
+                    Box::pin(tls.connect(host, *port).await?)
+                }
+                (None, other) => {
+                    let other = format!("this build cannot connect to {other}");
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, other).into());
+                }
+            };
+            Session::open(stream, server).await
+        };
+        let opened: Result<_, RedisError> = opening.await;
+        opened.map_err(|error| StoreError::from(error).at(server.addr()))
+    }
+
+    /// What kind of server this is, asked in a session of its own.
+    pub(crate) async fn server(&self) -> Result<ServerInfo, StoreError> {
+        ServerInfo::of(&mut self.open_verified().await?).await
+    }
+
+    /// Opens a link, within the time budget of a visit.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] with what the network said, [`StoreError::Refused`] with what
+    /// Redis said.
+    pub async fn connect(&self) -> Result<Link, StoreError> {
+        let connecting = async {
+            let mut session = self.open_verified().await?;
+            let (seconds, micros): (u64, u64) = session.ask_at(&redis::cmd("TIME")).await?;
+            if seconds > u32::MAX.into() || micros >= 1_000_000 {
+                return Err(error::not_of_redis());
+            }
+            let time = Duration::from_secs(seconds) + Duration::from_micros(micros);
+            Ok(Link {
+                session,
+                time: (time, Instant::now()),
+                keys: self.keys.clone(),
+                min_replicas: self.min_replicas,
+                reply_timeout: self.reply_timeout,
+                budget: self.budget,
+            })
+        };
+        match timeout(self.budget, connecting).await {
+            Ok(done) => done,
+            Err(_) => {
+                let late = "no answer to a connection attempt".to_owned();
+                let late = StoreError::Unreachable(late);
+                Err(match &self.sentinels {
+                    None => late.at(self.server.addr()),
+                    Some(_) => late,
+                })
+            }
+        }
+    }
+}
+
+/// Settings from which no client can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreSetupError {
+    /// The TLS files, or what they hold.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] tls::TlsSetupError),
+    /// The system's random source failed.
+    #[error("no random numbers for a producer id: {0}")]
+    Random(#[from] getrandom::Error),
+}

@@ -1,0 +1,42 @@
+//! Streams to a Redis server.
+
+use std::io;
+use std::pin::Pin;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+
+/// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)), in
+/// milliseconds. Only Linux can be told so.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT_MS: u32 = 60_000;
+
+/// What leads to a Redis server and back.
+pub trait AsyncStream: AsyncRead + AsyncWrite {}
+
+impl<S: AsyncRead + AsyncWrite> AsyncStream for S {}
+
+/// An open stream to a Redis server: TCP, a unix socket or TLS.
+pub type Stream = Pin<Box<dyn AsyncStream + Send>>;
+
+/// Connects to whichever of the host's addresses answers first.
+pub(super) async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    for address in lookup_host((host, port)).await? {
+        attempts.spawn(TcpStream::connect(address));
+    }
+    let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt? {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                #[cfg(target_os = "linux")]
+                rustix::net::sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS)?;
+                return Ok(stream);
+            }
+            Err(error) => last_error = error,
+        }
+    }
+    Err(last_error)
+}

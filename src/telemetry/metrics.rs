@@ -1,0 +1,212 @@
+//! What the process measures of itself, as OpenMetrics text, which Prometheus reads.
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+pub(crate) use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+use crate::version::{COMMIT, VERSION};
+
+/// Content type of [`Metrics::render`].
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabel {
+    route: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NoLabels {}
+
+/// How often each limit was hit.
+#[derive(Debug)]
+pub struct LimitHits {
+    /// `MAX_HEADER_BYTES` and `MAX_HEADERS`.
+    pub headers: Counter,
+    /// `HEADER_TIMEOUT`.
+    pub header_timeout: Counter,
+    /// `KEEP_ALIVE_TIMEOUT`.
+    pub keep_alive_timeout: Counter,
+    /// `MAX_BODY_BYTES`.
+    pub body_bytes: Counter,
+    /// `MAX_CONNECTIONS`.
+    pub connections: Counter,
+    /// `MAX_WAITING_VISITS`.
+    pub waiting_visits: Counter,
+}
+
+/// The measurements of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    /// All of `requests` together.
+    all_requests: Counter,
+    durations: Family<RouteLabel, Histogram>,
+    /// Times that a limit was hit.
+    pub limit_hits: LimitHits,
+    /// Connections open now.
+    pub connections: Gauge,
+    /// Connections accepted.
+    pub connections_accepted: Counter,
+    /// Failed accepts, such as for want of a file descriptor.
+    pub accept_errors: Counter,
+    /// Visits that wait for a number now.
+    pub waiting_visits: Gauge,
+    /// Visits for each command sent to Redis.
+    pub batch_visits: Histogram,
+    /// 1 when the last command to Redis succeeded.
+    pub redis_up: Gauge,
+    redis_durable: Family<NoLabels, Gauge>,
+    /// Failed commands and connection attempts.
+    pub redis_errors: Counter,
+    /// Attempts to connect.
+    pub redis_connection_attempts: Counter,
+    /// Times that the count went back without a reset.
+    pub counter_went_back: Counter,
+    /// Log lines dropped because stdout was not read.
+    pub log_lines_dropped: Counter,
+}
+
+impl Metrics {
+    /// Starts all measurements at zero, under the given release id. `routes` are the values that the
+    /// label `route` can have.
+    #[must_use]
+    pub fn new(release: &str, routes: impl IntoIterator<Item = &'static str>) -> Self {
+        let mut registry = Registry::with_prefix("abukiks");
+        let build = Info::new([
+            ("version", VERSION.to_owned()),
+            ("commit", COMMIT.to_owned()),
+            ("release", release.to_owned()),
+        ]);
+        registry.register("build", "What runs here", build);
+        let requests = Family::default();
+        add(
+            &mut registry,
+            "http_requests",
+            "Requests, by what they were answered with; 499 where the client had left",
+            &requests,
+        );
+        let durations = Family::<RouteLabel, Histogram>::new_with_constructor(|| {
+            // 50 us to 1.6 s, doubling.
+            Histogram::new(doubling(0.000_05, 16))
+        });
+        for route in routes {
+            drop(durations.get_or_create(&RouteLabel { route }));
+        }
+        registry.register_with_unit(
+            "http_request_duration",
+            "From the end of a request's headers to its answer",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        let limits = Family::default();
+        let what = "Times that a limit was hit";
+        add(&mut registry, "limit_hits", what, &limits);
+        let limit = |limit| limits.get_or_create_owned(&LimitLabel { limit });
+        let batch_visits = Histogram::new(doubling(1.0, 13));
+        let what = "Visits counted by one command to Redis";
+        add(&mut registry, "batch_visits", what, &batch_visits);
+
+        let mut gauge = |name, help| add(&mut registry, name, help, &Gauge::default());
+        let connections = gauge("connections", "Connections open now");
+        let waiting_visits = gauge("waiting_visits", "Visits that wait for their number now");
+        let redis_up = gauge("redis_up", "1 when the last command to Redis succeeded");
+        let redis_durable = Family::default();
+        let what = "1 when Redis keeps a counted visit through a crash; absent when unknown";
+        add(&mut registry, "redis_durable", what, &redis_durable);
+        let mut counter = |name, help| add(&mut registry, name, help, &Counter::default());
+        Self {
+            requests,
+            all_requests: Counter::default(),
+            durations,
+            limit_hits: LimitHits {
+                headers: limit("headers"),
+                header_timeout: limit("header_timeout"),
+                keep_alive_timeout: limit("keep_alive_timeout"),
+                body_bytes: limit("body_bytes"),
+                connections: limit("connections"),
+                waiting_visits: limit("waiting_visits"),
+            },
+            connections,
+            connections_accepted: counter("connections_accepted", "Connections accepted"),
+            accept_errors: counter("accept_errors", "Failed accepts"),
+            waiting_visits,
+            batch_visits,
+            redis_up,
+            redis_durable,
+            redis_errors: counter("redis_errors", "Failed commands and connection attempts"),
+            redis_connection_attempts: counter(
+                "redis_connection_attempts",
+                "Attempts to connect to Redis",
+            ),
+            counter_went_back: counter(
+                "counter_went_back",
+                "Times that the count went back without a reset",
+            ),
+            log_lines_dropped: counter(
+                "log_lines_dropped",
+                "Log lines dropped because nobody read them",
+            ),
+            registry,
+        }
+    }
+
+    /// Counts one answered request.
+    pub(crate) fn count_request(&self, route: &'static str, status: u16, seconds: f64) {
+        let labels = RequestLabels { route, status };
+        self.requests.get_or_create(&labels).inc();
+        self.all_requests.inc();
+        let durations = self.durations.get_or_create(&RouteLabel { route });
+        durations.observe(seconds);
+    }
+
+    /// How many requests have been answered.
+    pub(crate) fn requests(&self) -> u64 {
+        self.all_requests.get()
+    }
+
+    /// Sets whether Redis keeps a counted visit through a crash; `None` when that is unknown.
+    pub(crate) fn set_durable(&self, durable: Option<bool>) {
+        match durable {
+            None => self.redis_durable.clear(),
+            Some(durable) => {
+                let gauge = self.redis_durable.get_or_create(&NoLabels {});
+                gauge.set(i64::from(durable));
+            }
+        }
+    }
+
+    /// The text that `/metrics` answers with.
+    pub(crate) fn render(&self) -> String {
+        let mut rendered = String::new();
+        // Writing into a String cannot fail.
+        let _ = text::encode(&mut rendered, &self.registry);
+        rendered
+    }
+}
+
+/// So many bounds of buckets, each twice the one before.
+fn doubling(first: f64, count: usize) -> impl Iterator<Item = f64> {
+    std::iter::successors(Some(first), |bound| Some(2.0 * bound)).take(count)
+}
+
+/// Registers a metric, and returns it to be kept.
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: &M) -> M {
+    registry.register(name, help, metric.clone());
+    metric.clone()
+}

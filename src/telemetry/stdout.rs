@@ -1,0 +1,258 @@
+//! Log lines on their way to stdout.
+//!
+//! Factor XI: the service writes to stdout and does not know where it leads. It must not depend on it
+//! either. A reader that stalls fills the buffer, after which lines are dropped and counted. The same
+//! happens to lines that cannot be written, because the reader is gone or the disk full. Each write(2)
+//! wakes the reader, which costs more than the write: so the lines of requests are gathered first.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::SendFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::telemetry::metrics::Metrics;
+
+/// Lines that may wait for a reader, in bytes.
+const MAX_WAITING_BYTES: usize = 1024 * 1024;
+
+/// How long lines may be gathered before they are written. Twenty milliseconds cost as much.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Lines that are written at once, in bytes: half of what a pipe holds (pipe(7)).
+const FLUSH_BYTES: usize = 32 * 1024;
+
+/// How long the end of the process waits for a reader that takes nothing.
+const MAX_STALL: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for a reader that takes the last lines slowly.
+const MAX_FINISH: Duration = Duration::from_secs(10);
+
+/// A pipe that poll(2) says is writable takes as much without blocking (`PIPE_BUF` in pipe(7)).
+const PIPE_ROOM: usize = 4096;
+
+/// Where log lines go. Cheap to share.
+#[derive(Debug)]
+pub struct Output {
+    lines: Mutex<Lines>,
+    /// The first line has been added.
+    nonempty: Notify,
+    /// The lines are to be written now.
+    flush: Notify,
+    sink: Sink,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    dropped: u64,
+    /// What was written last does not end a line.
+    mid_line: bool,
+}
+
+/// stdout, by what it is. Its own file description may be shared with other processes, whose
+/// writes must stay blocking, so it is never set to non-blocking itself.
+#[derive(Debug)]
+enum Sink {
+    /// A pipe or a terminal, opened anew without blocking.
+    Reopened(File),
+    /// A socket, such as systemd's journal stream: each send asks not to block.
+    Socket(OwnedFd),
+    /// A pipe or a terminal that could not be opened anew, say because it is another user's:
+    /// written to in small parts, each when there is room.
+    Shared(File),
+    /// A file, which does not block.
+    Plain(File),
+}
+
+impl Sink {
+    fn stdout() -> io::Result<Self> {
+        let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let kind = stdout.metadata()?.file_type();
+        if kind.is_socket() {
+            return Ok(Self::Socket(stdout.into()));
+        }
+        if kind.is_fifo() || kind.is_char_device() {
+            let nonblocking =
+                i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+            let reopened = OpenOptions::new()
+                .write(true)
+                .custom_flags(nonblocking)
+                .open("/proc/self/fd/1");
+            if let Ok(reopened) = reopened {
+                return Ok(Self::Reopened(reopened));
+            }
+            return Ok(Self::Shared(stdout));
+        }
+        Ok(Self::Plain(stdout))
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Reopened(file) | Self::Plain(file) => (&*file).write(bytes),
+            Self::Shared(file) => {
+                let mut stdout = [PollFd::new(file, PollFlags::OUT)];
+                if rustix::event::poll(&mut stdout, Some(&Timespec::default()))? == 0 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                (&*file).write(&bytes[..bytes.len().min(PIPE_ROOM)])
+            }
+            Self::Socket(socket) => Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT)?),
+        }
+    }
+}
+
+impl AsFd for Sink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Reopened(file) | Self::Shared(file) | Self::Plain(file) => file.as_fd(),
+            Self::Socket(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Output {
+    /// Takes stdout over.
+    ///
+    /// # Errors
+    /// When there is no stdout.
+    pub fn stdout(metrics: Arc<Metrics>) -> io::Result<Self> {
+        Ok(Self {
+            lines: Mutex::default(),
+            nonempty: Notify::new(),
+            flush: Notify::new(),
+            sink: Sink::stdout()?,
+            metrics,
+        })
+    }
+
+    /// Adds what `write` writes, one whole line, to the stream: soon, with those that come meanwhile.
+    pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut lines = self.lines.lock();
+        if lines.bytes.len() >= MAX_WAITING_BYTES {
+            // So many may come before the pump has its turn, as when a batch is answered.
+            drop(lines);
+            self.write_lines();
+            lines = self.lines.lock();
+        }
+        if lines.bytes.len() >= MAX_WAITING_BYTES {
+            lines.dropped += 1;
+            self.metrics.log_lines_dropped.inc();
+            return;
+        }
+        let before = lines.bytes.len();
+        if before == 0 && lines.mid_line {
+            // The rest of a line has been dropped.
+            lines.bytes.push(b'\n');
+        }
+        write(&mut lines.bytes);
+        let after = lines.bytes.len();
+        drop(lines);
+        if before == 0 {
+            self.nonempty.notify_one();
+        }
+        if before < FLUSH_BYTES && after >= FLUSH_BYTES {
+            self.flush_now();
+        }
+    }
+
+    /// Has all lines written at once that there are.
+    pub(crate) fn flush_now(&self) {
+        self.flush.notify_one();
+    }
+
+    /// Writes lines as they come, for as long as the event loop runs.
+    pub async fn pump(self: Arc<Self>) {
+        loop {
+            self.nonempty.notified().await;
+            tokio::select! {
+                () = self.flush.notified() => {}
+                () = sleep(FLUSH_INTERVAL) => {}
+            }
+            while self.write_lines() == Written::Blocked {
+                // Registered only now: else the event loop would wake whenever the reader takes something.
+                match writable(&self.sink) {
+                    Ok(ready) if ready.writable().await.is_err() => return,
+                    Ok(_) => {}
+                    // Files cannot be waited for, and need not be; or the system lacks something.
+                    Err(_) => sleep(FLUSH_INTERVAL).await,
+                }
+            }
+        }
+    }
+
+    /// Writes what is left, before the process ends or when there is no event loop.
+    pub fn finish(&self) {
+        let until = Instant::now() + MAX_FINISH;
+        while self.write_lines() == Written::Blocked {
+            let wait = until
+                .saturating_duration_since(Instant::now())
+                .min(MAX_STALL);
+            let mut stdout = [PollFd::new(&self.sink, PollFlags::OUT)];
+            if rustix::event::poll(&mut stdout, wait.try_into().ok().as_ref()) == Ok(0) {
+                return;
+            }
+        }
+    }
+
+    /// Writes as much as the reader takes, and at the end of it whether lines are missing.
+    fn write_lines(&self) -> Written {
+        loop {
+            let mut lines = self.lines.lock();
+            while !lines.bytes.is_empty() {
+                match self.sink.write(&lines.bytes) {
+                    Ok(count) => {
+                        let last = lines.bytes.drain(..count).next_back();
+                        lines.mid_line = last.is_some_and(|last| last != b'\n');
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Written::Blocked;
+                    }
+                    Err(_) => {
+                        let ends = lines.bytes.iter().filter(|byte| **byte == b'\n').count();
+                        // That of a line which was counted before.
+                        let again = usize::from(lines.mid_line && lines.bytes.starts_with(b"\n"));
+                        let lost = (ends - again) as u64;
+                        self.metrics.log_lines_dropped.inc_by(lost);
+                        lines.dropped += lost;
+                        lines.bytes.clear();
+                        return Written::All;
+                    }
+                }
+            }
+            let dropped = std::mem::take(&mut lines.dropped);
+            drop(lines);
+            if dropped == 0 {
+                return Written::All;
+            }
+            tracing::warn!(dropped, "log lines were dropped because nobody read them");
+        }
+    }
+}
+
+/// The sink on the event loop, for as long as this is kept.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; a descriptor that is borrowed stays open"
+)]
+fn writable(sink: &Sink) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    AsyncFd::with_interest(sink.as_fd(), Interest::WRITABLE)
+}
+
+#[derive(PartialEq)]
+enum Written {
+    All,
+    /// The reader takes no more for now.
+    Blocked,
+}
