@@ -27,6 +27,7 @@ mod documentation;
 mod drain;
 mod durability;
 mod faults;
+mod floors;
 mod framing;
 mod fuzzing;
 mod going_back;

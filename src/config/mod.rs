@@ -181,12 +181,12 @@ impl Config {
             let default = [(setting.name, setting.default.to_owned())];
             layers = layers.merge(Variables::new("default", default));
         };
+        problems
+            .sort_by_key(|(wrong, _)| SETTINGS.iter().position(|setting| setting.name == *wrong));
         config.add_contradictions(&mut problems);
         if problems.is_empty() {
             return Ok(config);
         }
-        problems
-            .sort_by_key(|(wrong, _)| SETTINGS.iter().position(|setting| setting.name == *wrong));
         let problems = problems.into_iter().map(|(_, text)| text);
         Err(ConfigError(problems.collect()))
     }
