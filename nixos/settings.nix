@@ -1,6 +1,5 @@
 # The settings of the service that a host may set, each as a typed option: the names, types and
 # meanings of src/config.rs. What is left at null is not set, and has the default of the service.
-# HOST and PORT are not among them, since systemd binds the socket; nor is what says where Redis is.
 { lib }:
 
 let
@@ -29,11 +28,26 @@ let
     ]
   );
   count = types.ints.between 1 4294967295;
-  text = types.strMatching "[^[:cntrl:]]+";
+  # An environment variable of a unit cannot hold a line break.
+  text = types.strMatching "[^[:cntrl:]]+" // {
+    description = "text without control characters";
+  };
   # A string, since a path would be copied to the store, where everybody can read it.
-  file = types.strMatching "/.+";
+  file = types.strMatching "(/|%d/)[^[:cntrl:]]+" // {
+    description = "absolute path as a string, or `%d/NAME` for a credential";
+  };
+  # systemd binds the socket. The module refuses these two with a message that says so.
+  bySystemd = lib.mkOption {
+    type = types.nullOr types.raw;
+    default = null;
+    visible = false;
+  };
 in
 {
+  HOST = bySystemd;
+  PORT = bySystemd;
+  REDIS_URL = setting text "redis://redis.example.org/" "The Redis that keeps the count: what {option}`services.abukiks.redis.url` says, or for one instance alone another.";
+  REDIS_URL_FILE = setting file "/etc/redis-url" "File whose first line is the Redis URL, for a URL with a password. The instances must be able to read it; the credential `redis-url` is the better way.";
   REDIS_CA_FILE =
     setting file "/etc/ssl/redis-ca.pem"
       "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces).";

@@ -191,11 +191,12 @@ pub fn service_help() -> String {
     let mut help = "\
 Counts visitors in Redis and greets each with a number.
 
-Usage: abukiks [--help | --version | --check-config | --check-health]
+Usage: abukiks [--help | --version | --check-config | --check-health | --socket-activated]
 
   --check-config  Print the effective settings and where each came from, and end.
   --check-health  Ask the service that runs on this machine with these settings for /healthz, and end:
                   status 0 if it is healthy, 69 if not.
+  --socket-activated  Serve the sockets that systemd hands over; without one, end with status 72.
 
 All settings are environment variables. An empty one counts as absent.
 "
@@ -214,7 +215,7 @@ All settings are environment variables. An empty one counts as absent.
     help += "
 Signals: SIGTERM and SIGINT drain the connections and end the process; a second one ends it at once.
 Exit status: 0 ended as asked, 64 unknown argument, 71 the system refused (a port that is taken),
-78 a setting is wrong, 130 or 143 ended at once by a second signal.
+72 no socket was handed over, 78 a setting is wrong, 130 or 143 ended at once by a second signal.
 ";
     help
 }

@@ -19,6 +19,12 @@ const BACKLOG: i32 = 4096;
 /// Why there is nothing to listen on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
+    /// systemd was to hand a socket over, and did not: its unit has changed since it was opened.
+    #[error(
+        "no socket was handed over (LISTEN_FDS), and --socket-activated forbids to bind HOST and \
+         PORT; restart the socket unit"
+    )]
+    NoneHandedOver,
     /// Somebody else has the port, or the address is not ours.
     #[error("cannot listen on {address} (HOST and PORT): {error}")]
     Bind {
@@ -87,15 +93,20 @@ impl Listener {
 }
 
 impl Listeners {
-    /// Takes over every socket that systemd handed to this process; binds one when there is none.
+    /// Takes over every socket that systemd handed to this process; binds one when there is none,
+    /// unless `socket_activated` says that there must be.
     ///
     /// Call it before any other thread runs: taking over changes the environment.
     ///
     /// # Errors
-    /// When the address cannot be bound, or something else than a listening socket was handed over.
-    pub fn obtain(config: &Config) -> Result<Self, ListenError> {
+    /// When the address cannot be bound, something else than a listening socket was handed over, or
+    /// none was that must be.
+    pub fn obtain(config: &Config, socket_activated: bool) -> Result<Self, ListenError> {
         let mut handed_over = ListenFd::from_env();
         if handed_over.len() == 0 {
+            if socket_activated {
+                return Err(ListenError::NoneHandedOver);
+            }
             return Ok(Self {
                 sockets: vec![bind(config)?],
                 inherited: false,

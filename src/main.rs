@@ -8,7 +8,7 @@ use abukiks::config::{Config, EX_CONFIG};
 use abukiks::counter::Counter;
 use abukiks::event_loop;
 use abukiks::lifecycle::StopSignals;
-use abukiks::listener::Listeners;
+use abukiks::listener::{ListenError, Listeners};
 use abukiks::metrics::Metrics;
 use abukiks::output::Output;
 use abukiks::routes::App;
@@ -19,14 +19,18 @@ use abukiks::{admin, telemetry};
 /// `sysexits.h`: the system refused something, such as a port that is taken.
 const EX_OSERR: u8 = 71;
 
+/// `sysexits.h`: something of the system is missing, here the socket that systemd was to hand over.
+const EX_OSFILE: u8 = 72;
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let arguments: Vec<_> = arguments
         .iter()
         .map(|argument| argument.to_string_lossy())
         .collect();
-    match arguments.iter().map(|text| &**text).collect::<Vec<_>>()[..] {
-        [] => {}
+    let socket_activated = match arguments.iter().map(|text| &**text).collect::<Vec<_>>()[..] {
+        [] => false,
+        ["--socket-activated"] => true,
         ["--help" | "-h"] => return admin::print(&admin::service_help()),
         ["--version" | "-V"] => return admin::print(&admin::version("abukiks")),
         ["--check-config"] => return admin::check_config(),
@@ -36,26 +40,29 @@ fn main() -> ExitCode {
                 admin::EX_USAGE,
                 format!(
                     "unknown arguments {arguments:?}; accepted is one of --help, --version, \
-                     --check-config and --check-health, or none"
+                     --check-config, --check-health and --socket-activated, or none"
                 ),
             );
         }
-    }
+    };
     let config = match Config::from_env() {
         Ok(config) => config,
         Err(error) => return admin::fail(EX_CONFIG, error),
     };
-    match serve(&config) {
+    match serve(&config, socket_activated) {
         Ok(exit) => exit,
         Err((status, error)) => admin::fail(status, error),
     }
 }
 
 /// Runs the service; an error comes with its exit status.
-fn serve(config: &Config) -> Result<ExitCode, (u8, String)> {
+fn serve(config: &Config, socket_activated: bool) -> Result<ExitCode, (u8, String)> {
     let store = Store::new(config).map_err(|error| (EX_CONFIG, error.to_string()))?;
     // Before any thread: taking sockets over changes the environment.
-    let listeners = Listeners::obtain(config).map_err(system)?;
+    let listeners = Listeners::obtain(config, socket_activated).map_err(|error| match error {
+        ListenError::NoneHandedOver => (EX_OSFILE, error.to_string()),
+        _ => system(error),
+    })?;
     if config.idle_exit.0.is_some() && !listeners.inherited {
         return Err((
             EX_CONFIG,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -154,9 +155,9 @@ fn the_units_verify_in_silence_and_expose_little() {
 
 /// Puts the drop-in that is shipped into force.
 fn open_for_redis_by_tcp(machine: &Machine) {
-    let dropins = "/etc/systemd/system/abukiks@.service.d";
+    let place = "/etc/systemd/system/abukiks@.service.d/10-redis-tcp.conf";
     let shipped = "/usr/local/share/abukiks/redis-tcp.conf";
-    machine.run(&["ln", "-s", shipped, dropins]);
+    machine.run(&["ln", "-s", shipped, place]);
     machine.systemctl(&["daemon-reload"]);
 }
 
@@ -172,6 +173,56 @@ fn a_redis_by_tcp_is_reached_with_the_drop_in_that_is_shipped_and_only_then() {
     open_for_redis_by_tcp(&machine);
     machine.systemctl(&["restart", "abukiks@5001"]);
     assert_eq!(machine.connect(5001).get("/").number(), 1);
+    assert_eq!(machine.run(&["abukiks-admin", "show-count"]), "1\n");
+
+    // A drop-in of the administrator is read later: it adds networks, or puts others in their place.
+    // Whether a kernel filters by them is its own business; an admin process gets what the unit says.
+    let own = "/etc/systemd/system/abukiks@.service.d/addresses.conf";
+    for (lines, private, reached) in [
+        ("IPAddressAllow=localhost 203.0.113.7\n", true, &[0][..]),
+        (
+            "IPAddressAllow=\nIPAddressAllow=203.0.113.7\n",
+            false,
+            &[0, 69],
+        ),
+    ] {
+        machine.write(own, &format!("[Service]\n{lines}"));
+        machine.systemctl(&["daemon-reload"]);
+        let allowed = machine.show("abukiks@5001", "IPAddressAllow");
+        assert!(allowed.contains("203.0.113.7"), "{allowed}");
+        assert_eq!(allowed.contains("10.0.0.0/8"), private, "{allowed}");
+        let shown = machine.try_run(&["abukiks-admin", "show-count"]).status;
+        assert!(
+            reached.contains(&shown.code().expect("a status")),
+            "{lines}: {shown}"
+        );
+    }
+}
+
+#[test]
+fn a_changed_address_takes_effect_when_the_instance_restarts() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.systemctl(&["start", "abukiks@5001", "abukiks@5002"]);
+    assert_eq!(machine.connect(5001).get("/").number(), 1);
+    // Another address of this machine: without its socket the instance must not bind HOST and PORT.
+    machine.drop_in(
+        "abukiks@5001.socket",
+        "[Socket]\nListenStream=\nListenStream=127.0.0.2:%i\n",
+    );
+    assert_eq!(machine.connect(5001).get("/").number(), 2);
+    let _ = machine.try_run(&["systemctl", "restart", "abukiks@5001"]);
+    let moved = SocketAddr::from(([127, 0, 0, 2], 5001));
+    eventually("the new address answers", || TcpStream::connect(moved).ok());
+    assert_eq!(Client::connect(moved).get("/").number(), 3);
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, 5001)).is_err());
+    assert_eq!(machine.show("abukiks@5001", "ActiveState"), "active");
+    machine.logged(
+        &["--unit=abukiks@5001", "--identifier=abukiks"],
+        "no socket was handed over (LISTEN_FDS), and --socket-activated forbids to bind",
+    );
+    assert_eq!(machine.connect(5002).get("/").number(), 4);
 }
 
 #[test]
