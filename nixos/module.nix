@@ -144,7 +144,9 @@ let
     lib.concatMapAttrs (port: instance: {
       "lib/systemd/system/abukiks@${port}.service.d/settings.conf" = dropIn {
         Unit = {
-          X-Restart-Triggers = optional (hasOwnAddress instance) instance.listenAddress;
+          X-Restart-Triggers = optional (hasOwnAddress instance) (
+            if instance.listenAddress == null then "all addresses" else instance.listenAddress
+          );
         }
         // instance.unitConfig;
         Service = {
@@ -626,7 +628,7 @@ in
           };
         };
         # Else a switch that changes its unit would leave visitors without Redis meanwhile.
-        redis-abukiks.stopIfChanged = mkIf cfg.redis.createLocally false;
+        redis-abukiks = mkIf cfg.redis.createLocally { stopIfChanged = false; };
       };
 
       sockets."abukiks@" = mkIf (cfg.listenAddress != null) {

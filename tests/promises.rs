@@ -37,6 +37,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod nix;
+mod nixos;
 mod outages;
 mod page;
 mod proxies;
