@@ -91,7 +91,7 @@ impl Machine {
             folder
         };
         let (changes, _work, _whole) = (folder("changes"), folder("work"), folder("whole"));
-        install(&changes, &parts.programs);
+        install(&changes, "/usr/local", &parts.programs);
         set_up(&changes, &parts.root);
         // What the journal lets pass by default grows with the disk. Little enough to be reached here.
         put(
@@ -255,7 +255,12 @@ impl Machine {
 
     /// Installs the programs in this folder over those that are there.
     pub(crate) fn install(&self, programs: &Path) {
-        install(&self.file("/"), programs);
+        install(&self.file("/"), "/usr/local", programs);
+    }
+
+    /// Installs the programs in this folder and their units below another prefix.
+    pub(crate) fn install_below(&self, prefix: &str, programs: &Path) {
+        install(&self.file("/"), prefix, programs);
     }
 }
 
@@ -324,10 +329,11 @@ fn skip(why: &str) {
 }
 
 /// `make install` as a packager does it.
-fn install(destination: &Path, programs: &Path) {
+fn install(destination: &Path, prefix: &str, programs: &Path) {
     let status = Command::new("dev/install.sh")
         .arg("install")
         .env("DESTDIR", destination)
+        .env("PREFIX", prefix)
         .env("BUILD", programs)
         .status();
     assert!(status.expect("a shell").success());

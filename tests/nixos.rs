@@ -125,13 +125,10 @@ impl Tree {
         SocketAddr::new(address, port)
     }
 
-    /// Writes the tree below a root folder, as NixOS does: `/etc/systemd/system` is a link to it.
-    /// `package` has the units of the package.
-    pub(crate) fn lay_out(&self, root: &Path, package: &Path) {
-        let units = root.join("nix/store/units");
-        if units.exists() {
-            fs::remove_dir_all(&units).expect("a folder");
-        }
+    /// Writes the tree below a root folder, as NixOS does: its units to `folder`, for
+    /// `/etc/systemd/system` to lead to. `package` has the units of the package.
+    pub(crate) fn lay_out(&self, root: &Path, folder: &str, package: &Path) {
+        let units = root.join(folder.trim_start_matches('/'));
         fs::create_dir_all(&units).expect("a folder");
         for unit in fs::read_dir(package).expect("units").flatten() {
             fs::copy(unit.path(), units.join(unit.file_name())).expect("a unit");
@@ -162,7 +159,8 @@ fn is_path(text: &str) -> bool {
 /// What the units of a NixOS host find on it: programs and files in the store, users, and no
 /// `/etc/systemd/system` but the tree. Secrets are there at boot, as from a secrets manager.
 fn nixos(tree: &Tree, changes: &Path, root: &Path, secrets: &[(&str, &str)]) {
-    tree.lay_out(changes, &changes.join("usr/local/lib/systemd/system"));
+    let package = changes.join("usr/local/lib/systemd/system");
+    tree.lay_out(changes, "nix/store/units", &package);
     let link = |target: &str, place: &str| {
         let place = changes.join(place);
         fs::create_dir_all(place.parent().expect("a folder")).expect("a folder");
@@ -196,7 +194,7 @@ fn nixos(tree: &Tree, changes: &Path, root: &Path, secrets: &[(&str, &str)]) {
 }
 
 /// Boots a golden tree.
-fn boot(tree: &Tree, secrets: &[(&str, &str)]) -> Option<Machine> {
+pub(crate) fn boot(tree: &Tree, secrets: &[(&str, &str)]) -> Option<Machine> {
     Machine::boot_with(|changes, root| nixos(tree, changes, root, secrets))
 }
 

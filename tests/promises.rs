@@ -47,6 +47,7 @@ mod reproducible;
 mod run;
 mod sentinel;
 mod simulation;
+mod switching;
 mod systemd;
 mod twelve_factors;
 mod versions;

@@ -892,10 +892,10 @@ fn an_upgrade_and_a_rollback_under_load_fail_no_request() {
 }
 
 /// The version of a release that is still to come, as long as this one's.
-const NEXT: &str = "9.9.9";
+pub(crate) const NEXT: &str = "9.9.9";
 
 /// The programs of the next release: these, but for the version that they tell.
-fn next_release(programs: &Path) -> TempDir {
+pub(crate) fn next_release(programs: &Path) -> TempDir {
     let next = tempfile::tempdir().expect("a folder");
     let old = env!("CARGO_PKG_VERSION").as_bytes();
     assert_eq!(old.len(), NEXT.len());
