@@ -3,7 +3,8 @@
 #   dev/install.sh install|uninstall
 # From the environment, as GNU make's conventions have it: PREFIX (default /usr/local), DESTDIR (a
 # root folder to install into, for packagers), BUILD (where the programs are, default
-# target/dist). UNITDIR is where the units go, if not below PREFIX.
+# target/dist). UNITDIR is where the units go, if not below PREFIX. MANUAL=no leaves out the manual,
+# for programs of another machine: it is what the program itself prints.
 set -eu
 cd "$(dirname "$0")/.."
 umask 022
@@ -63,9 +64,10 @@ put() {
 case ${1:-} in
 install)
     files | while read -r mode source place; do put "$mode" "$source" "$place"; done
-    # The manual is what the program itself says.
-    mkdir -p "$DESTDIR$docdir"
-    "$DESTDIR$bindir/abukiks" --help >"$DESTDIR$docdir/abukiks.txt"
+    [ "${MANUAL:-yes}" = no ] || {
+        mkdir -p "$DESTDIR$docdir"
+        "$DESTDIR$bindir/abukiks" --help >"$DESTDIR$docdir/abukiks.txt"
+    }
     ;;
 uninstall)
     files | while read -r _ _ place; do rm -f "$DESTDIR$place"; done
