@@ -10,6 +10,17 @@ let
   abukiks = pkgs.abukiks.override { inherit commit; };
   static = pkgs.pkgsStatic.abukiks.override { inherit commit; };
 
+  # The module as the checks have it: with this program, and without a nixpkgs for each host.
+  plain = self // {
+    nixosModules = self.nixosModules // {
+      default = {
+        imports = [ self.nixosModules.default ];
+        nixpkgs.pkgs = pkgs;
+        services.abukiks.package = lib.mkDefault abukiks;
+      };
+    };
+  };
+
   rust =
     name: command:
     abukiks.overrideAttrs (old: {
@@ -36,7 +47,7 @@ let
       sourceRoot=another/much/longer/folder
     '';
     preBuild = (old.preBuild or "") + ''
-      export HOME=$NIX_BUILD_TOP/home USER=somebody-else TZ=Pacific/Kiritimati LC_ALL=C.UTF-8
+      export HOME=$NIX_BUILD_TOP/home USER=another-user TZ=Pacific/Kiritimati LC_ALL=C.UTF-8
       export NIX_BUILD_CORES=1
       umask 077
     '';
@@ -46,16 +57,14 @@ let
   # Abukiks adds to one, and the program's own check of its settings, are built.
   template = self.inputs.nixpkgs.lib.nixosSystem {
     modules = [
-      self.nixosModules.default
+      plain.nixosModules.default
       ./examples/hardware.nix
       ./template/counter.nix
-      { nixpkgs.pkgs = pkgs; }
     ];
   };
-  hosts =
-    lib.filterAttrs
-      (_: host: host.pkgs.stdenv.hostPlatform.system == pkgs.stdenv.hostPlatform.system)
-      (self.nixosConfigurations // { inherit template; });
+  hosts = lib.filterAttrs (
+    _: host: host.pkgs.stdenv.hostPlatform.system == pkgs.stdenv.hostPlatform.system
+  ) (self.nixosConfigurations // { inherit template; });
   partsOf =
     host:
     let
@@ -112,7 +121,15 @@ in
   '';
 
   docs = import ./docs.nix { inherit pkgs; };
-  units = import ./tests/units.nix { inherit pkgs self; };
-  assertions = import ./tests/assertions.nix { inherit pkgs self; };
-  hosts = runCommand "abukiks-hosts" { parts = lib.concatMap partsOf (lib.attrValues hosts); } "touch $out";
+  units = import ./tests/units.nix {
+    inherit pkgs;
+    self = plain;
+  };
+  assertions = import ./tests/assertions.nix {
+    inherit pkgs;
+    self = plain;
+  };
+  hosts = runCommand "abukiks-hosts" {
+    parts = lib.concatMap partsOf (lib.attrValues hosts);
+  } "touch $out";
 }

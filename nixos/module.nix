@@ -32,12 +32,7 @@ let
   settingsType = types.submodule { options = import ./settings.nix { inherit lib; }; };
 
   given = lib.filterAttrs (_: value: value != null);
-  render =
-    value:
-    if lib.isBool value then
-      (if value then "on" else "off")
-    else
-      toString value;
+  render = value: if lib.isBool value then (if value then "on" else "off") else toString value;
 
   # systemd expands %-specifiers in the value of a variable; only %d, the folder of credentials, is meant.
   escapeSpecifiers =
@@ -49,7 +44,12 @@ let
   inUnit = lib.mapAttrs (_: escapeSpecifiers);
 
   localServer = if cfg.redis.createLocally then "abukiks" else cfg.redis.server;
-  server = config.services.redis.servers.${localServer};
+  server =
+    config.services.redis.servers.${localServer} or {
+      enable = false;
+      unixSocket = null;
+      group = null;
+    };
   serverUnit = if localServer == "" then "redis.service" else "redis-${localServer}.service";
   redisUrl = if localServer != null then "unix://${toString server.unixSocket}" else cfg.redis.url;
 
@@ -169,9 +169,7 @@ let
   );
   dropIn =
     sections:
-    pkgs.writeText "settings.conf" (
-      lib.generators.toINI { listsAsDuplicateKeys = true; } sections
-    );
+    pkgs.writeText "settings.conf" (lib.generators.toINI { listsAsDuplicateKeys = true; } sections);
 
   allUrls = map (environment: environment.REDIS_URL or null) (
     [ common ] ++ map (instance: common // ownOf instance) (lib.attrValues instances)
@@ -210,7 +208,7 @@ let
       };
       description = ''
         Settings of ${whose}: environment variables as `abukiks --help` lists them. They are
-        checked by the program itself when the system is built. Everybody can read them in the store:
+        checked by the program itself when the system is built. Every user of the host can read them in the store:
         a secret belongs in {option}`services.abukiks.credentials`. A setting that is `null` is not
         set here. A variable in one of the environment files wins over a setting of that name.
       '';
@@ -249,7 +247,7 @@ let
         redis-url = "/run/secrets/redis-url";
       };
       description = ''
-        Credentials handed to ${whose} by systemd, readable by them alone: {manpage}`systemd.exec(5)`,
+        Credentials of ${whose}, which systemd hands over readable for the instances alone: {manpage}`systemd.exec(5)`,
         "CREDENTIALS". `redis-url` is a file whose first line is the URL of Redis; `redis-ca`,
         `redis-cert` and `redis-key` are PEM files for `rediss://`, which `REDIS_CA_FILE`,
         `REDIS_CERT_FILE` and `REDIS_KEY_FILE` then name. Any other is `%d/NAME` in
@@ -403,7 +401,8 @@ in
       };
       allowedAddresses = mkOption {
         type = types.nullOr (types.listOf types.str);
-        default = if lib.any (url: url != null && lib.hasPrefix "rediss:" url) allUrls then [ "any" ] else null;
+        default =
+          if lib.any (url: url != null && lib.hasPrefix "rediss:" url) allUrls then [ "any" ] else null;
         defaultText = lib.literalMD ''
           `[ "any" ]` where a URL is `rediss://`, whose servers show a certificate; else `null`
         '';
@@ -478,11 +477,13 @@ in
         sources = lib.mapAttrs' (
           port: instance: lib.nameValuePair "instances.\"${port}\"" instance
         ) instances;
-        everywhere = { "" = cfg; } // sources;
+        everywhere = {
+          "" = cfg;
+        }
+        // sources;
         nameOf = place: option: "services.abukiks.${lib.optionalString (place != "") "${place}."}${option}";
         forEach = check: lib.concatLists (lib.mapAttrsToList check everywhere);
-        hasPassword =
-          url: url != null && builtins.match ".*://.*:.*@.*|.*[?&]pass(word)?=.*" url != null;
+        hasPassword = url: url != null && builtins.match ".*://.*:.*@.*|.*[?&]pass(word)?=.*" url != null;
         # Settings of one instance would mask those of all: see the head of this file.
         masking =
           kind: units:
@@ -507,23 +508,26 @@ in
               message = "${nameOf place "settings"} has HOST or PORT, but systemd binds the sockets; use instances and listenAddress.";
             }
           ]
-          ++ map (option: {
-            assertion = !hasPassword (lib.attrByPath option null source);
-            message = "${nameOf place (lib.concatStringsSep "." option)} holds a password, which everybody could read in the store; hand the URL over by credentials.redis-url.";
-          }) [
-            [
-              "settings"
-              "REDIS_URL"
-            ]
-            [
-              "extraEnvironment"
-              "REDIS_URL"
-            ]
-            [
-              "redis"
-              "url"
-            ]
-          ]
+          ++
+            map
+              (option: {
+                assertion = !hasPassword (lib.attrByPath option null source);
+                message = "${nameOf place (lib.concatStringsSep "." option)} holds a password, which every user of the host could read in the store; hand the URL over by credentials.redis-url.";
+              })
+              [
+                [
+                  "settings"
+                  "REDIS_URL"
+                ]
+                [
+                  "extraEnvironment"
+                  "REDIS_URL"
+                ]
+                [
+                  "redis"
+                  "url"
+                ]
+              ]
           ++ map (name: {
             assertion = builtins.match "[a-zA-Z0-9_.-]+" name != null;
             message = "${nameOf place "credentials"}: \"${name}\" is no name of a credential; it takes letters, digits, and _ . -";
@@ -533,27 +537,22 @@ in
             message = "${nameOf place "extraEnvironment"}: \"${name}\" is no name of a variable; it takes letters, digits and _";
           }) (lib.attrNames source.extraEnvironment)
         ))
-        (map
-          (place: {
-            assertion =
-              redisSources != [ ]
-              || cfg.environmentFiles != [ ]
-              || place != "" && (hasOwnRedis everywhere.${place} || everywhere.${place}.environmentFiles != [ ]);
-            message = "${
-              if place == "" then "services.abukiks" else nameOf "" place
-            } does not say where Redis is; set redis.createLocally, redis.server, redis.url or credentials.redis-url.";
-          })
-          (if sources == { } then [ "" ] else lib.attrNames sources)
-        )
+        (map (place: {
+          assertion =
+            redisSources != [ ]
+            || cfg.environmentFiles != [ ]
+            || place != "" && (hasOwnRedis everywhere.${place} || everywhere.${place}.environmentFiles != [ ]);
+          message = "${
+            if place == "" then "services.abukiks" else nameOf "" place
+          } does not say where Redis is; set redis.createLocally, redis.server, redis.url or credentials.redis-url.";
+        }) (if sources == { } then [ "" ] else lib.attrNames sources))
         [
           {
             assertion = cfg.redis.overTcp || lib.all (url: url == null || isUnix url) allUrls;
             message = "services.abukiks.redis.overTcp is false, but a Redis URL is none of a unix socket; the instances could not reach it.";
           }
           {
-            assertion =
-              localServer == null
-              || (config.services.redis.servers ? ${localServer} && server.enable && server.unixSocket != null);
+            assertion = localServer == null || (server.enable && server.unixSocket != null);
             message = "services.abukiks.redis.server names \"${toString localServer}\"; it takes a server of services.redis.servers that is enabled and has a unixSocket.";
           }
           {
@@ -569,8 +568,9 @@ in
         (masking "sockets" config.systemd.sockets)
       ];
 
-    warnings = optional (instances == { })
-      "services.abukiks is enabled without instances: systemctl start abukiks@PORT starts one until the next boot.";
+    warnings =
+      optional (instances == { })
+        "services.abukiks is enabled without instances: systemctl start abukiks@PORT starts one until the next boot.";
 
     system.checks = lib.optionals (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) (
       [ (checkedConfig "common" common) ]

@@ -32,7 +32,7 @@ let
   text = types.strMatching "[^[:cntrl:]]+" // {
     description = "text without control characters";
   };
-  # A string, since a path would be copied to the store, where everybody can read it.
+  # A string, since a path would be copied to the store, where every user of the host can read it.
   file = types.strMatching "(/|%d/)[^[:cntrl:]]+" // {
     description = "absolute path as a string, or `%d/NAME` for a credential";
   };
@@ -46,8 +46,12 @@ in
 {
   HOST = bySystemd;
   PORT = bySystemd;
-  REDIS_URL = setting text "redis://redis.example.org/" "The Redis that keeps the count: what {option}`services.abukiks.redis.url` says, or for one instance alone another.";
-  REDIS_URL_FILE = setting file "/etc/redis-url" "File whose first line is the Redis URL, for a URL with a password. The instances must be able to read it; the credential `redis-url` is the better way.";
+  REDIS_URL =
+    setting text "redis://redis.example.org/"
+      "The Redis that keeps the count: what {option}`services.abukiks.redis.url` says, or for one instance alone another.";
+  REDIS_URL_FILE =
+    setting file "/etc/redis-url"
+      "File whose first line is the Redis URL, for a URL with a password. The instances must be able to read it; the credential `redis-url` is the better way.";
   REDIS_CA_FILE =
     setting file "/etc/ssl/redis-ca.pem"
       "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces).";
@@ -87,7 +91,7 @@ in
       "Time from the first byte of a request to the end of its headers.";
   KEEP_ALIVE_TIMEOUT =
     setting period "75s"
-      "Time that a connection may idle between requests, or write an answer that nobody reads.";
+      "Time that a connection may idle between requests, or write an answer that the client does not read.";
   DRAIN_LAME_DUCK =
     setting period "2s"
       "After SIGTERM, the least time for which new connections are still accepted, so that a load balancer can see `/readyz` turn 503 first.";
