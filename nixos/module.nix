@@ -1,4 +1,4 @@
-# Abukiks on a NixOS host: instances `abukiks@PORT` of the unit files in ./units, which the package
+# Abukiks on a NixOS host: instances `abukiks@PORT` of the unit files in ../systemd, which the package
 # brings. This adds drop-ins to them and nothing else, so the units are the same on every system.
 #
 # systemd merges the drop-ins of abukiks@.service.d and abukiks@5000.service.d in the order of their
@@ -193,7 +193,7 @@ let
 
   # The unit file lets an instance reach a unix socket and nothing else; this lets it reach Redis by TCP.
   networkAccess = pkgs.linkFarm "abukiks-redis-tcp" {
-    "lib/systemd/system/abukiks@.service.d/10-redis-tcp.conf" = ./units/redis-tcp.conf;
+    "lib/systemd/system/abukiks@.service.d/10-redis-tcp.conf" = ../systemd/redis-tcp.conf;
   };
 
   # What all instances have, or one of them in addition.
@@ -654,7 +654,7 @@ in
       nginx = mkIf cfg.nginx.enable {
         enable = true;
         upstreams.abukiks = {
-          # examples/nginx.conf says why.
+          # ../proxies/nginx.conf says why.
           extraConfig = "zone abukiks 64k;";
           servers = lib.genAttrs (map addressOf ports) (_: {
             fail_timeout = "1s";
@@ -664,7 +664,7 @@ in
           "/" = {
             proxyPass = lib.mkDefault "http://abukiks";
             recommendedProxySettings = lib.mkDefault false;
-            extraConfig = "include ${./proxy.conf};";
+            extraConfig = "include ${../proxies/proxy.conf};";
           };
         }
         // lib.genAttrs [ "= /healthz" "= /readyz" "= /metrics" ] (_: {

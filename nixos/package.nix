@@ -26,11 +26,9 @@ rustPlatform.buildRustPackage (finalAttrs: {
       ../Cargo.toml
       ../admin
       (fileset.maybeMissing ../benches)
-      ../dev/abukiks-admin
-      ../dev/install.sh
       ../src
+      ../systemd
       ../tests
-      ./units
     ];
   };
 
@@ -58,7 +56,7 @@ rustPlatform.buildRustPackage (finalAttrs: {
   postInstall = ''
     mv $out/bin built
     export BUILD=built DESTDIR=/ PREFIX=$out MANUAL=${if canRun then "yes" else "no"}
-    sh dev/install.sh install
+    sh systemd/install.sh install
   '';
 
   # As the profile in Cargo.toml has it: nixpkgs puts its own stripping in the place of Cargo's.

@@ -1,5 +1,5 @@
 //! Boots a real systemd for a test: a container with an init, a journal and a Redis of its own,
-//! with Abukiks installed by `dev/install.sh`. Each test gets a machine of its own, a thin layer
+//! with Abukiks installed by `systemd/install.sh`. Each test gets a machine of its own, a thin layer
 //! over a root folder that is made once and kept in the user's cache, and speaks to it by its
 //! network namespace. Needs root, mmdebstrap and systemd-nspawn.
 
@@ -330,7 +330,7 @@ fn skip(why: &str) {
 
 /// `make install` as a packager does it.
 fn install(destination: &Path, prefix: &str, programs: &Path) {
-    let status = Command::new("dev/install.sh")
+    let status = Command::new("systemd/install.sh")
         .arg("install")
         .env("DESTDIR", destination)
         .env("PREFIX", prefix)

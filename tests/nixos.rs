@@ -116,7 +116,7 @@ impl Tree {
         let streams = drop_ins.iter().flat_map(|path| self.text(path).lines());
         let last = streams
             .filter_map(|line| line.strip_prefix("ListenStream="))
-            .last();
+            .next_back();
         let address = last.and_then(|stream| stream.strip_suffix(":%i"));
         let address = address.map_or(Ipv4Addr::LOCALHOST.into(), |address| {
             let address = address.trim_matches(['[', ']']);
@@ -169,7 +169,7 @@ fn nixos(tree: &Tree, changes: &Path, root: &Path, secrets: &[(&str, &str)]) {
     link("/nix/store/units", "etc/systemd/system");
     link("/usr/bin/redis-server", "nix/store/redis/bin/redis-server");
     link("/bin/bash", "nix/store/bash/bin/bash");
-    let proxy = fs::read_to_string(repository("nixos/proxy.conf")).expect("a shipped file");
+    let proxy = fs::read_to_string(repository("proxies/proxy.conf")).expect("a shipped file");
     put(changes, "nix/store/proxy.conf", &proxy);
     for (name, id) in [("redis-abukiks", 901), ("keeper", 902)] {
         for (file, line) in [

@@ -122,7 +122,7 @@ fn the_units_verify_in_silence_and_expose_little() {
     // In the machine, and by whichever systemd is outside of it.
     let inside = machine.command(&[&verify[..], &units].concat()).output();
     let prefix = tempfile::tempdir().expect("a folder");
-    let install = Command::new("dev/install.sh")
+    let install = Command::new("systemd/install.sh")
         .arg("install")
         .envs([
             ("DESTDIR", "/"),
@@ -230,7 +230,7 @@ fn uninstall_leaves_nothing_of_what_install_has_put_there() {
     let destination = tempfile::tempdir().expect("a folder");
     let programs = Path::new(env!("CARGO_BIN_EXE_abukiks")).parent();
     let run = |action: &str| {
-        let status = Command::new("dev/install.sh")
+        let status = Command::new("systemd/install.sh")
             .arg(action)
             .env("DESTDIR", destination.path())
             .env("BUILD", programs.expect("a folder"))
@@ -260,7 +260,7 @@ fn install_refuses_a_path_that_a_unit_cannot_name() {
         ("UNITDIR", "system"),
         ("BUILD", "target/a|b"),
     ] {
-        let output = Command::new("dev/install.sh")
+        let output = Command::new("systemd/install.sh")
             .arg("install")
             .env("DESTDIR", destination.path())
             .env(name, path)
@@ -268,7 +268,7 @@ fn install_refuses_a_path_that_a_unit_cannot_name() {
             .expect("a shell");
         let said = String::from_utf8(output.stderr).expect("text");
         assert_eq!(output.status.code(), Some(64), "{said}");
-        let named = format!("dev/install.sh: {name}={path}: accepted is ");
+        let named = format!("systemd/install.sh: {name}={path}: accepted is ");
         assert!(said.starts_with(&named), "{said}");
         let mut installed = fs::read_dir(destination.path()).expect("a folder");
         assert!(installed.next().is_none(), "{name}={path}");

@@ -67,7 +67,7 @@ in
       };
       virtualHosts."counter.example.org".locations."/" = {
         proxyPass = "http://abukiks";
-        extraConfig = "include ${../proxy.conf};";
+        extraConfig = "include ${../../proxies/proxy.conf};";
       };
     };
     networking.firewall.allowedTCPPorts = [ 80 ];

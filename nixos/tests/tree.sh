@@ -4,7 +4,7 @@
 #   tree.sh redis FOLDER     the services of Redis, and the files that they name
 # Each file is a line `# its path` and its lines, each link a line `# its path -> its target`. Left out
 # is what means nothing (blank lines) or is different with each nixpkgs: hashes, versions, the PATH of
-# services. The package's own units are in ../units.
+# services. The package's own units are in systemd/ of the repository.
 set -eu
 export LC_ALL=C
 cd "$2"
