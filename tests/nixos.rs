@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::machine::{Machine, put};
+use crate::redis_url::Tls;
 use crate::support::{Client, Process, eventually};
 
 /// A file of the repository.
@@ -306,6 +307,50 @@ fn redis_by_tcp(machine: &Machine, arguments: &[&str]) -> Process {
         listens(Ipv4Addr::LOCALHOST, 6379).then_some(())
     });
     redis
+}
+
+#[test]
+fn a_redis_by_tls_is_shown_the_certificate_that_is_a_credential() {
+    let tree = Tree::golden("tls");
+    let mut tls = Tls::new();
+    "127.0.0.1".clone_into(&mut tls.host);
+    let server = tls.identity("127.0.0.1", |_| {});
+    let client = tls.identity("client", |_| {});
+    let Some(machine) = Machine::boot_with(|changes, root| {
+        nixos(&tree, changes, root, &[]);
+        for (name, file) in [
+            ("ca.pem", &tls.file("ca.pem")),
+            ("server.pem", &server.certificate),
+            ("server.key", &server.key),
+            ("client.pem", &client.certificate),
+            ("client.key", &client.key),
+        ] {
+            let pem = fs::read_to_string(file).expect("a file");
+            put(changes, &format!("etc/pki/redis/{name}"), &pem);
+        }
+    }) else {
+        return;
+    };
+    // As a secrets manager leaves it.
+    machine.run(&["chmod", "400", "/etc/pki/redis/client.key"]);
+    let folder = "/etc/pki/redis";
+    let _redis = redis_by_tcp(
+        &machine,
+        &[
+            "--tls-port",
+            "6390",
+            "--tls-ca-cert-file",
+            &format!("{folder}/ca.pem"),
+            "--tls-cert-file",
+            &format!("{folder}/server.pem"),
+            "--tls-key-file",
+            &format!("{folder}/server.key"),
+            "--tls-auth-clients",
+            "yes",
+        ],
+    );
+    assert_eq!(declared_instances_count(&machine, &tree), [1]);
+    assert_eq!(machine.run(&["abukiks-admin", "show-count"]), "1\n");
 }
 
 #[test]
