@@ -34,7 +34,7 @@ lint: ## check format and lints; warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
 	dev/lint-systems.sh
-	shellcheck dev/* .ci/run
+	shellcheck dev/* systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
 	dev/lint-nix.sh
 
 .PHONY: fmt
@@ -96,12 +96,12 @@ fuzz: ## look for input that breaks the service, FUZZ_SECONDS=60 for each target
 			-max_total_time=$(FUZZ_SECONDS) -timeout=20 || exit; \
 	done
 
-# Onto any systemd distribution, below PREFIX and DESTDIR (see dev/install.sh).
+# Onto any systemd distribution, below PREFIX and DESTDIR (see systemd/install.sh).
 .PHONY: install uninstall
 install: ## install what `make build` has built; PREFIX=/usr/local
 uninstall: ## remove what `make install` has installed
 install uninstall:
-	@dev/install.sh $@
+	@systemd/install.sh $@
 
 .PHONY: clean
 clean: ## remove what was built; the count in .run stays

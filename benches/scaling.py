@@ -46,7 +46,7 @@ def measure_instances(redis):
             for instance in instances:
                 instance.first_answer()
             behind = " ".join(f"server 127.0.0.1:{instance.port};" for instance in instances)
-            nginx = Running(BALANCER, redis, places={"@INSTANCES@": behind, "@PROXY@": str(ROOT / "nixos/proxy.conf")})
+            nginx = Running(BALANCER, redis, places={"@INSTANCES@": behind, "@PROXY@": str(ROOT / "proxies/proxy.conf")})
             nginx.first_answer()
             limits = [Running(LIMIT, redis) for _ in range(count)]
             for limit in limits:
@@ -102,7 +102,7 @@ def instances_tables(measured):
     full = instances_table(measured, ["directly", "of the limit", "behind nginx"])
     return (
         f"{ROUNDS} rounds of {SECONDS} s, in turns, medians. Directly, each instance has a port and {CONNECTIONS} "
-        "connections of its own; nginx runs with [nixos/proxy.conf](../nixos/proxy.conf).\n\n"
+        "connections of its own; nginx runs with [proxies/proxy.conf](../proxies/proxy.conf).\n\n"
         f"Each instance gets the same, {PACE:,} visits a second or a little less; behind nginx on {CONNECTIONS} "
         f"connections for each, too:\n\n{paced}\n\n"
         "Visitors ask as fast as they are answered, so all cores are busy. There are "

@@ -17,6 +17,7 @@ let
   dev = pkgs.writeShellApplication {
     name = "abukiks-dev";
     runtimeInputs = [
+      pkgs.bash
       pkgs.gawk
       pkgs.gnused
       pkgs.redis

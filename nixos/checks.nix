@@ -1,8 +1,25 @@
-# `nix flake check`. The package's own check phase runs the tests against a real redis-server.
+# `nix flake check`. None of these is built anew for a commit that changes nothing of what it looks at:
+# the program does not know the commit here, and no check sees the whole source.
 { pkgs, self }:
 
 let
-  inherit (pkgs) lib abukiks runCommand;
+  inherit (pkgs) lib runCommand;
+  inherit (lib) fileset;
+
+  commit = "unknown";
+  abukiks = pkgs.abukiks.override { inherit commit; };
+  static = pkgs.pkgsStatic.abukiks.override { inherit commit; };
+
+  # The module as the checks have it: with this program, and without a nixpkgs for each host.
+  plain = self // {
+    nixosModules = self.nixosModules // {
+      default = {
+        imports = [ self.nixosModules.default ];
+        nixpkgs.pkgs = pkgs;
+        services.abukiks.package = lib.mkDefault abukiks;
+      };
+    };
+  };
 
   rust =
     name: command:
@@ -18,7 +35,6 @@ let
         cp ${../rustfmt.toml} rustfmt.toml
       '';
       buildPhase = command;
-      doCheck = false;
       installPhase = "touch $out";
       postInstall = "";
     });
@@ -31,33 +47,44 @@ let
       sourceRoot=another/much/longer/folder
     '';
     preBuild = (old.preBuild or "") + ''
-      export HOME=$NIX_BUILD_TOP/home USER=somebody-else TZ=Pacific/Kiritimati LC_ALL=C.UTF-8
+      export HOME=$NIX_BUILD_TOP/home USER=another-user TZ=Pacific/Kiritimati LC_ALL=C.UTF-8
       export NIX_BUILD_CORES=1
       umask 077
     '';
-    doCheck = false;
   });
 
-  documented = lib.evalModules {
+  # The examples, and the host that the template makes of a machine. All of them are evaluated; what
+  # Abukiks adds to one, and the program's own check of its settings, are built.
+  template = self.inputs.nixpkgs.lib.nixosSystem {
     modules = [
-      ./module.nix
-      { _module.check = false; }
-      # Of the rest of NixOS the options of Abukiks look at this one.
-      { options.services.prometheus.enable = lib.mkEnableOption "Prometheus"; }
-      { _module.args = { inherit pkgs; }; }
+      plain.nixosModules.default
+      ./examples/hardware.nix
+      ./template/counter.nix
     ];
   };
-
-  documentation = pkgs.nixosOptionsDoc {
-    options.services = { inherit (documented.options.services) abukiks; };
-    warningsAreErrors = true;
-  };
+  hosts = lib.filterAttrs (
+    _: host: host.pkgs.stdenv.hostPlatform.system == pkgs.stdenv.hostPlatform.system
+  ) (self.nixosConfigurations // { inherit template; });
+  partsOf =
+    host:
+    let
+      inherit (host.extendModules { modules = [ { services.abukiks.package = lib.mkForce abukiks; } ]; })
+        config
+        ;
+    in
+    builtins.seq config.system.build.toplevel.drvPath (
+      [ config.environment.etc."systemd/system".source ] ++ config.system.checks
+    );
 in
 {
   package = abukiks;
-  static = pkgs.pkgsStatic.abukiks;
-  image = pkgs.abukiks-image;
-  inherit (abukiks.tests) version;
+  inherit static;
+  image = pkgs.abukiks-image.override {
+    abukiks = static;
+    inherit commit;
+    date = "19700101000000";
+  };
+  inherit (abukiks.tests) promises version;
 
   clippy = rust "clippy" "cargo clippy --all-targets --offline -- --deny warnings";
   fmt = rust "fmt" "cargo fmt --check";
@@ -70,16 +97,21 @@ in
           pkgs.nixfmt
           pkgs.statix
         ];
+        src = fileset.toSource {
+          root = ../.;
+          fileset = fileset.unions [
+            ../flake.nix
+            (fileset.fileFilter (file: file.hasExt "nix") ./.)
+          ];
+        };
       }
       ''
-        cp --recursive ${self}/flake.nix ${self}/nixos .
-        nixfmt --check flake.nix $(find nixos -name '*.nix')
-        statix check nixos
-        deadnix --fail flake.nix nixos
+        cd $src
+        nixfmt --check $(find . -name '*.nix')
+        statix check .
+        deadnix --fail .
         touch $out
       '';
-
-  options = documentation.optionsCommonMark;
 
   reproducible = runCommand "abukiks-reproducible" { } ''
     for program in bin/abukiks libexec/abukiks/{check-redis,reset-count,show-count}; do
@@ -88,17 +120,16 @@ in
     touch $out
   '';
 
-  units = import ./tests/units.nix { inherit pkgs self; };
-  assertions = import ./tests/assertions.nix { inherit pkgs self; };
-}
-//
-  lib.mapAttrs' (deploy: host: lib.nameValuePair "host-${deploy}" host.config.system.build.toplevel)
-    (
-      lib.filterAttrs (
-        _: host: host.pkgs.stdenv.hostPlatform.system == pkgs.stdenv.hostPlatform.system
-      ) self.nixosConfigurations
-    )
-// import ./tests {
-  inherit pkgs;
-  module = self.nixosModules.default;
+  docs = import ./docs.nix { inherit pkgs; };
+  units = import ./tests/units.nix {
+    inherit pkgs;
+    self = plain;
+  };
+  assertions = import ./tests/assertions.nix {
+    inherit pkgs;
+    self = plain;
+  };
+  hosts = runCommand "abukiks-hosts" {
+    parts = lib.concatMap partsOf (lib.attrValues hosts);
+  } "touch $out";
 }

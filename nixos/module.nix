@@ -1,81 +1,188 @@
-# Abukiks on a NixOS host: instances `abukiks@PORT` of the unit files in ./units, which the package
+# Abukiks on a NixOS host: instances `abukiks@PORT` of the unit files in ../systemd, which the package
 # brings. This adds drop-ins to them and nothing else, so the units are the same on every system.
+#
+# systemd merges the drop-ins of abukiks@.service.d and abukiks@5000.service.d in the order of their
+# file names, and of two with one name it reads only that of the instance. So each has its own name:
+#   10-redis-tcp.conf  of all instances: Redis is reached by TCP
+#   overrides.conf     of all instances: the settings here, and what the host adds to `abukiks@`
+#   settings.conf      of one instance: what it has of its own, over the others
 {
   config,
   lib,
   pkgs,
+  utils,
   ...
 }:
 
 let
   cfg = config.services.abukiks;
-  inherit (lib) mkIf mkOption types;
+  inherit (lib)
+    mkIf
+    mkOption
+    optional
+    optionalAttrs
+    types
+    ;
 
-  settingsType = types.submodule {
-    freeformType =
-      with types;
-      attrsOf (
-        nullOr (oneOf [
-          bool
-          int
-          str
-        ])
-      );
-    options = import ./settings.nix { inherit lib; };
-  };
+  instances = lib.filterAttrs (_: instance: instance.enable) cfg.instances;
+  ports = lib.attrNames instances;
+  eagerPorts = lib.filter (port: instances.${port}.startMode == "eager") ports;
+  isPort = port: builtins.match "[1-9][0-9]{0,4}" port != null && lib.toInt port <= 65535;
 
-  onOff = switch: if switch then "on" else "off";
-  render = value: if lib.isBool value then onOff value else toString value;
-  environmentOf =
-    settings: lib.mapAttrs (_: render) (lib.filterAttrs (_: value: value != null) settings);
+  settingsType = types.submodule { options = import ./settings.nix { inherit lib; }; };
 
-  redisUrl =
-    if cfg.redis.createLocally then
-      "unix://${config.services.redis.servers.abukiks.unixSocket}"
+  given = lib.filterAttrs (_: value: value != null);
+  render = value: if lib.isBool value then (if value then "on" else "off") else toString value;
+
+  # systemd expands %-specifiers in the value of a variable; only %d, the folder of credentials, is meant.
+  escapeSpecifiers =
+    value:
+    if lib.hasPrefix "%d/" value then
+      "%d/" + escapeSpecifiers (lib.removePrefix "%d/" value)
     else
-      cfg.redis.url;
+      lib.replaceStrings [ "%" ] [ "%%" ] value;
+  inUnit = lib.mapAttrs (_: escapeSpecifiers);
+
+  localServer = if cfg.redis.createLocally then "abukiks" else cfg.redis.server;
+  server =
+    config.services.redis.servers.${localServer} or {
+      enable = false;
+      unixSocket = null;
+      group = null;
+    };
+  serverUnit = if localServer == "" then "redis.service" else "redis-${localServer}.service";
+  redisUrl = if localServer != null then "unix://${toString server.unixSocket}" else cfg.redis.url;
+
+  # Credentials of these names are files that a setting names.
+  credentialSettings = {
+    redis-ca = "REDIS_CA_FILE";
+    redis-cert = "REDIS_CERT_FILE";
+    redis-key = "REDIS_KEY_FILE";
+  };
+  environmentOf =
+    source:
+    lib.mapAttrs' (name: variable: lib.nameValuePair variable "%d/${name}") (
+      lib.filterAttrs (name: _: source.credentials ? ${name}) credentialSettings
+    )
+    // lib.mapAttrs (_: render) (given source.settings)
+    // source.extraEnvironment;
+
+  # Where the whole host, or one instance, says that Redis is.
+  redisSourcesOf =
+    source:
+    optional (source.credentials ? redis-url) "credentials.redis-url"
+    ++ map (name: "settings.${name}") (
+      lib.filter (name: source.settings.${name} != null) redisVariables
+    )
+    ++ map (name: "extraEnvironment.${name}") (
+      lib.filter (name: source.extraEnvironment ? ${name}) redisVariables
+    );
+  redisVariables = [
+    "REDIS_URL"
+    "REDIS_URL_FILE"
+  ];
+  redisSources =
+    optional cfg.redis.createLocally "redis.createLocally"
+    ++ optional (cfg.redis.server != null) "redis.server"
+    ++ optional (cfg.redis.url != null) "redis.url"
+    ++ redisSourcesOf cfg;
+  hasOwnRedis = instance: redisSourcesOf instance != [ ];
+
+  common = optionalAttrs (redisUrl != null) { REDIS_URL = redisUrl; } // environmentOf cfg;
+  # An empty variable counts as absent: of an instance with a Redis of its own, that of all is taken away.
+  ownOf =
+    instance:
+    optionalAttrs (hasOwnRedis instance) (
+      lib.mapAttrs (_: _: "") (lib.filterAttrs (name: _: lib.elem name redisVariables) common)
+    )
+    // environmentOf instance;
 
   # Factor V: a release is a build together with its configuration, and has an id of its own.
-  withRelease =
+  releaseOf =
     environment:
-    {
-      RELEASE = "${lib.getVersion cfg.package}-${
-        builtins.substring 0 12 (
-          builtins.hashString "sha256" (
-            builtins.toJSON [
-              (builtins.unsafeDiscardStringContext cfg.package.outPath)
-              environment
-            ]
-          )
+    "${lib.getVersion cfg.package}-${
+      builtins.substring 0 12 (
+        builtins.hashString "sha256" (
+          builtins.toJSON [
+            (builtins.unsafeDiscardStringContext cfg.package.outPath)
+            environment
+          ]
         )
-      }";
-    }
-    // environment;
+      )
+    }";
+  withRelease = environment: { RELEASE = releaseOf environment; } // environment;
 
-  common = environmentOf (cfg.settings // { REDIS_URL = cfg.settings.REDIS_URL or redisUrl; });
-  ownOf = instance: environmentOf instance.settings;
-
-  # The environment of the template, which an instance started by hand has too.
-  templateEnvironment = withRelease common;
-  # What an instance sets in addition: nothing, unless it has settings of its own.
-  instanceEnvironment =
+  credentialsOf = lib.mapAttrsToList (name: file: "${name}:${escapeSpecifiers file}");
+  # An instance with a Redis of its own has the credential of all no more.
+  ownCredentials =
     instance:
-    let
-      own = ownOf instance;
-    in
-    lib.optionalAttrs (own != { }) (own // { inherit (withRelease (common // own)) RELEASE; });
+    optional (hasOwnRedis instance) ""
+    ++ credentialsOf (
+      optionalAttrs (hasOwnRedis instance) (removeAttrs cfg.credentials [ "redis-url" ])
+      // instance.credentials
+    );
 
-  ports = lib.attrNames cfg.instances;
-  eagerPorts = lib.filter (port: cfg.instances.${port}.startMode == "eager") ports;
-  addressOf = port: "${if cfg.listenAddress == null then "127.0.0.1" else cfg.listenAddress}:${port}";
-  allSettings = [ cfg.settings ] ++ map (instance: instance.settings) (lib.attrValues cfg.instances);
+  listenStream = address: [
+    "" # forget the one of the unit file
+    (if address == null then "%i" else "${address}:%i")
+  ];
+  hasOwnAddress = instance: instance.listenAddress != cfg.listenAddress;
+  addressOf =
+    port:
+    let
+      address = instances.${port}.listenAddress;
+      reachable = {
+        "0.0.0.0" = "127.0.0.1";
+        "[::]" = "[::1]";
+      };
+    in
+    "${if address == null then "127.0.0.1" else reachable.${address} or address}:${port}";
+
+  # What one instance has of its own. A file for each unit, be it empty, has a switch stop the
+  # instance once it is taken out.
+  instanceDropIns = pkgs.linkFarm "abukiks-instances" (
+    lib.concatMapAttrs (port: instance: {
+      "lib/systemd/system/abukiks@${port}.service.d/settings.conf" = dropIn {
+        Unit = {
+          X-Restart-Triggers = optional (hasOwnAddress instance) (
+            if instance.listenAddress == null then "all addresses" else instance.listenAddress
+          );
+        }
+        // instance.unitConfig;
+        Service = {
+          Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") (
+            inUnit (
+              lib.optionalAttrs (ownOf instance != { }) (
+                ownOf instance // { inherit (withRelease (common // ownOf instance)) RELEASE; }
+              )
+            )
+          );
+          EnvironmentFile = map escapeSpecifiers instance.environmentFiles;
+          LoadCredential = ownCredentials instance;
+        }
+        // instance.serviceConfig;
+      };
+      "lib/systemd/system/abukiks@${port}.socket.d/settings.conf" = dropIn {
+        Socket.ListenStream = lib.optionals (hasOwnAddress instance) (listenStream instance.listenAddress);
+      };
+    }) instances
+  );
+  dropIn =
+    sections:
+    pkgs.writeText "settings.conf" (lib.generators.toINI { listsAsDuplicateKeys = true; } sections);
+
+  allUrls = map (environment: environment.REDIS_URL or null) (
+    [ common ] ++ map (instance: common // ownOf instance) (lib.attrValues instances)
+  );
+  isUnix = url: url != null && lib.hasPrefix "unix:" url;
 
   # The program itself reads each configuration at build time: what it would refuse is never deployed.
-  # Files are named on the host, not in the sandbox, so what names one is left out.
+  # Files are named on the host, not in the sandbox, so what names one is left out. Of the certificate
+  # authorities of a host the sandbox has none.
   checkedConfig =
     name: environment:
     pkgs.runCommand "abukiks-config-${name}" { } ''
-      env --ignore-environment ${
+      env --ignore-environment SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt ${
         lib.escapeShellArgs (
           lib.mapAttrsToList (variable: value: "${variable}=${value}") (
             lib.filterAttrs (variable: _: !lib.hasSuffix "_FILE" variable) environment
@@ -86,11 +193,92 @@ let
 
   # The unit file lets an instance reach a unix socket and nothing else; this lets it reach Redis by TCP.
   networkAccess = pkgs.linkFarm "abukiks-redis-tcp" {
-    "lib/systemd/system/abukiks@.service.d/redis-tcp.conf" = ./units/redis-tcp.conf;
+    "lib/systemd/system/abukiks@.service.d/10-redis-tcp.conf" = ../systemd/redis-tcp.conf;
   };
 
+  # What all instances have, or one of them in addition.
+  sharedOptions = whose: {
+    settings = mkOption {
+      type = settingsType;
+      default = { };
+      example = {
+        LOG_LEVEL = "warn";
+        COUNTER_FENCE = true;
+        DRAIN_LAME_DUCK = "5s";
+      };
+      description = ''
+        Settings of ${whose}: environment variables as `abukiks --help` lists them. They are
+        checked by the program itself when the system is built. Every user of the host can read them in the store:
+        a secret belongs in {option}`services.abukiks.credentials`. A setting that is `null` is not
+        set here. A variable in one of the environment files wins over a setting of that name.
+      '';
+    };
+
+    extraEnvironment = mkOption {
+      type = types.attrsOf (types.strMatching "[^[:cntrl:]]*");
+      default = { };
+      example = {
+        SSL_CERT_DIR = "/etc/ssl/own";
+      };
+      description = ''
+        Environment variables of ${whose} beside the settings. Their names are not checked.
+      '';
+    };
+
+    environmentFiles = mkOption {
+      type = types.listOf types.externalPath;
+      default = [ ];
+      example = [ "/run/secrets/abukiks.env" ];
+      description = ''
+        Files with more settings of ${whose}, as `NAME=value` lines, read when an instance starts. The
+        later file wins over the earlier, and those of one instance over those of all. A `REDIS_URL` in
+        a file takes the place of what {option}`services.abukiks.redis` says; the log line
+        "listening" of an instance names the Redis that it uses.
+
+        A change of a file restarts nothing: have the secrets manager do that, see
+        {option}`services.abukiks.units`.
+      '';
+    };
+
+    credentials = mkOption {
+      type = types.attrsOf types.externalPath;
+      default = { };
+      example = {
+        redis-url = "/run/secrets/redis-url";
+      };
+      description = ''
+        Credentials of ${whose}, which systemd hands over readable for the instances alone: {manpage}`systemd.exec(5)`,
+        "CREDENTIALS". `redis-url` is a file whose first line is the URL of Redis; `redis-ca`,
+        `redis-cert` and `redis-key` are PEM files for `rediss://`, which `REDIS_CA_FILE`,
+        `REDIS_CERT_FILE` and `REDIS_KEY_FILE` then name. Any other is `%d/NAME` in
+        {option}`services.abukiks.settings`.
+      '';
+    };
+  };
+
+  addressType = types.nullOr (
+    types.strMatching "[0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[[0-9a-fA-F:.]+]"
+    // {
+      description = "IPv4 address, or IPv6 address in brackets";
+    }
+  );
+
+  unitConfigOption =
+    section:
+    mkOption {
+      type = types.attrsOf utils.systemdUtils.unitOptions.unitOption;
+      default = { };
+      description = ''
+        Lines for the `[${section}]` section of this instance alone, over those of all. For those of all
+        use `systemd.services."abukiks@"`, as on any unit.
+      '';
+    };
+
   instanceType = types.submodule {
-    options = {
+    options = sharedOptions "this instance alone, over those of all" // {
+      enable = lib.mkEnableOption "this instance" // {
+        default = true;
+      };
       startMode = mkOption {
         type = types.enum [
           "eager"
@@ -102,19 +290,30 @@ let
           the instance when the first visitor comes. With `settings.IDLE_EXIT` it also ends again.
         '';
       };
-      settings = mkOption {
-        type = settingsType;
-        default = { };
+      listenAddress = mkOption {
+        type = addressType;
+        default = cfg.listenAddress;
+        defaultText = lib.literalExpression "config.services.abukiks.listenAddress";
+        example = "192.0.2.1";
+        description = "Address that this instance listens on.";
+      };
+      openFirewall = mkOption {
+        type = types.bool;
+        default = cfg.openFirewall;
+        defaultText = lib.literalExpression "config.services.abukiks.openFirewall";
+        description = "Open the port of this instance in the firewall.";
+      };
+      unitConfig = unitConfigOption "Unit";
+      serviceConfig = unitConfigOption "Service" // {
         example = {
-          LOG_LEVEL = "debug";
+          MemoryMax = "1G";
         };
-        description = "Settings of this instance alone, over those of all.";
       };
     };
   };
 in
 {
-  options.services.abukiks = {
+  options.services.abukiks = sharedOptions "all instances" // {
     enable = lib.mkEnableOption "Abukiks, the visitor counter";
 
     package = lib.mkPackageOption pkgs "abukiks" { };
@@ -138,59 +337,23 @@ in
       '';
       description = ''
         The instances to run, by their ports: a set, or a plain list such as `[ 5000 5001 ]`. Each is
-        a process of one thread behind a socket that systemd holds, so a restart refuses nobody.
+        a process of one thread behind a socket that systemd holds, so a restart refuses no connection.
 
         An instance that is taken out is stopped by the next switch. One that was started by hand,
-        as by `systemctl start abukiks@5002`, stays. A switch does not change a socket that is open:
-        stop `abukiks@PORT.socket` first when {option}`services.abukiks.listenAddress` changes.
+        as by `systemctl start abukiks@5002`, has what all instances have, and stays.
       '';
     };
 
     listenAddress = mkOption {
-      type = types.nullOr types.str;
+      type = addressType;
       default = null;
       example = "[::1]";
       description = ''
         Address that the instances listen on, an IPv6 address in brackets. Without one they listen on
         all, and the firewall decides who reaches them.
-      '';
-    };
 
-    settings = mkOption {
-      type = settingsType;
-      default = { };
-      example = {
-        LOG_LEVEL = "warn";
-        COUNTER_FENCE = true;
-        DRAIN_LAME_DUCK = "5s";
-      };
-      description = ''
-        Settings of all instances: environment variables as `abukiks --help` lists them. They are
-        checked by the program itself when the system is built. Everybody can read them in the store:
-        a secret belongs in {option}`services.abukiks.credentials`.
-      '';
-    };
-
-    environmentFiles = mkOption {
-      type = types.listOf types.path;
-      default = [ ];
-      example = [ "/run/secrets/abukiks.env" ];
-      description = ''
-        Files with more settings, as `NAME=value` lines, read when an instance starts. A change of a
-        file restarts nothing: have the secrets manager do that, such as by
-        `sops.secrets."abukiks.env".restartUnits = [ "abukiks@5000.service" ]`.
-      '';
-    };
-
-    credentials = mkOption {
-      type = types.attrsOf types.path;
-      default = { };
-      example = {
-        redis-url = "/run/secrets/redis-url";
-      };
-      description = ''
-        Credentials handed to the instances by systemd, readable by them alone: {manpage}`systemd.exec(5)`,
-        "CREDENTIALS". `redis-url` is a file whose first line is the URL of Redis.
+        A switch to another address restarts the instances: each drains, then systemd opens its port
+        anew. The port refuses connections between the two.
       '';
     };
 
@@ -203,22 +366,56 @@ in
           disk before it is acknowledged.
         '';
       };
-      overTcp = mkOption {
-        type = types.bool;
-        default = redisUrl == null || !lib.hasPrefix "unix:" redisUrl;
-        defaultText = lib.literalMD "whether the URL is none of a unix socket, or is not known here";
+      server = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "main";
         description = ''
-          Let the instances reach Redis by TCP, on this host or in a private network; for any other
-          address add `systemd.services."abukiks@".serviceConfig.IPAddressAllow`. Without it they have
-          no network at all but the listening socket that they inherit.
+          Name of a server in {option}`services.redis.servers` of this host to count in, by its unix
+          socket. The instances join its group and start after it.
         '';
       };
       url = mkOption {
-        type = types.nullOr types.str;
+        type = types.nullOr (types.strMatching "[^[:cntrl:]]+");
         default = null;
         example = "rediss://redis.example.org/";
         description = ''
           The Redis to count in. For a URL with a password use {option}`services.abukiks.credentials`.
+        '';
+      };
+      group = mkOption {
+        type = types.nullOr types.str;
+        default = if localServer == null then null else server.group;
+        defaultText = lib.literalMD "the group of the server on this host, if that is known here";
+        example = "redis";
+        description = "Group that may use the unix socket of Redis; the instances join it.";
+      };
+      overTcp = mkOption {
+        type = types.bool;
+        default = !lib.all isUnix allUrls;
+        defaultText = lib.literalMD "whether a URL is none of a unix socket, or is not known here";
+        description = ''
+          Let the instances reach Redis by TCP, at {option}`services.abukiks.redis.allowedAddresses`.
+          Without it they have no network at all but the listening socket that they inherit.
+        '';
+      };
+      allowedAddresses = mkOption {
+        type = types.nullOr (types.listOf types.str);
+        default =
+          if lib.any (url: url != null && lib.hasPrefix "rediss:" url) allUrls then [ "any" ] else null;
+        defaultText = lib.literalMD ''
+          `[ "any" ]` where a URL is `rediss://`, whose servers show a certificate; else `null`
+        '';
+        example = [
+          "localhost"
+          "203.0.113.7"
+          "2001:db8::/32"
+        ];
+        description = ''
+          Addresses and networks that instances may reach when Redis is reached by TCP, each a word of
+          `IPAddressAllow=` ({manpage}`systemd.resource-control(5)`). `null` is this host, its links and
+          private networks. The name server that finds Redis must be among them, unless it is on this
+          host.
         '';
       };
     };
@@ -227,6 +424,30 @@ in
       type = types.bool;
       default = false;
       description = "Open the ports of the instances in the firewall.";
+    };
+
+    sliceConfig = mkOption {
+      type = types.attrsOf utils.systemdUtils.unitOptions.unitOption;
+      default = { };
+      example = {
+        MemoryMax = "2G";
+        CPUWeight = 50;
+      };
+      description = ''
+        Limits of all instances and admin processes together, for the `[Slice]` section of
+        `system-abukiks.slice`: {manpage}`systemd.resource-control(5)`.
+      '';
+    };
+
+    units = mkOption {
+      type = types.listOf types.str;
+      readOnly = true;
+      default = map (port: "abukiks@${port}.service") ports;
+      defaultText = lib.literalMD "the services of the instances";
+      description = ''
+        Names of the services that run, for a secrets manager to restart:
+        `sops.secrets."redis-url".restartUnits = config.services.abukiks.units`.
+      '';
     };
 
     nginx = {
@@ -253,77 +474,137 @@ in
   config = mkIf cfg.enable {
     assertions =
       let
-        inStore = file: lib.hasPrefix builtins.storeDir (toString file);
-        sources = lib.filter (source: source.given) [
-          {
-            name = "redis.createLocally";
-            given = cfg.redis.createLocally;
-          }
-          {
-            name = "redis.url";
-            given = cfg.redis.url != null;
-          }
-          {
-            name = "credentials.redis-url";
-            given = cfg.credentials ? redis-url;
-          }
-          {
-            name = "settings.REDIS_URL";
-            given = lib.any (settings: settings.REDIS_URL or null != null) allSettings;
-          }
-          {
-            name = "settings.REDIS_URL_FILE";
-            given = lib.any (settings: settings.REDIS_URL_FILE or null != null) allSettings;
-          }
-        ];
-        names = lib.concatMapStringsSep ", " (source: source.name) sources;
+        sources = lib.mapAttrs' (
+          port: instance: lib.nameValuePair "instances.\"${port}\"" instance
+        ) instances;
+        everywhere = {
+          "" = cfg;
+        }
+        // sources;
+        nameOf = place: option: "services.abukiks.${lib.optionalString (place != "") "${place}."}${option}";
+        forEach = check: lib.concatLists (lib.mapAttrsToList check everywhere);
+        hasPassword = url: url != null && builtins.match ".*://.*:.*@.*|.*[?&]pass(word)?=.*" url != null;
+        # Settings of one instance would mask those of all: see the head of this file.
+        masking =
+          kind: units:
+          map (name: {
+            assertion = false;
+            message = "systemd.${kind}.\"${name}\" would hide from that instance all that services.abukiks and systemd.${kind}.\"abukiks@\" say; use services.abukiks.instances.\"${lib.removePrefix "abukiks@" name}\".serviceConfig and .unitConfig.";
+          }) (lib.filter (name: builtins.match "abukiks@.+" name != null) (lib.attrNames units));
       in
-      [
-        {
-          assertion = lib.length sources <= 1;
-          message = "services.abukiks says more than once where Redis is, by ${names}; keep one of them.";
-        }
-        {
-          assertion = sources != [ ] || cfg.environmentFiles != [ ];
-          message = "services.abukiks does not say where Redis is; set redis.createLocally, redis.url or credentials.redis-url.";
-        }
-        {
-          assertion = redisUrl == null || builtins.match ".*(:[^/@]*@|[?&]pass=).*" redisUrl == null;
-          message = "services.abukiks.redis.url holds a password, which everybody could read in the store; hand the URL over by credentials.redis-url.";
-        }
-        {
-          assertion = !lib.any (settings: settings ? HOST || settings ? PORT) allSettings;
-          message = "services.abukiks.settings has HOST or PORT, but systemd binds the sockets; use instances and listenAddress.";
-        }
-      ]
-      ++ map (port: {
-        assertion = builtins.match "[1-9][0-9]{0,4}" port != null && lib.toInt port <= 65535;
-        message = "services.abukiks.instances.\"${port}\" is not a port; it takes a number from 1 to 65535.";
-      }) ports
-      ++ map (file: {
-        assertion = !inStore file;
-        message = "services.abukiks: ${toString file} is in the store, where everybody can read it; name a file that is on the host alone.";
-      }) (cfg.environmentFiles ++ lib.attrValues cfg.credentials);
+      lib.concatLists [
+        (forEach (
+          place: source:
+          let
+            named = if place == "" then redisSources else redisSourcesOf source;
+          in
+          [
+            {
+              assertion = lib.length named <= 1;
+              message = "${nameOf place "redis"} is said more than once, by ${lib.concatStringsSep ", " named}; keep one of them.";
+            }
+            {
+              assertion = source.settings.HOST == null && source.settings.PORT == null;
+              message = "${nameOf place "settings"} has HOST or PORT, but systemd binds the sockets; use instances and listenAddress.";
+            }
+          ]
+          ++
+            map
+              (option: {
+                assertion = !hasPassword (lib.attrByPath option null source);
+                message = "${nameOf place (lib.concatStringsSep "." option)} holds a password, which every user of the host could read in the store; hand the URL over by credentials.redis-url.";
+              })
+              [
+                [
+                  "settings"
+                  "REDIS_URL"
+                ]
+                [
+                  "extraEnvironment"
+                  "REDIS_URL"
+                ]
+                [
+                  "redis"
+                  "url"
+                ]
+              ]
+          ++ map (name: {
+            assertion = builtins.match "[a-zA-Z0-9_.-]+" name != null;
+            message = "${nameOf place "credentials"}: \"${name}\" is no name of a credential; it takes letters, digits, and _ . -";
+          }) (lib.attrNames source.credentials)
+          ++ map (name: {
+            assertion = builtins.match "[a-zA-Z_][a-zA-Z0-9_]*" name != null;
+            message = "${nameOf place "extraEnvironment"}: \"${name}\" is no name of a variable; it takes letters, digits and _";
+          }) (lib.attrNames source.extraEnvironment)
+        ))
+        (map (place: {
+          assertion =
+            redisSources != [ ]
+            || cfg.environmentFiles != [ ]
+            || place != "" && (hasOwnRedis everywhere.${place} || everywhere.${place}.environmentFiles != [ ]);
+          message = "${
+            if place == "" then "services.abukiks" else nameOf "" place
+          } does not say where Redis is; set redis.createLocally, redis.server, redis.url or credentials.redis-url.";
+        }) (if sources == { } then [ "" ] else lib.attrNames sources))
+        [
+          {
+            assertion = cfg.redis.overTcp || lib.all (url: url == null || isUnix url) allUrls;
+            message = "services.abukiks.redis.overTcp is false, but a Redis URL is none of a unix socket; the instances could not reach it.";
+          }
+          {
+            assertion = localServer == null || (server.enable && server.unixSocket != null);
+            message = "services.abukiks.redis.server names \"${toString localServer}\"; it takes a server of services.redis.servers that is enabled and has a unixSocket.";
+          }
+          {
+            assertion = !cfg.nginx.enable || instances != { };
+            message = "services.abukiks.nginx.enable is set, but there are no instances to balance over; nginx would not start.";
+          }
+        ]
+        (map (port: {
+          assertion = isPort port;
+          message = "services.abukiks.instances.\"${port}\" is not a port; it takes a number from 1 to 65535.";
+        }) ports)
+        (masking "services" config.systemd.services)
+        (masking "sockets" config.systemd.sockets)
+      ];
+
+    warnings =
+      optional (instances == { })
+        "services.abukiks is enabled without instances: systemctl start abukiks@PORT starts one until the next boot.";
 
     system.checks = lib.optionals (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) (
       [ (checkedConfig "common" common) ]
       ++ lib.mapAttrsToList (port: instance: checkedConfig port (common // ownOf instance)) (
-        lib.filterAttrs (_: instance: ownOf instance != { }) cfg.instances
+        lib.filterAttrs (_: instance: ownOf instance != { }) instances
       )
     );
 
     systemd = {
-      packages = [ cfg.package ] ++ lib.optional cfg.redis.overTcp networkAccess;
+      packages = [
+        cfg.package
+        instanceDropIns
+      ]
+      ++ optional cfg.redis.overTcp networkAccess;
 
-      targets.abukiks = {
-        overrideStrategy = "asDropin";
-        wantedBy = [ "multi-user.target" ];
+      # In the place of [Install] sections, which NixOS does not read. A `wantedBy` of an instance would
+      # make an overrides.conf for it.
+      targets = {
+        multi-user.wants = map (port: "abukiks@${port}.service") eagerPorts;
+        sockets.wants = map (port: "abukiks@${port}.socket") ports;
+        abukiks = {
+          overrideStrategy = "asDropin";
+          wantedBy = [ "multi-user.target" ];
+          wants =
+            map (port: "abukiks@${port}.service") eagerPorts ++ map (port: "abukiks@${port}.socket") ports;
+        };
       };
 
       services = {
         "abukiks-admin@" = {
           overrideStrategy = "asDropin";
           path = [ pkgs.gawk ];
+          # A switch leaves a task that is under way alone; it would be killed, and begin again.
+          restartIfChanged = false;
         };
         "abukiks@" = {
           overrideStrategy = "asDropin";
@@ -331,56 +612,34 @@ in
           # start the old program again.
           stopIfChanged = false;
           enableDefaultPath = false;
-          environment = templateEnvironment;
-          wants = mkIf cfg.redis.createLocally [ "redis-abukiks.service" ];
-          after = mkIf cfg.redis.createLocally [ "redis-abukiks.service" ];
-          serviceConfig = lib.mkMerge [
-            (mkIf (cfg.environmentFiles != [ ]) { EnvironmentFile = cfg.environmentFiles; })
-            (mkIf (cfg.credentials != { }) {
-              LoadCredential = [
-                "" # forget the one of the unit file, in /etc/credstore
-              ]
-              ++ lib.mapAttrsToList (name: file: "${name}:${file}") cfg.credentials;
-            })
-            (mkIf cfg.redis.createLocally {
-              SupplementaryGroups = [ config.services.redis.servers.abukiks.group ];
-            })
-          ];
-        };
-      }
-      # A drop-in of its own, be it empty, has a switch stop the instance once it is taken out.
-      // lib.mapAttrs' (
-        port: instance:
-        lib.nameValuePair "abukiks@${port}" {
-          overrideStrategy = "asDropin";
-          stopIfChanged = false;
-          enableDefaultPath = false;
-          environment = instanceEnvironment instance;
-          wantedBy = mkIf (instance.startMode == "eager") [
-            "multi-user.target"
-            "abukiks.target"
-          ];
-        }
-      ) cfg.instances;
-
-      sockets = lib.mkMerge [
-        (mkIf (cfg.listenAddress != null) {
-          "abukiks@" = {
-            overrideStrategy = "asDropin";
-            socketConfig.ListenStream = [
-              "" # forget the one of the unit file
-              "${cfg.listenAddress}:%i"
-            ];
+          environment = inUnit (withRelease common);
+          # A new address takes effect with a new process: then systemd opens the socket anew.
+          restartTriggers = optional (cfg.listenAddress != null) cfg.listenAddress;
+          wants = mkIf (localServer != null) [ serverUnit ];
+          after = mkIf (localServer != null) [ serverUnit ];
+          serviceConfig = {
+            EnvironmentFile = mkIf (cfg.environmentFiles != [ ]) (map escapeSpecifiers cfg.environmentFiles);
+            LoadCredential = mkIf (cfg.credentials != { }) (credentialsOf cfg.credentials);
+            SupplementaryGroups = mkIf (cfg.redis.group != null) [ cfg.redis.group ];
+            IPAddressAllow = mkIf (cfg.redis.overTcp && cfg.redis.allowedAddresses != null) (
+              # forget those of 10-redis-tcp.conf
+              lib.mkBefore ([ "" ] ++ cfg.redis.allowedAddresses)
+            );
           };
-        })
-        (lib.genAttrs (map (port: "abukiks@${port}") ports) (_: {
-          overrideStrategy = "asDropin";
-          wantedBy = [
-            "sockets.target"
-            "abukiks.target"
-          ];
-        }))
-      ];
+        };
+        # Else a switch that changes its unit would leave visitors without Redis meanwhile.
+        redis-abukiks = mkIf cfg.redis.createLocally { stopIfChanged = false; };
+      };
+
+      sockets."abukiks@" = mkIf (cfg.listenAddress != null) {
+        overrideStrategy = "asDropin";
+        socketConfig.ListenStream = lib.mkBefore (listenStream cfg.listenAddress);
+      };
+
+      slices.system-abukiks = mkIf (cfg.sliceConfig != { }) {
+        overrideStrategy = "asDropin";
+        inherit (cfg) sliceConfig;
+      };
     };
 
     services = {
@@ -395,7 +654,7 @@ in
       nginx = mkIf cfg.nginx.enable {
         enable = true;
         upstreams.abukiks = {
-          # examples/nginx.conf says why.
+          # ../proxies/nginx.conf says why.
           extraConfig = "zone abukiks 64k;";
           servers = lib.genAttrs (map addressOf ports) (_: {
             fail_timeout = "1s";
@@ -403,26 +662,28 @@ in
         };
         virtualHosts.${cfg.nginx.virtualHost}.locations = {
           "/" = {
-            proxyPass = "http://abukiks";
-            recommendedProxySettings = false;
-            extraConfig = "include ${./proxy.conf};";
+            proxyPass = lib.mkDefault "http://abukiks";
+            recommendedProxySettings = lib.mkDefault false;
+            extraConfig = "include ${../proxies/proxy.conf};";
           };
         }
         // lib.genAttrs [ "= /healthz" "= /readyz" "= /metrics" ] (_: {
-          return = "404";
+          return = lib.mkDefault "404";
         });
       };
 
       prometheus.scrapeConfigs = mkIf cfg.prometheus.enable [
         {
           job_name = "abukiks";
-          # One that is to end when nobody comes would be kept awake.
+          # One that is to end when no visitor comes would be kept awake.
           static_configs = [ { targets = map addressOf eagerPorts; } ];
         }
       ];
     };
 
-    networking.firewall.allowedTCPPorts = mkIf cfg.openFirewall (map lib.toInt ports);
+    networking.firewall.allowedTCPPorts = map lib.toInt (
+      lib.filter (port: isPort port && instances.${port}.openFirewall) ports
+    );
 
     # `abukiks-admin`, which runs an admin process (factor XII) with all that the service has.
     environment.systemPackages = [ cfg.package ];

@@ -11,6 +11,7 @@
 let
   inherit (lib) fileset;
   root = ../.;
+  canRun = stdenv.buildPlatform.canExecute stdenv.hostPlatform;
 in
 rustPlatform.buildRustPackage (finalAttrs: {
   pname = "abukiks";
@@ -25,11 +26,9 @@ rustPlatform.buildRustPackage (finalAttrs: {
       ../Cargo.toml
       ../admin
       (fileset.maybeMissing ../benches)
-      ../dev/abukiks-admin
-      ../dev/install.sh
       ../src
+      ../systemd
       ../tests
-      ./units
     ];
   };
 
@@ -52,30 +51,12 @@ rustPlatform.buildRustPackage (finalAttrs: {
     END
   '';
 
-  # The tests look at processes and networks as only Linux has them.
-  doCheck = stdenv.hostPlatform.isLinux;
-
-  nativeCheckInputs = [ redis ];
-
-  # The promises that a redis-server and the loopback are enough for, kept by the programs as they are
-  # installed. The others boot a systemd, cut networks, build again; `make test` runs all.
-  checkFlags = map (promise: "${promise}::") [
-    "activation"
-    "admin"
-    "batching"
-    "config"
-    "counting"
-    "durability"
-    "framing"
-    "going_back"
-    "http"
-  ];
-
   # The same script as on any other distribution fills in where things are. A DESTDIR, be it the
-  # root, tells it to leave the running system alone.
+  # root, tells it to leave the running system alone. A cross build cannot run what it installs.
   postInstall = ''
     mv $out/bin built
-    BUILD=built DESTDIR=/ PREFIX=$out sh dev/install.sh install
+    export BUILD=built DESTDIR=/ PREFIX=$out MANUAL=${if canRun then "yes" else "no"}
+    sh systemd/install.sh install
   '';
 
   # As the profile in Cargo.toml has it: nixpkgs puts its own stripping in the place of Cargo's.
@@ -91,7 +72,42 @@ rustPlatform.buildRustPackage (finalAttrs: {
     fi
   '';
 
-  passthru.tests.version = testers.testVersion { package = finalAttrs.finalPackage; };
+  # The tests take longer than the build, and none of them looks at the commit. So they are a derivation
+  # of their own, which is built once for all commits, variants and overrides: see passthru.tests.
+  doCheck = false;
+
+  passthru.tests = {
+    version = testers.testVersion { package = finalAttrs.finalPackage; };
+  }
+  # They look at processes and networks as only Linux has them.
+  // lib.optionalAttrs stdenv.hostPlatform.isLinux {
+    # The promises that a redis-server and the loopback are enough for. The others boot a systemd, cut
+    # networks, build again; `make test` runs all.
+    promises = finalAttrs.finalPackage.overrideAttrs (old: {
+      pname = "abukiks-promises";
+      env = old.env // {
+        ABUKIKS_COMMIT = "unknown";
+      };
+      # The tests build the programs that they run, with the profile of the release.
+      dontBuild = true;
+      doCheck = true;
+      nativeCheckInputs = [ redis ];
+      checkFlags = map (promise: "${promise}::") [
+        "activation"
+        "admin"
+        "batching"
+        "config"
+        "counting"
+        "durability"
+        "framing"
+        "going_back"
+        "http"
+      ];
+      installPhase = "touch $out";
+      postInstall = "";
+      postFixup = "";
+    });
+  };
 
   meta = {
     description = "Twelve-factor visitor counter, the model service for Rust, Nix and systemd";

@@ -1,6 +1,5 @@
 # The settings of the service that a host may set, each as a typed option: the names, types and
 # meanings of src/config.rs. What is left at null is not set, and has the default of the service.
-# HOST and PORT are not among them, since systemd binds the socket; nor is what says where Redis is.
 { lib }:
 
 let
@@ -29,11 +28,30 @@ let
     ]
   );
   count = types.ints.between 1 4294967295;
-  text = types.strMatching "[^[:cntrl:]]+";
-  # A string, since a path would be copied to the store, where everybody can read it.
-  file = types.strMatching "/.+";
+  # An environment variable of a unit cannot hold a line break.
+  text = types.strMatching "[^[:cntrl:]]+" // {
+    description = "text without control characters";
+  };
+  # A string, since a path would be copied to the store, where every user of the host can read it.
+  file = types.strMatching "(/|%d/)[^[:cntrl:]]+" // {
+    description = "absolute path as a string, or `%d/NAME` for a credential";
+  };
+  # systemd binds the socket. The module refuses these two with a message that says so.
+  bySystemd = lib.mkOption {
+    type = types.nullOr types.raw;
+    default = null;
+    visible = false;
+  };
 in
 {
+  HOST = bySystemd;
+  PORT = bySystemd;
+  REDIS_URL =
+    setting text "redis://redis.example.org/"
+      "The Redis that keeps the count: what {option}`services.abukiks.redis.url` says, or for one instance alone another.";
+  REDIS_URL_FILE =
+    setting file "/etc/redis-url"
+      "File whose first line is the Redis URL, for a URL with a password. The instances must be able to read it; the credential `redis-url` is the better way.";
   REDIS_CA_FILE =
     setting file "/etc/ssl/redis-ca.pem"
       "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces).";
@@ -73,7 +91,7 @@ in
       "Time from the first byte of a request to the end of its headers.";
   KEEP_ALIVE_TIMEOUT =
     setting period "75s"
-      "Time that a connection may idle between requests, or write an answer that nobody reads.";
+      "Time that a connection may idle between requests, or write an answer that the client does not read.";
   DRAIN_LAME_DUCK =
     setting period "2s"
       "After SIGTERM, the least time for which new connections are still accepted, so that a load balancer can see `/readyz` turn 503 first.";
@@ -107,7 +125,4 @@ in
   RELEASE =
     setting text "2026-11-23.1"
       "Release id, shown by `/version` and in every access event. Without one it is made of the package and the settings.";
-  WORKER_THREADS =
-    setting count 2
-      "Threads that serve requests. One process is one core: prefer more instances.";
 }

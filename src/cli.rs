@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::config::{Config, SETTINGS};
 use crate::process;
+use crate::process::listener::ListenError;
 use crate::store::{Link, Store, StoreError};
 use crate::version::{COMMIT, VERSION};
 
@@ -26,6 +27,8 @@ const EX_DATAERR: u8 = 65;
 const EX_UNAVAILABLE: u8 = 69;
 /// The system refused something, such as a port that is taken.
 const EX_OSERR: u8 = 71;
+/// systemd handed no socket over. Its unit opens the socket anew on this status.
+const EX_OSFILE: u8 = 72;
 /// What there was to say could not be written.
 const EX_IOERR: u8 = 74;
 /// A setting is wrong. systemd is told not to restart on it.
@@ -70,6 +73,15 @@ impl Failure {
     }
 }
 
+impl From<ListenError> for Failure {
+    fn from(error: ListenError) -> Self {
+        match error {
+            ListenError::NoneHandedOver => Self::new(EX_OSFILE, error),
+            ListenError::Bind { .. } | ListenError::WrongKind { .. } => Self::system(error),
+        }
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
@@ -101,11 +113,16 @@ struct Arguments {
     /// it is healthy, 69 if not.
     #[arg(long)]
     check_health: bool,
+    /// Serve the sockets that systemd hands over, and no other: without one, end with status 72.
+    #[arg(long, conflicts_with_all = ["check_config", "check_health"])]
+    socket_activated: bool,
 }
 
 /// Runs the service, or does what its arguments ask for instead.
 #[must_use]
-pub fn run_service(serve: impl FnOnce(&Config, Store) -> Result<ExitCode, Failure>) -> ExitCode {
+pub fn run_service(
+    serve: impl FnOnce(&Config, Store, bool) -> Result<ExitCode, Failure>,
+) -> ExitCode {
     let done = match parse::<Arguments>() {
         Err(exit) => return exit,
         Ok(arguments) if arguments.check_config => {
@@ -113,7 +130,9 @@ pub fn run_service(serve: impl FnOnce(&Config, Store) -> Result<ExitCode, Failur
             prepare().map(|(config, _)| print(&config.effective()))
         }
         Ok(arguments) if arguments.check_health => check_health().map(|()| print("healthy")),
-        Ok(_) => prepare().and_then(|(config, store)| serve(&config, store)),
+        Ok(arguments) => {
+            prepare().and_then(|(config, store)| serve(&config, store, arguments.socket_activated))
+        }
     };
     done.unwrap_or_else(|failure| fail(&failure))
 }
@@ -225,6 +244,6 @@ fn settings_help() -> String {
     help += "
 Signals: SIGTERM and SIGINT drain the connections and end the process; a second one ends it at once.
 Exit status: 0 ended as asked, 64 unknown argument, 71 the system refused (a port that is taken),
-78 a setting is wrong, 130 or 143 ended at once by a second signal.";
+72 no socket was handed over, 78 a setting is wrong, 130 or 143 ended at once by a second signal.";
     help
 }

@@ -17,10 +17,10 @@ fn main() -> ExitCode {
 }
 
 /// Runs the service.
-fn serve(config: &Config, store: Store) -> Result<ExitCode, Failure> {
+fn serve(config: &Config, store: Store, socket_activated: bool) -> Result<ExitCode, Failure> {
     // Before any thread: taking sockets over changes the environment.
-    let address = SocketAddr::new(config.host, config.port);
-    let listeners = Listeners::obtain(address).map_err(Failure::system)?;
+    let address = (!socket_activated).then(|| SocketAddr::new(config.host, config.port));
+    let listeners = Listeners::obtain(address)?;
     if let Some(idle) = config.idle_exit
         && !listeners.inherited
     {

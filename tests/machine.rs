@@ -1,5 +1,5 @@
 //! Boots a real systemd for a test: a container with an init, a journal and a Redis of its own,
-//! with Abukiks installed by `dev/install.sh`. Each test gets a machine of its own, a thin layer
+//! with Abukiks installed by `systemd/install.sh`. Each test gets a machine of its own, a thin layer
 //! over a root folder that is made once and kept in the user's cache, and speaks to it by its
 //! network namespace. Needs root, mmdebstrap and systemd-nspawn.
 
@@ -23,7 +23,7 @@ use crate::support::{Client, Process, eventually};
 /// The distribution inside: its systemd is 257.
 const SUITE: &str = "trixie";
 const PACKAGES: &str =
-    "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy";
+    "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,prometheus";
 
 /// What must be on the machine that tests.
 const TOOLS: [&str; 7] = [
@@ -63,13 +63,18 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Boots one; `None`, after a line that says why, where that cannot be. On CI that is a
-    /// failure.
+    /// Boots one as an administrator of Debian sets it up; `None`, after a line that says why, where
+    /// that cannot be. On CI that is a failure.
     pub(crate) fn boot() -> Option<Self> {
-        parts().map(Self::boot_from)
+        Self::boot_with(configure)
     }
 
-    fn boot_from(parts: &Parts) -> Self {
+    /// Boots one that `set_up` prepares, given the folder of its changes and the root folder below.
+    pub(crate) fn boot_with(set_up: impl FnOnce(&Path, &Path)) -> Option<Self> {
+        parts().map(|parts| Self::boot_from(parts, set_up))
+    }
+
+    fn boot_from(parts: &Parts, set_up: impl FnOnce(&Path, &Path)) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "abukiks-{}-{}",
@@ -86,8 +91,16 @@ impl Machine {
             folder
         };
         let (changes, _work, _whole) = (folder("changes"), folder("work"), folder("whole"));
-        install(&changes, &parts.programs);
-        configure(&changes, &parts.root);
+        install(&changes, "/usr/local", &parts.programs);
+        set_up(&changes, &parts.root);
+        // What the journal lets pass by default grows with the disk. Little enough to be reached here.
+        put(
+            &changes,
+            "etc/systemd/journald.conf.d/strict.conf",
+            "[Journal]\nRateLimitIntervalSec=30s\nRateLimitBurst=500\n",
+        );
+        // A journal in /var holds what a test writes; one in /run would soon be full.
+        fs::create_dir_all(changes.join("var/log/journal")).expect("a folder");
 
         let console = File::create(layer.path().join("console")).expect("a file");
         let mut container = Process::spawn(
@@ -198,9 +211,7 @@ impl Machine {
 
     /// Writes a file inside the machine.
     pub(crate) fn write(&self, path: &str, text: &str) {
-        let file = self.file(path);
-        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
-        fs::write(file, text).expect("a file");
+        put(&self.file("/"), path, text);
     }
 
     /// Puts a drop-in for a unit into force.
@@ -226,6 +237,16 @@ impl Machine {
         self.run(&[cli, words].concat()).trim_end().to_owned()
     }
 
+    /// What `systemd-analyze security` makes of a unit, from 0 to 10.
+    pub(crate) fn exposure(&self, unit: &str) -> f64 {
+        let report = self.run(&["systemd-analyze", "security", "--no-pager", unit]);
+        let (_, level) = report
+            .split_once(&format!("level for {unit}: "))
+            .expect("a level");
+        let (level, _) = level.split_once(' ').expect("a word for it");
+        level.parse().expect("a number")
+    }
+
     /// The process of an instance.
     pub(crate) fn main_pid(&self, port: u16) -> u32 {
         let pid = self.show(&format!("abukiks@{port}"), "MainPID");
@@ -234,7 +255,12 @@ impl Machine {
 
     /// Installs the programs in this folder over those that are there.
     pub(crate) fn install(&self, programs: &Path) {
-        install(&self.file("/"), programs);
+        install(&self.file("/"), "/usr/local", programs);
+    }
+
+    /// Installs the programs in this folder and their units below another prefix.
+    pub(crate) fn install_below(&self, prefix: &str, programs: &Path) {
+        install(&self.file("/"), prefix, programs);
     }
 }
 
@@ -303,43 +329,45 @@ fn skip(why: &str) {
 }
 
 /// `make install` as a packager does it.
-fn install(destination: &Path, programs: &Path) {
-    let status = Command::new("dev/install.sh")
+fn install(destination: &Path, prefix: &str, programs: &Path) {
+    let status = Command::new("systemd/install.sh")
         .arg("install")
         .env("DESTDIR", destination)
+        .env("PREFIX", prefix)
         .env("BUILD", programs)
         .status();
     assert!(status.expect("a shell").success());
 }
 
+/// Writes a file below a folder.
+pub(crate) fn put(below: &Path, path: &str, text: &str) {
+    let path = below.join(path.trim_start_matches('/'));
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    fs::write(path, text).expect("a file");
+}
+
 /// What an administrator sets up: a Redis on a unix socket for its group, and who is in the group.
 fn configure(changes: &Path, root: &Path) {
-    let write = |path: &str, text: &str| {
-        let path = changes.join(path);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        fs::write(path, text).expect("a file");
-    };
     let redis = fs::read_to_string(root.join("etc/redis/redis.conf")).expect("redis is there");
     let socket = "unixsocket /run/redis/redis-server.sock\nunixsocketperm 770\n";
-    write("etc/redis/redis.conf", &format!("{redis}\n{socket}"));
-    write(
+    put(
+        changes,
+        "etc/redis/redis.conf",
+        &format!("{redis}\n{socket}"),
+    );
+    put(
+        changes,
         "etc/abukiks/abukiks.env",
         "REDIS_URL=unix:///run/redis/redis-server.sock\n",
     );
-    write(
+    put(
+        changes,
         "etc/systemd/system/abukiks@.service.d/redis-group.conf",
         "[Service]\nSupplementaryGroups=redis\n",
     );
     // There for its program alone (see `server`): as a service it would want the port of Redis.
     let masked = changes.join("etc/systemd/system/valkey-server.service");
     symlink("/dev/null", masked).expect("a folder");
-    // What the journal lets pass by default grows with the disk. Little enough to be reached here.
-    write(
-        "etc/systemd/journald.conf.d/strict.conf",
-        "[Journal]\nRateLimitIntervalSec=30s\nRateLimitBurst=500\n",
-    );
-    // A journal in /var holds what a test writes; one in /run would soon be full.
-    fs::create_dir_all(changes.join("var/log/journal")).expect("a folder");
 }
 
 /// How to run a program of the machines without one: by their loader, with their libraries. `None`,
@@ -425,7 +453,7 @@ fn make_root(cache: &Path) -> io::Result<PathBuf> {
     command
         .args(["--variant=minbase", "--include", PACKAGES])
         // Only the tests that want a proxy start it.
-        .arg("--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy")
+        .arg("--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy prometheus")
         .arg(SUITE)
         .arg(&half_made)
         .stdin(Stdio::null());

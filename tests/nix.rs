@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use abukiks::config::SETTINGS;
 
+use crate::nixos::Tree;
+
 fn nixos(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("nixos")
@@ -18,33 +20,15 @@ fn text(name: &str) -> String {
 
 /// The targets after `WantedBy=` in a unit file.
 fn wanted_by(unit: &str) -> Vec<String> {
-    let unit = text(unit);
+    let unit = fs::read_to_string(nixos("../systemd").join(unit)).expect("a unit");
     let line = unit.lines().find_map(|line| line.strip_prefix("WantedBy="));
     let targets = line.expect("a WantedBy= line").split(' ');
     targets.map(str::to_owned).collect()
 }
 
-/// The lines of one drop-in in the golden file.
-fn golden(unit: &str) -> Vec<String> {
-    let header = format!("# {unit}.d/overrides.conf");
-    text("tests/units.golden")
-        .lines()
-        .skip_while(|line| *line != header)
-        .skip(1)
-        .take_while(|line| !line.ends_with("overrides.conf"))
-        .map(str::to_owned)
-        .collect()
-}
-
 #[test]
 fn the_module_offers_every_setting_of_the_service() {
-    // These say where it listens and where Redis is, for which the module has options of its own.
-    let elsewhere = ["HOST", "PORT", "REDIS_URL", "REDIS_URL_FILE"];
-    let settings: BTreeSet<&str> = SETTINGS
-        .iter()
-        .map(|setting| setting.name)
-        .filter(|name| !elsewhere.contains(name))
-        .collect();
+    let settings: BTreeSet<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
     let options = text("settings.nix");
     let options: BTreeSet<&str> = options
         .lines()
@@ -57,41 +41,40 @@ fn the_module_offers_every_setting_of_the_service() {
 
 #[test]
 fn nixos_starts_instances_by_what_the_unit_files_say() {
-    for unit in ["service", "socket"] {
-        let targets: Vec<String> = golden(&format!("abukiks@5000.{unit}"))
-            .iter()
-            .filter_map(|line| line.strip_prefix("# wanted by ").map(str::to_owned))
-            .collect();
-        assert_eq!(
-            targets,
-            wanted_by(&format!("units/abukiks@.{unit}")),
-            "{unit}"
-        );
+    let tree = Tree::golden("local");
+    for kind in ["service", "socket"] {
+        for target in wanted_by(&format!("abukiks@.{kind}")) {
+            let target = target.trim_end_matches(".target");
+            assert_eq!(tree.ports(target, kind), [5000, 5001], "{target} {kind}");
+        }
     }
 }
 
 #[test]
 fn drop_ins_set_only_what_the_service_reads() {
-    let units = text("tests/units.golden");
-    let variables = units.lines().filter_map(|line| {
+    let tree = Tree::golden("own");
+    let variables = tree.lines().filter_map(|line| {
         let (name, _) = line.strip_prefix("Environment=\"")?.split_once('=')?;
         Some(name)
     });
     let known: BTreeSet<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
     let set: BTreeSet<&str> = variables.collect();
-    assert!(!set.is_empty() && set.is_subset(&known), "{set:?}");
+    assert!(set.len() > 2 && set.is_subset(&known), "{set:?}");
 }
 
 #[test]
-fn a_switch_restarts_every_instance_in_one_step() {
+fn a_switch_restarts_every_instance_in_one_step_and_leaves_admin_tasks_alone() {
     // Stopping first would let traffic start the old program again.
-    for unit in ["abukiks@.service", "abukiks@5000.service"] {
-        let lines = golden(unit);
-        assert!(
-            lines.iter().any(|line| line == "X-StopIfChanged=false"),
-            "{unit}"
-        );
+    let tree = Tree::golden("own");
+    for (unit, line) in [
+        ("abukiks@", "X-StopIfChanged=false"),
+        ("abukiks-admin@", "X-RestartIfChanged=false"),
+    ] {
+        let template = tree.text(&format!("{unit}.service.d/overrides.conf"));
+        assert!(template.lines().any(|found| found == line), "{unit}");
     }
+    let redis = tree.text("redis-abukiks.service");
+    assert!(redis.contains("X-StopIfChanged=false"));
 }
 
 #[test]
@@ -105,6 +88,7 @@ fn every_test_of_a_virtual_machine_is_run() {
     let tests: BTreeSet<String> = fs::read_dir(nixos("tests"))
         .expect("a folder")
         .map(|entry| entry.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "nix"))
         .filter(|path| {
             let text = fs::read_to_string(path).expect("text");
             text.contains("testScript =")

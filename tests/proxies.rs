@@ -49,8 +49,8 @@ fn free_port() -> SocketAddr {
 
 /// A shipped file, with this test's addresses in the place of those it has.
 fn shipped(name: &str, instances: [SocketAddr; 2], own: SocketAddr) -> String {
-    let nixos = Path::new(env!("CARGO_MANIFEST_DIR")).join("nixos");
-    let text = fs::read_to_string(nixos.join("examples").join(name)).expect("a shipped file");
+    let proxies = Path::new(env!("CARGO_MANIFEST_DIR")).join("proxies");
+    let text = fs::read_to_string(proxies.join(name)).expect("a shipped file");
     let [first, second] = instances.map(|address| address.to_string());
     text.lines()
         // Two instances are enough here.
@@ -60,7 +60,7 @@ fn shipped(name: &str, instances: [SocketAddr; 2], own: SocketAddr) -> String {
                 .replace("127.0.0.1:5001", &second)
                 .replace("listen 80;", &format!("listen {own};"))
                 .replace("bind :80", &format!("bind {own}"))
-                .replace("/etc/nginx/abukiks", &nixos.display().to_string())
+                .replace("/etc/nginx/abukiks", &proxies.display().to_string())
                 + "\n"
         })
         .collect()
@@ -246,11 +246,8 @@ fn behind_nginx_instances_restart_and_crash_and_no_number_is_given_twice() {
         "nginx",
         &[
             // The place of Debian's own default site.
-            (
-                "nixos/examples/nginx.conf",
-                "/etc/nginx/sites-available/default",
-            ),
-            ("nixos/proxy.conf", "/etc/nginx/abukiks/proxy.conf"),
+            ("proxies/nginx.conf", "/etc/nginx/sites-available/default"),
+            ("proxies/proxy.conf", "/etc/nginx/abukiks/proxy.conf"),
         ],
     );
 }
@@ -259,6 +256,6 @@ fn behind_nginx_instances_restart_and_crash_and_no_number_is_given_twice() {
 fn behind_haproxy_instances_restart_and_crash_and_no_number_is_given_twice() {
     instances_restart_and_crash_behind(
         "haproxy",
-        &[("nixos/examples/haproxy.cfg", "/etc/haproxy/haproxy.cfg")],
+        &[("proxies/haproxy.cfg", "/etc/haproxy/haproxy.cfg")],
     );
 }

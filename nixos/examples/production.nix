@@ -1,6 +1,4 @@
 {
-  networking.hostName = "production";
-
   services.abukiks = {
     # One process is one core (factor VIII).
     instances = [

@@ -1,8 +1,6 @@
 {
-  networking.hostName = "staging";
-
   services.abukiks = {
-    # It costs nothing while nobody looks.
+    # Without visitors it costs nothing.
     instances."5000" = {
       startMode = "on-demand";
       settings.IDLE_EXIT = "10m";

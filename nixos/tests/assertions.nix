@@ -1,53 +1,99 @@
-# What the module refuses, and how it says so. Each case is a host that must not be built.
+# What the module refuses, and how it says so. Each case is the settings of a host and what comes of them.
 { pkgs, self }:
 
 let
   inherit (pkgs) lib;
 
+  evaluate =
+    module:
+    self.inputs.nixpkgs.lib.nixosSystem {
+      inherit (pkgs.stdenv.hostPlatform) system;
+      modules = [
+        self.nixosModules.default
+        {
+          boot.isContainer = true;
+          system.stateVersion = "26.05";
+          services.abukiks.enable = true;
+        }
+        module
+      ];
+    };
+
+  # The messages of the module's own assertions; all of NixOS's would take their time.
   refusals =
-    abukiks:
-    let
-      host = self.inputs.nixpkgs.lib.nixosSystem {
-        inherit (pkgs.stdenv.hostPlatform) system;
-        modules = [
-          self.nixosModules.default
-          {
-            boot.isContainer = true;
-            system.stateVersion = "26.05";
-            services.abukiks = {
-              enable = true;
-            }
-            // abukiks;
-          }
-        ];
-      };
-    in
+    host:
     map (failed: failed.message) (
-      lib.filter (
-        { assertion, message }: !assertion && lib.hasPrefix "services.abukiks" message
-      ) host.config.assertions
+      lib.filter ({ assertion, ... }: !assertion) (
+        lib.concatMap (
+          definition: lib.optionals (lib.hasSuffix "/nixos/module.nix" definition.file) definition.value
+        ) host.options.assertions.definitionsWithLocations
+      )
     );
 
-  local = {
-    redis.createLocally = true;
-  };
+  # Whether all values are of the types of their options.
+  isTyped =
+    host:
+    (builtins.tryEval (
+      builtins.deepSeq {
+        inherit (host.config.services.abukiks)
+          credentials
+          environmentFiles
+          extraEnvironment
+          instances
+          listenAddress
+          redis
+          settings
+          ;
+      } null
+    )).success;
 
-  # A part of the message, or null where nothing is wrong, and the settings.
-  cases = [
+  local.redis.createLocally = true;
+  instance = settings: local // { instances."5000" = settings; };
+  url = url: { redis = { inherit url; }; };
+
+  # Each list: settings that are accepted.
+  accepted = [
+    (local // { instances = [ 5000 ]; })
+    { environmentFiles = [ "/run/secrets/redis.env" ]; }
+    { credentials.redis-url = "/run/secrets/redis-url"; }
+    (url "rediss://redis.example.org/")
+    (url "redis://user@other/")
+    { settings.REDIS_URL = "unix:///run/redis/redis.sock"; }
+    # An instance may have a Redis of its own, by whatever way.
+    (instance { settings.REDIS_URL = "redis://other/"; })
+    (instance { credentials.redis-url = "/run/secrets/redis-url"; })
+    { instances."5000".settings.REDIS_URL = "redis://other/"; }
+    # What is null is not said.
+    (local // { settings.REDIS_URL = null; })
+    (local // { settings.HOST = null; })
+    (local // { instances."abc".enable = false; })
+    (
+      local
+      // {
+        listenAddress = "[::1]";
+        instances."5000".listenAddress = "192.0.2.1";
+      }
+    )
+    (local // { settings.REDIS_KEY_FILE = "%d/redis-key"; })
+  ];
+
+  # A part of the message, and the settings that it refuses.
+  refused = [
     [
-      null
-      (local // { instances = [ 5000 ]; })
-    ]
-    [
-      "does not say where Redis is"
+      "services.abukiks does not say where Redis is"
       { }
     ]
     [
-      null
-      { environmentFiles = [ "/run/secrets/redis.env" ]; }
+      "instances.\"5001\" does not say where Redis is"
+      {
+        instances = {
+          "5000".settings.REDIS_URL = "redis://other/";
+          "5001" = { };
+        };
+      }
     ]
     [
-      "by redis.createLocally, redis.url; keep one"
+      "redis is said more than once, by redis.createLocally, redis.url; keep one"
       {
         redis.createLocally = true;
         redis.url = "redis://other/";
@@ -55,55 +101,166 @@ let
     ]
     [
       "by redis.createLocally, settings.REDIS_URL; keep one"
-      (local // { instances."5000".settings.REDIS_URL = "redis://other/"; })
+      (local // { settings.REDIS_URL = "redis://other/"; })
     ]
     [
-      "holds a password"
-      { redis.url = "redis://user:secret@other/"; }
+      "by redis.url, credentials.redis-url; keep one"
+      (url "redis://other/" // { credentials.redis-url = "/run/secrets/redis-url"; })
     ]
     [
-      "holds a password"
-      { redis.url = "unix:///run/redis.sock?pass=secret"; }
+      "instances.\"5000\".redis is said more than once, by credentials.redis-url, extraEnvironment.REDIS_URL; keep one"
+      (instance {
+        credentials.redis-url = "/run/secrets/redis-url";
+        extraEnvironment.REDIS_URL = "redis://other/";
+      })
     ]
     [
-      "HOST or PORT"
+      "redis.url holds a password"
+      (url "redis://user:secret@other/")
+    ]
+    [
+      "redis.url holds a password"
+      (url "unix:///run/redis.sock?pass=secret")
+    ]
+    [
+      "abukiks.settings.REDIS_URL holds a password"
+      { settings.REDIS_URL = "redis://:secret@other/"; }
+    ]
+    [
+      "extraEnvironment.REDIS_URL holds a password"
+      { extraEnvironment.REDIS_URL = "redis://:secret@other/"; }
+    ]
+    [
+      "instances.\"5000\".settings.REDIS_URL holds a password"
+      (instance { settings.REDIS_URL = "redis://:secret@other/"; })
+    ]
+    [
+      "abukiks.settings has HOST or PORT"
       (local // { settings.PORT = 5000; })
+    ]
+    [
+      "instances.\"5000\".settings has HOST or PORT"
+      (instance { settings.HOST = "::1"; })
+    ]
+    [
+      "\"redis url\" is no name of a credential"
+      (local // { credentials."redis url" = "/run/secrets/redis-url"; })
+    ]
+    [
+      "\"SSL-CERT\" is no name of a variable"
+      (local // { extraEnvironment.SSL-CERT = "/etc/ssl"; })
+    ]
+    [
+      "redis.overTcp is false, but a Redis URL is none of a unix socket"
+      {
+        redis = {
+          url = "redis://other/";
+          overTcp = false;
+        };
+      }
+    ]
+    [
+      "redis.server names \"none\""
+      { redis.server = "none"; }
+    ]
+    [
+      "no instances to balance over"
+      (local // { nginx.enable = true; })
     ]
     [
       "\"65536\" is not a port"
       (local // { instances."65536" = { }; })
     ]
     [
+      "\"65536\" is not a port"
+      (local // { instances = [ 65536 ]; })
+    ]
+    [
       "\"05000\" is not a port"
       (local // { instances."05000" = { }; })
     ]
     [
-      "is in the store"
-      { credentials.redis-url = pkgs.writeText "redis-url" "redis://:secret@other/"; }
-    ]
-    [
-      "is in the store"
-      (local // { environmentFiles = [ (pkgs.writeText "env" "") ]; })
+      "\"abc\" is not a port"
+      (
+        local
+        // {
+          openFirewall = true;
+          instances.abc = { };
+        }
+      )
     ]
   ];
 
-  asExpected =
-    message: said:
-    if message == null then
-      said == [ ]
-    else
-      lib.length said == 1 && lib.hasInfix message (lib.head said);
+  # Settings of a type that no option takes; the message is the module system's.
+  mistyped = [
+    # They would be copied to the store, which every user can read.
+    { credentials.redis-url = ./assertions.nix; }
+    { environmentFiles = [ ./assertions.nix ]; }
+    (instance { credentials.redis-url = ./assertions.nix; })
+    (instance { environmentFiles = [ ./assertions.nix ]; })
+    { credentials.redis-url = pkgs.writeText "redis-url" "redis://:secret@other/"; }
+    { credentials.redis-url = "${pkgs.writeText "redis-url" "redis://:secret@other/"}"; }
+    { environmentFiles = [ "${pkgs.writeText "env" ""}" ]; }
+    { environmentFiles = [ "abukiks.env" ]; }
+    { settings.LOG_LEVLE = "warn"; }
+    { settings.LOG_LEVEL = "loud"; }
+    { settings.REDIS_KEY_FILE = ./assertions.nix; }
+    { settings.COUNTER_KEY = "two\nlines"; }
+    { extraEnvironment.TZ = "two\nlines"; }
+    (instance { settings.LOG_LEVLE = "warn"; })
+    (instance { startMode = "lazy"; })
+    (instance { listenAddress = "localhost"; })
+    { listenAddress = "localhost"; }
+    { listenAddress = "::1"; }
+    { listenAddress = "127.0.0.1:5000"; }
+    {
+      instances = [
+        5000
+        5000
+      ];
+    }
+  ];
 
-  wrong = lib.filter (result: result != null) (
-    map (
+  # Units of one instance, whose drop-in would hide that of all.
+  hiding =
+    map
+      (
+        units:
+        evaluate {
+          services.abukiks = instance { };
+          systemd = units;
+        }
+      )
+      [
+        { services."abukiks@5000".environment.LOG_LEVEL = "warn"; }
+        { sockets."abukiks@5000".socketConfig.Backlog = 1; }
+      ];
+
+  of = settings: evaluate { services.abukiks = settings; };
+
+  wrong =
+    map (settings: {
+      accepted = settings;
+      said = refusals (of settings);
+    }) (lib.filter (settings: !isTyped (of settings) || refusals (of settings) != [ ]) accepted)
+    ++ lib.concatMap (
       case:
       let
         message = lib.head case;
-        said = refusals (lib.last case);
+        said = refusals (of (lib.last case));
       in
-      if asExpected message said then null else { inherit message said; }
-    ) cases
-  );
+      lib.optional (lib.length said != 1 || !lib.hasInfix message (lib.head said)) {
+        inherit message said;
+      }
+    ) refused
+    ++ lib.concatMap (
+      host:
+      let
+        said = refusals host;
+      in
+      lib.optional (lib.length said != 1 || !lib.hasInfix "would hide" (lib.head said)) { hiding = said; }
+    ) hiding
+    ++ map (settings: { mistyped = settings; }) (lib.filter (settings: isTyped (of settings)) mistyped);
 in
 if wrong == [ ] then
   pkgs.runCommand "abukiks-assertions" { } "touch $out"

@@ -1,61 +1,94 @@
 # Settings, and secrets that stay secret.
-{
-  nodes.machine =
-    { pkgs, ... }:
-    {
-      services.redis.servers.locked = {
-        enable = true;
-        port = 6379;
-        requirePassFile = "/etc/redis-password";
-      };
-      environment.etc."redis-password".text = "correct-horse";
-      # A secrets manager would put them there.
-      systemd.tmpfiles.settings.secrets."/run/secrets/redis-url"."f+" = {
-        mode = "0400";
-        argument = "redis://:correct-horse@127.0.0.1/";
-      };
-      systemd.tmpfiles.settings.secrets."/run/secrets/abukiks.env"."f+" = {
-        mode = "0400";
-        argument = "LOG_LEVEL=debug";
-      };
-
-      services.abukiks = {
-        enable = true;
-        instances."5000" = { };
-        instances."5001".settings.COUNTER_KEY = "other";
-        settings.ACCESS_LOG = false;
-        environmentFiles = [ "/run/secrets/abukiks.env" ];
-        credentials.redis-url = "/run/secrets/redis-url";
-      };
-      environment.systemPackages = [ pkgs.redis ];
+let
+  # A Redis with a password.
+  locked = name: port: {
+    services.redis.servers.${name} = {
+      enable = true;
+      inherit port;
+      requirePassFile = "/etc/${name}-password";
     };
+    environment.etc."${name}-password".text = "${name}-horse";
+  };
+  # A secrets manager would put it there.
+  secret = path: text: {
+    systemd.tmpfiles.settings.secrets.${path}."f+" = {
+      mode = "0400";
+      argument = text;
+    };
+  };
+in
+{
+  nodes.machine = {
+    imports = [
+      (locked "main" 6379)
+      (locked "other" 6380)
+      (secret "/run/secrets/main-url" "redis://:main-horse@127.0.0.1/")
+      (secret "/run/secrets/other-url" "redis://:other-horse@127.0.0.1:6380/")
+      (secret "/run/secrets/abukiks.env" "LOG_LEVEL=debug")
+    ];
 
-  testScript = ''
-    machine.wait_for_unit("redis-locked.service")
-    machine.wait_for_unit("abukiks@5000.service")
-    machine.wait_for_unit("abukiks@5001.service")
+    services.abukiks = {
+      enable = true;
+      instances = {
+        "5000" = { };
+        "5001".settings.COUNTER_KEY = "own";
+        "5002".credentials.redis-url = "/run/secrets/other-url";
+      };
+      settings.ACCESS_LOG = false;
+      environmentFiles = [ "/run/secrets/abukiks.env" ];
+      credentials.redis-url = "/run/secrets/main-url";
+    };
+  };
+
+  testScript = builtins.readFile ./prelude.py + ''
+    machine.wait_for_unit("redis-main.service")
+    machine.wait_for_unit("redis-other.service")
+    for port in 5000, 5001, 5002:
+        machine.wait_for_unit(f"abukiks@{port}.service")
+        assert_declared(machine, f"localhost:{port}", "ACCESS_LOG=off")
+        machine.wait_until_succeeds(f"curl --fail localhost:{port}/readyz")
 
     with subtest("the password opens Redis"):
-        machine.wait_until_succeeds("curl --fail localhost:5000/readyz")
-        assert machine.succeed("curl --fail --silent localhost:5000/").endswith(" 1")
+        assert visit(machine, "localhost:5000") == 1
+        assert visit(machine, "localhost:5000") == 2
 
     with subtest("an instance has its own settings over those of all"):
-        assert machine.succeed("curl --fail --silent localhost:5001/").endswith(" 1")
-        environment = machine.succeed("systemctl show --property Environment abukiks@5001")
-        assert "COUNTER_KEY=other" in environment and "ACCESS_LOG=off" in environment
+        assert_declared(machine, "localhost:5001", "COUNTER_KEY=own")
+        assert visit(machine, "localhost:5001") == 1
 
-    with subtest("nobody can read the password: not in the units, the environment or the journal"):
-        pid = machine.succeed("systemctl show --property MainPID --value abukiks@5000").strip()
-        machine.fail("systemctl cat 'abukiks@*' | grep horse")
-        machine.fail(f"grep --text horse /proc/{pid}/environ")
-        machine.fail("journalctl --unit 'abukiks@*' | grep horse")
+    with subtest("an instance has its own credential in the place of that of all"):
+        assert visit(machine, "localhost:5002") == 1
+        assert machine.succeed("abukiks-admin --instance 5002 show-count").strip() == "1"
+        assert machine.succeed("abukiks-admin show-count").strip() == "2"
+
+    with subtest("the environment file is read"):
+        for port in 5000, 5001, 5002:
+            assert "/run/secrets/abukiks.env" in show(machine, f"abukiks@{port}.service", "EnvironmentFiles")
+            pid = show(machine, f"abukiks@{port}.service", "MainPID")
+            machine.succeed(f"grep --null-data --text --line-regexp LOG_LEVEL=debug /proc/{pid}/environ")
+
+    with subtest("the passwords are in no unit, no environment and no journal"):
+        pid = show(machine, "abukiks@5000.service", "MainPID")
+        told = machine.succeed(
+            "systemctl cat 'abukiks@*.service'; systemctl show 'abukiks@*.service'",
+            f"cat /proc/{pid}/environ | tr '\\0' ' '",
+            "journalctl --unit 'abukiks@*'",
+        )
+        assert "LOG_LEVEL=debug" in told
+        assert "horse" not in told
 
     with subtest("a wrong setting is named, and not tried again and again"):
-        machine.succeed("systemctl stop abukiks@5000.service abukiks@5000.socket")
         machine.succeed("echo LOG_LEVEL=loud > /run/secrets/abukiks.env")
-        machine.fail("systemctl start abukiks@5000")
-        status = machine.succeed("systemctl show --property ExecMainStatus --value abukiks@5000").strip()
-        assert status == "78", status
-        machine.succeed("journalctl --unit abukiks@5000 | grep 'LOG_LEVEL=\"loud\"'")
+        machine.fail("systemctl restart abukiks@5000")
+        assert show(machine, "abukiks@5000.service", "ExecMainStatus") == "78"
+        machine.wait_until_succeeds("journalctl --unit abukiks@5000 | grep --fixed-strings 'LOG_LEVEL=\"loud\"'")
+        # It gives up its port, for a balancer to see.
+        machine.wait_until_fails("systemctl is-active abukiks@5000.socket")
+        assert show(machine, "abukiks@5000.service", "NRestarts") == "0"
+
+    with subtest("put right, it is back"):
+        machine.succeed("echo LOG_LEVEL=info > /run/secrets/abukiks.env")
+        machine.succeed("systemctl start abukiks@5000")
+        assert visit(machine, "localhost:5000") == 3
   '';
 }

@@ -17,6 +17,12 @@ const BACKLOG: i32 = 4096;
 /// Why there is nothing to listen on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
+    /// The units have changed since systemd opened the socket, so it has none to hand over.
+    #[error(
+        "no socket was handed over (LISTEN_FDS), and --socket-activated forbids to bind HOST and \
+         PORT; restart the socket unit"
+    )]
+    NoneHandedOver,
     /// The port is taken, or the address is not one of this machine.
     #[error("cannot listen on {address} (HOST and PORT): {error}")]
     Bind {
@@ -75,15 +81,18 @@ impl fmt::Display for Listener {
 }
 
 impl Listeners {
-    /// Takes over every socket that systemd handed to this process; binds `address` when there is none.
+    /// Takes over every socket that systemd handed to this process. When there is none it binds
+    /// `address`; without an address there must be one.
     ///
     /// Call it before any other thread runs: taking over changes the environment.
     ///
     /// # Errors
-    /// When the address cannot be bound, or something else than a listening socket was handed over.
-    pub fn obtain(address: SocketAddr) -> Result<Self, ListenError> {
+    /// When the address cannot be bound, something else than a listening socket was handed over, or
+    /// none was that must be.
+    pub fn obtain(address: Option<SocketAddr>) -> Result<Self, ListenError> {
         let mut handed_over = ListenFd::from_env();
         if handed_over.len() == 0 {
+            let address = address.ok_or(ListenError::NoneHandedOver)?;
             return Ok(Self {
                 sockets: vec![bind(address)?],
                 inherited: false,

@@ -1,11 +1,5 @@
+# What Abukiks adds to the machine. All options: docs/nixos.md of Abukiks.
 {
-  nixpkgs.hostPlatform = "x86_64-linux";
-  networking.hostName = "counter";
-  system.stateVersion = "26.05";
-
-  # Stands for a machine's own: take it out once hardware-configuration.nix is there.
-  boot.isContainer = true;
-
   services.abukiks = {
     enable = true;
     # Ports, each a process of one core. `systemctl start abukiks@5002` adds one until the next boot.
@@ -13,8 +7,10 @@
       5000
       5001
     ];
-    redis.createLocally = true;
+    # Visitors come by nginx, on port 80.
+    listenAddress = "127.0.0.1";
     nginx.enable = true;
+    redis.createLocally = true;
     settings.LOG_LEVEL = "info";
   };
 

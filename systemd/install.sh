@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs the release onto any systemd distribution, or takes it away again:
-#   dev/install.sh install|uninstall
+#   systemd/install.sh install|uninstall
 # From the environment, as GNU make's conventions have it: PREFIX (default /usr/local), DESTDIR (a
 # root folder to install into, for packagers), BUILD (where the programs are, default
-# target/dist). UNITDIR is where the units go, if not below PREFIX.
+# target/dist). UNITDIR is where the units go, if not below PREFIX. MANUAL=no leaves out the manual,
+# for programs of another machine: it is what the program itself prints.
 set -eu
 cd "$(dirname "$0")/.."
 umask 022
@@ -18,7 +19,7 @@ docdir=$PREFIX/share/doc/abukiks
 unitdir=${UNITDIR:-$PREFIX/lib/systemd/system}
 
 refuse() {
-    echo "dev/install.sh: $1: accepted is $2" >&2
+    echo "systemd/install.sh: $1: accepted is $2" >&2
     exit 64
 }
 
@@ -36,14 +37,14 @@ tasks='reset-count show-count check-redis'
 # What is installed, one file a line: mode, source, place.
 files() {
     echo "755 $BUILD/abukiks $bindir/abukiks"
-    echo "755 dev/abukiks-admin $bindir/abukiks-admin"
+    echo "755 systemd/abukiks-admin $bindir/abukiks-admin"
     for task in $tasks; do
         echo "755 $BUILD/$task $libexecdir/$task"
     done
-    for unit in nixos/units/*.service nixos/units/*.socket nixos/units/*.target nixos/units/*.slice; do
+    for unit in systemd/*.service systemd/*.socket systemd/*.target systemd/*.slice; do
         echo "644 $unit $unitdir/${unit##*/}"
     done
-    echo "644 nixos/units/redis-tcp.conf $datadir/redis-tcp.conf"
+    echo "644 systemd/redis-tcp.conf $datadir/redis-tcp.conf"
 }
 
 # Copies a file whole or not at all: a running program is replaced, not written into. Text files
@@ -63,9 +64,10 @@ put() {
 case ${1:-} in
 install)
     files | while read -r mode source place; do put "$mode" "$source" "$place"; done
-    # The manual is what the program itself says.
-    mkdir -p "$DESTDIR$docdir"
-    "$DESTDIR$bindir/abukiks" --help >"$DESTDIR$docdir/abukiks.txt"
+    [ "${MANUAL:-yes}" = no ] || {
+        mkdir -p "$DESTDIR$docdir"
+        "$DESTDIR$bindir/abukiks" --help >"$DESTDIR$docdir/abukiks.txt"
+    }
     ;;
 uninstall)
     files | while read -r _ _ place; do rm -f "$DESTDIR$place"; done
@@ -75,7 +77,7 @@ uninstall)
     done
     ;;
 *)
-    echo "usage: dev/install.sh install|uninstall" >&2
+    echo "usage: systemd/install.sh install|uninstall" >&2
     exit 64
     ;;
 esac
