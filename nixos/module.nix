@@ -143,12 +143,7 @@ let
   instanceDropIns = pkgs.linkFarm "abukiks-instances" (
     lib.concatMapAttrs (port: instance: {
       "lib/systemd/system/abukiks@${port}.service.d/settings.conf" = dropIn {
-        Unit = {
-          X-Restart-Triggers = optional (hasOwnAddress instance) (
-            if instance.listenAddress == null then "all addresses" else instance.listenAddress
-          );
-        }
-        // instance.unitConfig;
+        Unit = instance.unitConfig;
         Service = {
           Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") (
             inUnit (
@@ -164,6 +159,11 @@ let
       };
       "lib/systemd/system/abukiks@${port}.socket.d/settings.conf" = dropIn {
         Socket.ListenStream = lib.optionals (hasOwnAddress instance) (listenStream instance.listenAddress);
+      };
+      "lib/systemd/system/abukiks-listen@${port}.service.d/settings.conf" = dropIn {
+        Unit.X-Restart-Triggers = optional (hasOwnAddress instance) (
+          if instance.listenAddress == null then "all addresses" else instance.listenAddress
+        );
       };
     }) instances
   );
@@ -613,8 +613,6 @@ in
           stopIfChanged = false;
           enableDefaultPath = false;
           environment = inUnit (withRelease common);
-          # A new address takes effect with a new process: then systemd opens the socket anew.
-          restartTriggers = optional (cfg.listenAddress != null) cfg.listenAddress;
           wants = mkIf (localServer != null) [ serverUnit ];
           after = mkIf (localServer != null) [ serverUnit ];
           serviceConfig = {
@@ -627,13 +625,40 @@ in
             );
           };
         };
+        # A switch does not touch a socket that is open, yet systemd closes it when its address has changed.
+        # This service stands for the address: its restart takes the instance down, opens the socket
+        # anew, and starts the instance, in one transaction.
+        "abukiks-listen@" = {
+          description = "Abukiks visitor counter, address of port %i";
+          # It is done before sockets are, so before what services wait for by default.
+          unitConfig = {
+            DefaultDependencies = false;
+            # A rollback to a host without it leaves the sockets open.
+            X-StopOnRemoval = false;
+          };
+          conflicts = [ "shutdown.target" ];
+          before = [ "shutdown.target" ];
+          restartTriggers = optional (cfg.listenAddress != null) cfg.listenAddress;
+          stopIfChanged = false;
+          enableDefaultPath = false;
+          serviceConfig = {
+            Type = "oneshot";
+            RemainAfterExit = true;
+            ExecStart = "${pkgs.coreutils}/bin/true";
+          };
+        };
         # Else a switch that changes its unit would leave visitors without Redis meanwhile.
         redis-abukiks = mkIf cfg.redis.createLocally { stopIfChanged = false; };
       };
 
-      sockets."abukiks@" = mkIf (cfg.listenAddress != null) {
+      sockets."abukiks@" = {
         overrideStrategy = "asDropin";
-        socketConfig.ListenStream = lib.mkBefore (listenStream cfg.listenAddress);
+        wants = [ "abukiks-listen@%i.service" ];
+        after = [ "abukiks-listen@%i.service" ];
+        partOf = [ "abukiks-listen@%i.service" ];
+        socketConfig.ListenStream = mkIf (cfg.listenAddress != null) (
+          lib.mkBefore (listenStream cfg.listenAddress)
+        );
       };
 
       slices.system-abukiks = mkIf (cfg.sliceConfig != { }) {

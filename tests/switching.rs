@@ -275,6 +275,25 @@ fn a_switch_from_every_host_and_release_to_every_other_keeps_its_promises() {
 }
 
 #[test]
+fn a_port_that_waits_for_its_first_visitor_moves_with_the_address() {
+    let (idle, moved) = (Tree::golden("on-demand"), Tree::golden("loopback"));
+    let Some(mut host) = Host::boot(&idle) else {
+        return;
+    };
+    host.machine.systemctl(&["start", "abukiks@5009.socket"]);
+    for (tree, open_to_all) in [(&moved, false), (&idle, true)] {
+        host.machine
+            .systemctl(&["stop", "abukiks@5001.service", "abukiks@5009.service"]);
+        host.switch(tree, PACKAGES[0]).expect("a switch");
+        for port in [5000, 5001, 5009] {
+            let other = SocketAddr::from(([127, 0, 0, 2], port));
+            assert_eq!(TcpStream::connect(other).is_ok(), open_to_all, "{port}");
+            assert_eq!(host.machine.connect(port).get("/").status, 200, "{port}");
+        }
+    }
+}
+
+#[test]
 fn a_switch_restarts_only_the_instances_that_it_changes() {
     let (local, more) = (Tree::golden("local"), Tree::golden("more"));
     let Some(mut host) = Host::boot(&local) else {

@@ -29,7 +29,7 @@ named() {
 
 case $1 in
 abukiks)
-    show abukiks*.d/* system-abukiks.slice.d/*
+    show abukiks*.d/* abukiks-listen@.service system-abukiks.slice.d/*
     # Other services stand there as well.
     for target in multi-user sockets; do
         file=$target.target.d/overrides.conf
