@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::counter::Counter;
 use crate::http::request::Route;
 use crate::store::Store;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::stdout::Output;
@@ -24,8 +25,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Where log lines go, but for those that go to the journal.
     pub output: Arc<Output>,
-    /// `ACCESS_LOG`.
-    pub(crate) access_log: bool,
+    /// Where requests are logged, unless `ACCESS_LOG=off`.
+    pub(crate) access_log: Option<AccessLog>,
     /// The release that answers, for `/version`.
     pub(crate) release: String,
     /// `MAX_BODY_BYTES`.
@@ -45,13 +46,13 @@ impl App {
         let release = config.release_id();
         let metrics = Arc::new(Metrics::new(&release, Route::ALL.map(Route::name)));
         let output = Arc::new(Output::stdout(metrics.clone())?);
-        logging::start(config.log_format, config.log_level, &output)?;
+        let access_log = logging::start(config.log_format, config.log_level, &output)?;
         let (counter, counting) = Counter::start(config, store, metrics.clone());
         let app = Self {
             counter,
             metrics,
             output,
-            access_log: config.access_log,
+            access_log: config.access_log.then_some(access_log),
             release,
             max_body_bytes: config.max_body_bytes,
             http: http(config),

@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::http::app::App;
 use crate::http::request::{RequestMeta, Route};
-use crate::http::request_id::{RequestId, TraceParent};
+use crate::http::request_id::{REQUEST_ID, RequestId, TraceParent};
 use crate::http::routes;
 use crate::http::socket::Socket;
 use crate::http::validate::{Content, says_close};
@@ -195,7 +195,7 @@ async fn respond(
     let client = connection.client.as_deref();
     let meta = RequestMeta::of(request, arrived, client, app.max_body_bytes);
     let cut = LogIfCut { app, meta: &meta };
-    let answer = routes::answer(app, &meta).await;
+    let mut answer = routes::answer(app, &meta).await;
     std::mem::forget(cut);
     let answered = Instant::now();
     let bytes = match meta.method {
@@ -208,6 +208,8 @@ async fn respond(
     activity.set_state(State::Sending, answered);
     activity.was_last_request = meta.framing == Ok(Content::None) && says_close(request.headers());
     drop(activity);
+    let headers = answer.response.headers_mut();
+    headers.insert(&REQUEST_ID, meta.id.into_header());
     answer.response
 }
 
@@ -277,8 +279,8 @@ fn account(app: &App, route: Route, access: &Access<'_>) {
     let seconds = access.duration.as_secs_f64();
     app.metrics
         .count_request(route.name(), access.status, seconds);
-    if app.access_log {
-        access.log();
+    if let Some(log) = &app.access_log {
+        log.write(access);
     }
 }
 

@@ -36,6 +36,8 @@ static MEDIA_TYPES: [(Form, MediaType<'_>); 4] = [
 ];
 
 impl Form {
+    pub(crate) const ALL: [Self; 3] = [Self::Text, Self::Html, Self::Json];
+
     /// The form that the client likes best (RFC 9110, section 12.5.1). Text when it does not care,
     /// or wants something that there is not: a greeting in a plain form beats none.
     pub(crate) fn wanted(headers: &HeaderMap) -> Self {

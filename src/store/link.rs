@@ -146,16 +146,14 @@ impl Link {
         expires_at: u64,
         send_script: bool,
     ) -> Cmd {
-        let mut increment = if send_script {
-            let mut eval = redis::cmd("EVAL");
-            eval.arg(INCREMENT);
-            eval
-        } else {
-            let mut evalsha = redis::cmd("EVALSHA");
-            evalsha.arg(&*INCREMENT_SHA);
-            evalsha
+        let (evaluate, script) = match send_script {
+            true => ("EVAL", INCREMENT),
+            false => ("EVALSHA", &**INCREMENT_SHA),
         };
+        let mut increment = Cmd::with_capacity(9, 512);
         increment
+            .arg(evaluate)
+            .arg(script)
             .arg(3)
             .arg(&self.keys.counter)
             .arg(&self.keys.producer)

@@ -35,6 +35,8 @@ pub(super) struct Session {
     /// Where it leads.
     pub(super) address: ConnectionAddr,
     stream: Stream,
+    /// The last commands as they were sent.
+    packed: Vec<u8>,
     /// What has been received of the replies to the last commands.
     received: Vec<u8>,
 }
@@ -46,6 +48,7 @@ impl Session {
         let mut session = Self {
             address: server.addr().clone(),
             stream,
+            packed: Vec::new(),
             received: Vec::new(),
         };
         if let Some(login) = login(settings) {
@@ -89,11 +92,11 @@ impl Session {
 
     /// Sends commands together and returns one reply for each, errors among them.
     pub(super) async fn ask_all(&mut self, commands: &[&Cmd]) -> Result<Vec<Value>, RedisError> {
-        let packed: Vec<Vec<u8>> = commands
-            .iter()
-            .map(|command| command.get_packed_command())
-            .collect();
-        self.stream.write_all(&packed.concat()).await?;
+        self.packed.clear();
+        for command in commands {
+            command.write_packed_command(&mut self.packed);
+        }
+        self.stream.write_all(&self.packed).await?;
         self.stream.flush().await?;
         self.received.clear();
         loop {
