@@ -353,7 +353,7 @@ in
         all, and the firewall decides who reaches them.
 
         A switch to another address restarts the instances: each drains, then systemd opens its port
-        anew. The port refuses connections between the two.
+        anew. The port refuses connections for the length of the drain, a second or two.
       '';
     };
 

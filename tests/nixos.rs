@@ -524,6 +524,21 @@ fn a_redis_of_the_host_that_other_services_use_is_joined_by_its_group() {
 }
 
 #[test]
+fn the_template_and_both_example_hosts_count_behind_nginx() {
+    for host in ["template", "staging", "production"] {
+        let tree = Tree::golden(host);
+        let Some(machine) = boot(&tree, &[]) else {
+            return;
+        };
+        let numbers = declared_instances_count(&machine, &tree);
+        let next = numbers.len() as i64 + 1;
+        assert_eq!(numbers, (1..next).collect::<Vec<_>>(), "{host}");
+        start_nginx(&machine, &tree);
+        assert_eq!(machine.connect(80).get("/").number(), next, "{host}");
+    }
+}
+
+#[test]
 fn twenty_instances_are_balanced_by_nginx_and_seen_by_prometheus() {
     let tree = Tree::golden("twenty");
     let Some(machine) = boot(&tree, &[]) else {
@@ -532,12 +547,7 @@ fn twenty_instances_are_balanced_by_nginx_and_seen_by_prometheus() {
     let numbers = declared_instances_count(&machine, &tree);
     assert_eq!(numbers, (1..=20).collect::<Vec<_>>());
 
-    let besides = tree.besides();
-    machine.write(
-        "/etc/nginx/sites-available/default",
-        &nginx_site(&besides["nginx"]),
-    );
-    machine.systemctl(&["start", "nginx"]);
+    start_nginx(&machine, &tree);
     for number in 21..=60 {
         assert_eq!(machine.connect(80).get("/").number(), number);
     }
@@ -547,7 +557,7 @@ fn twenty_instances_are_balanced_by_nginx_and_seen_by_prometheus() {
 
     let settings = serde_json::json!({
         "global": { "scrape_interval": "1s" },
-        "scrape_configs": besides["scrape_configs"],
+        "scrape_configs": tree.besides()["scrape_configs"],
     });
     machine.write("/etc/prometheus/prometheus.yml", &settings.to_string());
     machine.systemctl(&["start", "prometheus"]);
@@ -560,6 +570,13 @@ fn twenty_instances_are_balanced_by_nginx_and_seen_by_prometheus() {
         let found: Value = serde_json::from_str(&found).ok()?;
         (found["data"]["result"][0]["value"][1] == "20").then_some(())
     });
+}
+
+/// Starts nginx with the settings of this host.
+fn start_nginx(machine: &Machine, tree: &Tree) {
+    let site = nginx_site(&tree.besides()["nginx"]);
+    machine.write("/etc/nginx/sites-available/default", &site);
+    machine.systemctl(&["start", "nginx"]);
 }
 
 /// The part of nginx's settings that NixOS writes for the module's values.

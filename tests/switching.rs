@@ -118,11 +118,14 @@ impl Host {
             }
             let has_own = |units: &Path| !drop_ins(units, unit).is_empty();
             let taken_out = base != unit && has_own(&self.units) && !has_own(new);
+            let was = read(&self.units, &base, unit);
             if taken_out || !new.join(&base).exists() {
-                plan.stop.insert(unit.to_owned());
+                if value(&was, "Unit", "X-StopOnRemoval") != Some("false") {
+                    plan.stop.insert(unit.to_owned());
+                }
                 continue;
             }
-            let (was, is) = (read(&self.units, &base, unit), read(new, &base, unit));
+            let is = read(new, &base, unit);
             let flag = |key| value(&is, "Service", key);
             match kind {
                 "target" => _ = plan.start.insert(unit.to_owned()),

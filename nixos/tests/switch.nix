@@ -125,9 +125,7 @@ in
     with subtest("another address takes effect, and the former one again"):
         assert listens(machine, 5000) == ["*"], listens(machine, 5000)
         for system, address in (f"{old}/specialisation/address", "127.0.0.1"), (old, "*"):
-            # A start for which the socket is not yet the new one is reported as failed: 4.
-            code, output = machine.execute(f"{system}/bin/switch-to-configuration test 2>&1")
-            assert code in (0, 4), output
+            switch(system)
             machine.wait_until_succeeds(
                 "ss --tcp --listening --numeric --no-header 'sport = :5000'"
                 f" | grep --fixed-strings ' {address}:5000 '"

@@ -1,0 +1,7 @@
+# The example host, as the deploy `production`.
+{
+  imports = [
+    ../../examples/host.nix
+    ../../examples/production.nix
+  ];
+}

@@ -1,0 +1,4 @@
+# What the template adds to a machine.
+{
+  imports = [ ../../template/counter.nix ];
+}
