@@ -103,14 +103,15 @@ fn upward(imports: &Imports) -> Vec<String> {
         .collect()
 }
 
-/// The files that are part of a circle: what is left when files that import nothing more are taken away.
+/// The files in circles, and between them: what is left when files that import none of the others, or
+/// that none of the others imports, are taken away.
 fn circles(imports: &Imports) -> Vec<String> {
     let mut left = imports.clone();
     loop {
         let names: BTreeSet<String> = left.keys().cloned().collect();
-        let before = left.len();
-        left.retain(|_, imported| !imported.is_disjoint(&names));
-        if left.len() == before {
+        let imported: BTreeSet<String> = left.values().flatten().cloned().collect();
+        left.retain(|name, imports| imported.contains(name) && !imports.is_disjoint(&names));
+        if left.len() == names.len() {
             return names.into_iter().collect();
         }
     }

@@ -51,9 +51,9 @@ macro_rules! kinds {
             use super::*;
 
             /// Ends the sentence "X takes ...".
-            pub(in crate::config) const ACCEPTS: &str = $accepts;
+            pub(crate) const ACCEPTS: &str = $accepts;
 
-            pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<$type, D::Error> {
                 let read: fn(&str) -> Option<$type> = $read;
@@ -61,7 +61,7 @@ macro_rules! kinds {
                 read(&text).ok_or_else(|| D::Error::custom(ACCEPTS))
             }
 
-            pub(in crate::config) fn serialize<S: Serializer>(
+            pub(crate) fn serialize<S: Serializer>(
                 value: &$type,
                 serializer: S,
             ) -> Result<S::Ok, S::Error> {

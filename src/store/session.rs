@@ -12,7 +12,7 @@ use redis::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::store::error::StoreError;
+use crate::store::error::{NO_REDIS, StoreError, TOO_LONG, without_arguments};
 use crate::store::stream::Stream;
 
 /// The most that is read of a reply, in bytes. The longest is that to `INFO`, of some kilobytes.
@@ -23,12 +23,6 @@ const MIN_READ: usize = 64;
 
 /// How much is shown of a reply that Redis does not give, in bytes.
 const MAX_SHOWN: usize = 32;
-
-/// How the error for a longer reply reads.
-pub(super) const TOO_LONG: &str = "the server gave a longer answer than Redis would";
-
-/// How the error begins for a server that is not Redis.
-pub(super) const NO_REDIS: &str = "what answers is no Redis";
 
 /// A stream on which this process has logged in, with at most one question open.
 pub(super) struct Session {
@@ -153,14 +147,6 @@ fn unlike_redis(received: &[u8]) -> io::Error {
     )
 }
 
-/// An error's detail without the arguments that Redis quotes of a command that it does not know: a
-/// password may be among them.
-pub(super) fn without_arguments(detail: &str) -> &str {
-    detail
-        .split_once(", with args")
-        .map_or(detail, |(detail, _)| detail)
-}
-
 /// The error for a login, replaced when it holds the password, or may.
 fn without_password(error: RedisError, password: Option<&str>) -> RedisError {
     let text = error.to_string();
@@ -196,7 +182,7 @@ fn parse(received: &[u8], count: usize) -> Result<Option<Vec<Value>>, RedisError
 mod tests {
     use redis::Value;
 
-    use super::{parse, without_arguments};
+    use super::parse;
 
     #[test]
     fn replies_are_parsed_once_they_are_whole() {
@@ -212,11 +198,5 @@ mod tests {
     fn what_is_not_redis_is_quoted() {
         let error = parse(b"HTTP/1.1 400 Bad Request\r\n", 1).expect_err("not Redis");
         assert!(error.to_string().contains("HTTP/1.1 400"), "{error}");
-    }
-
-    #[test]
-    fn arguments_are_left_out_of_errors() {
-        let detail = "unknown command 'HELLO', with args beginning with: 'secret'";
-        assert_eq!(without_arguments(detail), "unknown command 'HELLO'");
     }
 }
