@@ -44,7 +44,7 @@ class Figures:
     rounds: object
 
     def shared(self):
-        """The share of the tutorial's visitors whose number somebody else got too, in words."""
+        """The share of the tutorial's visitors whose number another one got too, in words."""
         low, high = (edge(self.rounds.shared[FLASK.name]) for edge in (min, max))
         return f"{100 * low:.0f} to {100 * high:.0f} %"
 
@@ -68,7 +68,7 @@ def comparison(figures):
     parts.append(
         "**Exactness.** After each load 32 visitors at a time came 25 times. At every server but one each got a "
         "number of their own, and the count rose by the number of answers. The tutorial's `incr` then `get` gave "
-        f"{figures.shared()} of the visitors a number that somebody else got too ({WORKERS} gunicorn workers)."
+        f"{figures.shared()} of the visitors a number that another visitor got too ({WORKERS} gunicorn workers)."
     )
     return "\n\n".join(parts)
 
@@ -185,7 +185,7 @@ def summary(figures):
         )
     what = ["server", "requests/s", "p50", "p99", "server CPU per request", "memory", "exec to first answer"]
     said = (
-        f"The tutorial's `incr` then `get` told {figures.shared()} of concurrent visitors a number that somebody else "
+        f"The tutorial's `incr` then `get` told {figures.shared()} of concurrent visitors a number that another visitor "
         "was told too; Abukiks none."
     )
     return "\n\n".join([link("docs/benchmark.svg"), table(what, rows), said])

@@ -218,7 +218,7 @@ fn a_socket_that_was_handed_over_outlives_the_process() {
     assert_eq!(first.get("/").number(), 1);
     assert!(first.stop().success());
 
-    // Nobody serves now, and nobody is refused.
+    // No process serves now, and no client is refused.
     let mut client = Client::connect(held.local_addr().unwrap());
     client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     let _second = start();
@@ -268,7 +268,7 @@ fn without_a_supervisor_that_listens_the_service_serves_all_the_same() {
 }
 
 #[test]
-fn a_supervisor_that_does_not_read_holds_nobody_up_and_hears_what_matters_when_it_does() {
+fn a_supervisor_that_does_not_read_stops_nothing_and_hears_what_matters_when_it_does() {
     let redis = Redis::start();
     for manager in [Manager::new(), Manager::in_no_file_system()] {
         manager.fill();

@@ -28,7 +28,7 @@ enum Step {
     Arrive(usize),
     /// The visitor who has waited longest leaves.
     Leave,
-    /// Somebody asks whether visits can be counted.
+    /// A probe asks whether visits can be counted.
     Probe,
     /// Something happens to the next increment.
     Break(Fate),
@@ -38,7 +38,7 @@ enum Step {
     Forget,
     /// The event loop goes round this often.
     Turn(usize),
-    /// Everybody who waits is answered.
+    /// All that wait are answered.
     Settle,
 }
 

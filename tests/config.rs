@@ -107,7 +107,7 @@ const CASES: &[Case] = &[
             "redis+sentinel://a,b?sentinel_pass=secret/visits",
             "redis+sentinel://a,b#secret/visits",
             "redis+sentinel://a,:secret@b/visits",
-            // Which nobody would use.
+            // Of no use.
             "unix://user:secret@localhost/run/redis.sock",
             "redis://db/-1",
             "redis://db:0/",
@@ -385,7 +385,7 @@ fn a_setting_that_is_not_text_is_refused() {
             format!("{0} is not UTF-8; {0} takes text", setting.name)
         );
     }
-    // What is no setting is nobody's business.
+    // What is no setting is ignored.
     let stranger = (OsString::from("OTHER"), OsString::from_vec(vec![0xff]));
     assert!(Config::from_vars([stranger]).is_ok());
 }

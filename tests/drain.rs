@@ -348,7 +348,7 @@ fn a_batch_whose_visitors_have_all_left_holds_no_process_up() {
     assert!(begun.elapsed() < Duration::from_secs(40), "it waited");
     let log = service.whole_log();
     let refused = log.iter().any(|line| line.contains("visits get 503"));
-    assert!(!refused, "nobody was: {log:?}");
+    assert!(!refused, "no visit was: {log:?}");
 }
 
 #[test]
@@ -396,9 +396,9 @@ fn an_idle_connection_may_still_ask_until_it_has_been_idle_for_drain_idle() {
 }
 
 #[test]
-fn whoever_waits_in_the_backlog_of_an_own_port_is_let_in_before_it_closes() {
+fn clients_in_the_backlog_of_an_own_port_are_let_in_before_it_closes() {
     let redis = Redis::start();
-    // Stopped, it accepts nobody: all wait in the backlog until it runs again, being told to end.
+    // Stopped, it accepts no client: all wait in the backlog until it runs again, being told to end.
     let mut service = Service::start_with(&[
         ("REDIS_URL", &redis.url()),
         ("REDIS_TIMEOUT", "30s"),

@@ -72,7 +72,7 @@ fn what_is_known_of_redis_is_known_anew_with_each_link_and_logged_when_it_is_new
     eventually("it is not", || (metric(&service)? == "0").then_some(()));
     redis.run::<()>(&["ACL", "SETUSER", "default", "-config|get"]);
     next_link(4);
-    eventually("nobody knows", || metric(&service).is_none().then_some(()));
+    eventually("it is unknown", || metric(&service).is_none().then_some(()));
     service.stop();
     let log = service.whole_log();
     let told: Vec<_> = log

@@ -90,7 +90,7 @@ fn each_request_is_one_event_with_all_that_is_known_of_it() {
 }
 
 #[test]
-fn a_request_that_nobody_waits_for_any_more_is_an_event_too() {
+fn a_request_whose_client_has_left_is_an_event_too() {
     let redis = Redis::start();
     let service = Service::start_with(&[
         ("REDIS_URL", &redis.url()),
@@ -640,7 +640,7 @@ impl Unread {
 }
 
 #[test]
-fn a_stdout_that_nobody_reads_stalls_nothing_and_what_was_dropped_is_told() {
+fn a_stdout_that_is_not_read_stalls_nothing_and_what_was_dropped_is_told() {
     let mut wrappers = vec![vec![]];
     let other_user = ["setpriv", "--reuid=65534", "--clear-groups"];
     let allowed = Command::new(other_user[0])
@@ -649,7 +649,7 @@ fn a_stdout_that_nobody_reads_stalls_nothing_and_what_was_dropped_is_told() {
         .arg("--version")
         .output();
     if allowed.is_ok_and(|output| output.status.success()) {
-        // Whose stdout is somebody else's, so that it cannot be opened anew.
+        // Whose stdout is another user's, so that it cannot be opened anew.
         wrappers.push(other_user.to_vec());
     } else {
         println!("not with the stdout of another user: this user may not change to one");
@@ -904,7 +904,7 @@ fn a_redis_that_goes_and_comes_is_one_line_each() {
             .count()
     };
     assert_eq!(said("Redis answers again"), 1);
-    // Its causes may differ: the link that broke, then nobody there.
+    // Its causes may differ: the link that broke, then a refused connection.
     assert!(
         (1..=2).contains(&said("Redis does not count")),
         "{events:?}"

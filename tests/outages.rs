@@ -212,7 +212,7 @@ fn a_probe_whose_client_leaves_breaks_no_link() {
     client
         .send("GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n")
         .unwrap();
-    // Whoever comes later is answered: the probe has been read.
+    // A later client is answered: the probe has been read.
     service.get("/healthz");
     client.reset();
     eventually("it has left", || {
@@ -231,7 +231,7 @@ fn a_probe_whose_client_leaves_breaks_no_link() {
 }
 
 #[test]
-fn whoever_asks_for_readiness_and_leaves_is_not_waited_for() {
+fn a_client_that_asks_for_readiness_and_leaves_is_not_waited_for() {
     let redis = Redis::start();
     let mut service = Service::start_with(&[
         ("REDIS_URL", &redis.url()),
@@ -256,14 +256,14 @@ fn whoever_asks_for_readiness_and_leaves_is_not_waited_for() {
 }
 
 #[test]
-fn attempts_to_connect_that_hang_are_few_and_end_when_nobody_waits() {
+fn attempts_to_connect_that_hang_are_few_and_end_when_no_visit_waits() {
     let redis = Redis::start();
     redis.process().signal(Signal::STOP);
     let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "2s")]);
     assert_eq!(service.get("/").status, 503);
     assert!(service.metric("abukiks_redis_connection_attempts_total") <= 9.0);
     redis.process().signal(Signal::CONT);
-    eventually("nobody but the test is connected", || {
+    eventually("only the test is connected", || {
         let clients: String = redis.run(&["INFO", "clients"]);
         clients.contains("connected_clients:1\r").then_some(())
     });

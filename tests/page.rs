@@ -344,7 +344,7 @@ fn numbers_of_every_length_fit_every_width() {
 }
 
 #[test]
-fn without_redis_the_browser_shows_that_nobody_can_be_counted() {
+fn without_redis_the_browser_shows_that_no_visit_can_be_counted() {
     let mut redis = Redis::start();
     let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "100ms")]);
     redis.kill();

@@ -226,7 +226,7 @@ fn instances_restart_and_crash_behind(proxy: &str, files: &[(&str, &str)]) {
     let lost = tally.refusals.len() + tally.unanswered.len();
     assert!(lost <= clients * crashes, "{tally}");
     assert!(tally.is_unique(), "a number was given twice");
-    // Whether those have been counted nobody can know; none of them was twice.
+    // Those may have been counted or not; none of them was twice.
     let least = before + tally.numbers().len();
     let count = machine.count();
     assert!(

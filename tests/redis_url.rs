@@ -15,7 +15,7 @@ use crate::proxy::Proxy;
 use crate::sentinel::{FIRST_SENTINEL, start_sentinel};
 use crate::support::{Redis, Service, own_host, program};
 
-/// A database and a user of its own: nobody else may count.
+/// A database and a user of its own: no other user may count.
 fn redis_with_user() -> Redis {
     let redis = Redis::start();
     redis.run::<()>(&["ACL", "SETUSER", "default", "-incrby"]);
@@ -87,7 +87,7 @@ fn a_user_without_a_password_is_one_too() {
 
 /// Redis says the words of a command that it does not know.
 #[test]
-fn a_redis_that_knows_no_login_tells_nobody_the_password() {
+fn a_redis_that_knows_no_login_does_not_spread_the_password() {
     for (command, protocol) in [("AUTH", "resp2"), ("HELLO", "resp3")] {
         let redis = Redis::start_with(&["--rename-command", command, ""]);
         let path = redis.socket().display().to_string();
@@ -177,7 +177,7 @@ fn a_time_that_no_clock_shows_is_not_of_redis() {
 }
 
 #[test]
-fn a_system_that_trusts_nobody_is_named() {
+fn a_system_without_authorities_is_named() {
     let settings = [
         ("REDIS_URL", "rediss://127.0.0.1:1/"),
         ("SSL_CERT_FILE", "/nowhere"),

@@ -84,7 +84,7 @@ fn without_a_replica_that_has_it_no_visit_gets_a_number() {
     let not_ready = service.get("/readyz");
     assert_eq!(not_ready.status, 503);
     service.log_line(why);
-    // Whoever visits while it stands still gets no number, however long it does.
+    // A visit gets no number while it stands still, however long it does.
     let stopped = Crowd::visit(&[service.address], 4);
     stopped.wait_for_refusals(8);
     let all = stopped.go_home();

@@ -78,7 +78,7 @@ enum Then {
     FallsSilent,
     /// It goes on after this long: what was given up by then is late.
     StandsStill(Duration),
-    /// Redis and whoever asks it stand still for hours, and then both sides see it end.
+    /// Redis and its clients stand still for hours, and then both sides see it end.
     HoursPass,
 }
 
@@ -324,9 +324,9 @@ async fn service(world: Rc<World>) -> turmoil::Result {
             () = sleep(Duration::from_millis(20)) => {}
         }
     }
-    // Visitors of whose leaving a lost link has told nobody are refused by then.
+    // Visitors whose leaving was lost with a link are refused by then.
     sleep(BUDGET).await;
-    assert_eq!(app.metrics.waiting_visits.get(), 0, "somebody still waits");
+    assert_eq!(app.metrics.waiting_visits.get(), 0, "a visit still waits");
     connections.shutdown().await;
     drop(app);
     timeout(BUDGET, counting).await??;
@@ -406,7 +406,7 @@ async fn visitors(world: Rc<World>, mut rng: Rng) -> turmoil::Result {
     Ok(())
 }
 
-/// One visitor, who comes again and again, and once more when the trouble is over: then nobody is
+/// One visitor, who comes again and again, and once more when the trouble is over: then none is
 /// refused.
 async fn come_again(world: Rc<World>, mut rng: Rng) {
     let mut connection = None;
@@ -610,7 +610,7 @@ fn for_each_seed(seeds: u64, run: impl Fn(u64) + Sync) {
 }
 
 #[test]
-fn whatever_breaks_each_acknowledged_visit_counts_once_and_nobody_is_refused_afterwards() {
+fn whatever_breaks_each_acknowledged_visit_counts_once_and_none_is_refused_afterwards() {
     let (late, again) = (AtomicU64::new(0), AtomicU64::new(0));
     for_each_seed(SEEDS, |seed| {
         let mut batches = HashSet::new();
@@ -713,7 +713,7 @@ fn packed(command: &[Vec<u8>]) -> Vec<u8> {
     redis::Cmd::new().arg(command).get_packed_command()
 }
 
-/// Nor is anybody refused: each visit gets a number, and so there is no gap.
+/// Nor is a visit refused: each visit gets a number, and so there is no gap.
 #[test]
 fn a_connection_to_redis_may_end_at_any_byte() {
     for forgetful in [false, true] {
@@ -739,7 +739,7 @@ fn a_connection_to_redis_may_end_at_any_byte() {
             let visits = world.visits.borrow();
             assert!(
                 visits.iter().all(|visit| visit.number.is_some()),
-                "somebody was refused"
+                "a visit was refused"
             );
             let count = world.redis.borrow().number(b"visitorCount");
             assert_eq!(usize::try_from(count), Ok(visits.len()));

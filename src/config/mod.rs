@@ -103,7 +103,7 @@ settings! {
     MAX_BODY_BYTES max_body_bytes: usize = "65536", "values::count" count;
     /// Time from the first byte of a request to the end of its headers. Later: 408. A new connection that sends nothing for so long is closed.
     HEADER_TIMEOUT header_timeout: Duration = "10s", "values::period" period;
-    /// Time that a connection may idle between requests, or write an answer that nobody reads. Then it is closed.
+    /// Time that a connection may idle between requests, or wait for a client to read its answer. Then it is closed.
     KEEP_ALIVE_TIMEOUT keep_alive_timeout: Duration = "75s", "values::period" period;
     /// After SIGTERM, the least time for which new connections are still accepted, so that a load balancer can see `/readyz` turn 503 first.
     DRAIN_LAME_DUCK drain_lame_duck: Duration = "250ms", "values::period_or_zero" period_or_zero;

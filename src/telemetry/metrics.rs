@@ -160,7 +160,7 @@ impl Metrics {
             ),
             log_lines_dropped: counter(
                 "log_lines_dropped",
-                "Log lines dropped because nobody read them",
+                "Log lines dropped because stdout was not read",
             ),
             registry,
         }

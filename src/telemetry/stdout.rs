@@ -236,7 +236,10 @@ impl Output {
             if dropped == 0 {
                 return Written::All;
             }
-            tracing::warn!(dropped, "log lines were dropped because nobody read them");
+            tracing::warn!(
+                dropped,
+                "log lines were dropped because stdout was not read"
+            );
         }
     }
 }

@@ -79,7 +79,7 @@ impl Connector for Server {
             tokio::spawn(async move {
                 for reply in replies.split(|byte| *byte == 0) {
                     let asked = there.read(&mut [0; 4096]).await;
-                    // Whoever asked may have left.
+                    // The service may have left.
                     if !asked.is_ok_and(|count| count > 0) || there.write_all(reply).await.is_err()
                     {
                         return;
