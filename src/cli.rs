@@ -28,7 +28,7 @@ const EX_UNAVAILABLE: u8 = 69;
 const EX_OSERR: u8 = 71;
 /// What there was to say could not be written.
 const EX_IOERR: u8 = 74;
-/// A setting is wrong. systemd is told not to restart on it.
+/// A setting is wrong. The unit tells systemd not to restart on it.
 const EX_CONFIG: u8 = 78;
 
 /// How long a healthy service may take for each step of an answer about its health.

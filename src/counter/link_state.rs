@@ -1,5 +1,4 @@
-//! Whether Redis counts: for the log, which is told of changes and not of every refused visit, and for
-//! the metrics.
+//! Whether Redis counts: for the metrics, and for the log, which has changes and not every refused visit.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The greeting, and what is said instead when there is none, as text, HTML and JSON.
+//! The greeting, and the problem in its place, as text, HTML and JSON.
 
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -51,7 +51,7 @@ pub(crate) fn problem(form: Form, status: StatusCode, detail: &str) -> (HeaderVa
             );
             (form.content_type(), fill_in(title, &main))
         }
-        // RFC 9457. The type about:blank says: no more than the status means.
+        // RFC 9457. With the type about:blank it means no more than the status.
         Form::Json => {
             let problem = serde_json::json!({
                 "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,

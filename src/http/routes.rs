@@ -21,7 +21,7 @@ use crate::version::{COMMIT, VERSION};
 /// Room for all headers that an answer can have, hyper's own included.
 const HEADERS: usize = 12;
 
-/// An answer, and what the log is told of it.
+/// An answer, and what is logged of it.
 pub(crate) struct Answer {
     pub(crate) response: Response<Full<Bytes>>,
     /// The number that was given out.
@@ -150,7 +150,7 @@ fn without_counter(app: &App, meta: &RequestMeta<'_>) -> Answer {
     }
 }
 
-/// `GET /`: greets the visitor who was counted, or says why the visit was not.
+/// `GET /`: greets the visitor with a number, or gives the reason for a refusal.
 fn greet(form: Form, visit: Result<i64, Refusal>) -> Answer {
     match visit {
         Ok(number) => Answer {
@@ -161,7 +161,7 @@ fn greet(form: Form, visit: Result<i64, Refusal>) -> Answer {
             visit: Some(number),
         },
         Err(refusal) => {
-            // The log says why; the visitor learns no more than helps.
+            // The reason is in the log; the visitor learns no more than helps.
             let detail = match refusal {
                 Refusal::QueueFull => {
                     "Too many visitors are waiting. Please try again in a second."

@@ -1,4 +1,4 @@
-//! What the operating system and its service manager give a process, and what they are told.
+//! Sockets, signals and messages between the process, the operating system and its service manager.
 
 use std::io;
 

@@ -2,7 +2,7 @@
 
 use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 
-/// What Redis says of a number that has no next one.
+/// The words of Redis for a number that has no next one.
 pub(super) const OVERFLOW: &str = "would overflow";
 
 /// How the error for a longer reply reads.
@@ -72,17 +72,20 @@ impl From<RedisError> for StoreError {
                 Some(code) => {
                     let detail = error.detail().unwrap_or_default();
                     let detail = without_arguments(detail);
-                    let said = format!("{code} {detail}");
-                    let said = said.chars().take(MAX_DETAIL);
-                    let said = said.map(|letter| if letter.is_control() { ' ' } else { letter });
-                    let said = said.collect();
+                    let reason = format!("{code} {detail}");
+                    let letters = reason.chars().take(MAX_DETAIL);
+                    let printable = letters.map(|letter| match letter.is_control() {
+                        true => ' ',
+                        false => letter,
+                    });
+                    let reason = printable.collect();
                     match kind {
                         ErrorKind::Server(
                             ServerErrorKind::Moved
                             | ServerErrorKind::Ask
                             | ServerErrorKind::TryAgain,
-                        ) => Self::Moved(said),
-                        _ => Self::Refused(said),
+                        ) => Self::Moved(reason),
+                        _ => Self::Refused(reason),
                     }
                 }
                 None => Self::Unreachable(error.to_string()),
