@@ -16,10 +16,7 @@ use crate::support::{Client, Manager, Process, Redis, Service, activated, held_s
 fn ready_is_said_once_and_when_the_port_answers() {
     let redis = Redis::start();
     let manager = Manager::new();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("NOTIFY_SOCKET", &manager.path()),
-    ]);
+    let mut service = redis.service(&[("NOTIFY_SOCKET", &manager.path())]);
     let first = manager.next();
     assert!(first.starts_with("READY=1\n"), "{first}");
     assert_eq!(service.get("/").number(), 1);
@@ -38,10 +35,7 @@ fn ready_is_said_once_and_when_the_port_answers() {
 fn the_status_line_shows_live_figures() {
     let redis = Redis::start();
     let manager = Manager::new();
-    let service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("NOTIFY_SOCKET", &manager.path()),
-    ]);
+    let service = redis.service(&[("NOTIFY_SOCKET", &manager.path())]);
     service.get("/");
     let messages = manager.until("1 requests answered");
     assert!(
@@ -56,8 +50,7 @@ fn the_watchdog_is_fed_at_half_its_period_with_redis_standing_still_and_while_dr
     let redis = Redis::start();
     let manager = Manager::new();
     let period = Duration::from_millis(800);
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
+    let mut service = redis.service(&[
         ("REDIS_TIMEOUT", "30s"),
         ("NOTIFY_SOCKET", &manager.path()),
         ("WATCHDOG_USEC", &period.as_micros().to_string()),
@@ -91,11 +84,8 @@ fn the_watchdog_is_fed_at_half_its_period_with_redis_standing_still_and_while_dr
 fn a_drain_that_takes_long_asks_for_the_time_it_needs() {
     let redis = Redis::start();
     let manager = Manager::new();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "30s"),
-        ("NOTIFY_SOCKET", &manager.path()),
-    ]);
+    let mut service =
+        redis.service(&[("REDIS_TIMEOUT", "30s"), ("NOTIFY_SOCKET", &manager.path())]);
     service.get("/");
     redis.process().signal(Signal::STOP);
     let mut waiting = service.connect();
@@ -228,7 +218,7 @@ fn a_socket_that_was_handed_over_outlives_the_process() {
 #[test]
 fn port_0_takes_a_free_port_and_logs_it() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("PORT", "0")]);
+    let mut service = redis.service(&[("PORT", "0")]);
     let line = service.log_line("listening");
     assert!(line.contains("\"listening\":\"http://127.0.0.1:"), "{line}");
     assert!(line.contains("\"inherited\":false"), "{line}");
@@ -272,11 +262,8 @@ fn a_supervisor_that_does_not_read_stops_nothing_and_hears_what_matters_when_it_
     let redis = Redis::start();
     for manager in [Manager::new(), Manager::in_no_file_system()] {
         manager.fill();
-        let mut service = Service::start_with(&[
-            ("REDIS_URL", &redis.url()),
-            ("REDIS_TIMEOUT", "30s"),
-            ("NOTIFY_SOCKET", &manager.path()),
-        ]);
+        let mut service =
+            redis.service(&[("REDIS_TIMEOUT", "30s"), ("NOTIFY_SOCKET", &manager.path())]);
         let before = redis.count();
         assert_eq!(service.get("/").number(), before + 1);
         assert_eq!(redis.count(), before + 1);

@@ -80,8 +80,7 @@ fn every_answer_is_as_described() {
 #[test]
 fn every_refusal_is_as_described() {
     let redis = Redis::start();
-    let service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
+    let service = redis.service(&[
         ("HEADER_TIMEOUT", "1s"),
         // As much as a target that is too long needs.
         ("MAX_HEADER_BYTES", "80000"),
@@ -98,7 +97,7 @@ fn every_refusal_is_as_described() {
 #[test]
 fn every_answer_is_as_described_while_redis_is_away() {
     let mut redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "10ms")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "10ms")]);
     redis.kill();
     for form in ["text/plain", "application/json"] {
         // 503 is what is wanted here.

@@ -67,7 +67,7 @@ fn visits_that_wait_together_are_counted_together() {
 fn a_lone_visit_is_sent_at_once_and_alone() {
     let redis = Redis::start();
     // A budget that a visit which waited for company would use up.
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "24s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "24s")]);
     let mut client = service.connect();
     for number in 1..=20 {
         assert_eq!(client.get("/").number(), number);
@@ -82,7 +82,7 @@ fn a_lone_visit_is_sent_at_once_and_alone() {
 #[test]
 fn a_visit_never_gets_a_number_of_a_batch_that_was_sent_before_it_came() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "60s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "60s")]);
     let mut early = service.connect();
     let mut late = service.connect();
     assert_eq!(early.get("/").number(), 1);
@@ -100,7 +100,7 @@ fn a_visit_never_gets_a_number_of_a_batch_that_was_sent_before_it_came() {
 #[test]
 fn a_visitor_who_left_while_queued_is_not_counted() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "60s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "60s")]);
     let mut patient = service.connect();
     assert_eq!(patient.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
@@ -120,7 +120,7 @@ fn a_visitor_who_left_while_queued_is_not_counted() {
 #[test]
 fn a_visitor_who_only_waits_is_counted() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "60s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "60s")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut waiting = service.connect();
@@ -171,7 +171,7 @@ fn an_existing_count_is_continued() {
 fn the_count_is_kept_under_counter_key() {
     let redis = Redis::start();
     for key in ["visits", "{shop}:visits", "with space \u{e9}"] {
-        let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("COUNTER_KEY", key)]);
+        let service = redis.service(&[("COUNTER_KEY", key)]);
         assert_eq!(service.get("/").number(), 1);
         assert_eq!(redis.run::<String>(&["GET", key]), "1");
     }

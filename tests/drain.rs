@@ -274,8 +274,7 @@ fn past_drain_timeout_what_remains_is_cut_and_named() {
 fn an_own_port_keeps_accepting_in_the_lame_duck_time_and_a_second_signal_ends_it() {
     let redis = Redis::start();
     for (signal, name, status) in [(Signal::TERM, "SIGTERM", 143), (Signal::INT, "SIGINT", 130)] {
-        let mut service =
-            Service::start_with(&[("REDIS_URL", &redis.url()), ("DRAIN_LAME_DUCK", "30s")]);
+        let mut service = redis.service(&[("DRAIN_LAME_DUCK", "30s")]);
         assert_eq!(service.get("/readyz").status, 200);
         service.process.signal(signal);
         let line = service.log_line("\"message\":\"draining\"");
@@ -297,11 +296,7 @@ fn an_own_port_keeps_accepting_in_the_lame_duck_time_and_a_second_signal_ends_it
 #[test]
 fn a_request_half_sent_at_the_signal_may_be_finished() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("DRAIN_LAME_DUCK", "0"),
-        ("DRAIN_IDLE", "100ms"),
-    ]);
+    let mut service = redis.service(&[("DRAIN_LAME_DUCK", "0"), ("DRAIN_IDLE", "100ms")]);
     let (head, tail) = REQUEST.split_at(20);
     let mut alone = service.connect();
     alone.send(head).unwrap();
@@ -331,11 +326,7 @@ fn a_request_half_sent_at_the_signal_may_be_finished() {
 #[test]
 fn a_batch_whose_visitors_have_all_left_holds_no_process_up() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "50s"),
-        ("DRAIN_LAME_DUCK", "0"),
-    ]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "50s"), ("DRAIN_LAME_DUCK", "0")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut client = service.connect();
@@ -354,11 +345,7 @@ fn a_batch_whose_visitors_have_all_left_holds_no_process_up() {
 #[test]
 fn a_redis_that_hangs_holds_up_no_process_that_has_drained() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "60s"),
-        ("DRAIN_LAME_DUCK", "0"),
-    ]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "60s"), ("DRAIN_LAME_DUCK", "0")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let begun = Instant::now();
@@ -370,11 +357,7 @@ fn a_redis_that_hangs_holds_up_no_process_that_has_drained() {
 fn an_idle_connection_may_still_ask_until_it_has_been_idle_for_drain_idle() {
     let redis = Redis::start();
     let drain_idle = Duration::from_millis(700);
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("DRAIN_LAME_DUCK", "0"),
-        ("DRAIN_IDLE", "700ms"),
-    ]);
+    let mut service = redis.service(&[("DRAIN_LAME_DUCK", "0"), ("DRAIN_IDLE", "700ms")]);
     let mut idle = service.connect();
     assert!(invites_to_stay(&idle.get("/")));
     let mut asks_again = service.connect();
@@ -399,11 +382,7 @@ fn an_idle_connection_may_still_ask_until_it_has_been_idle_for_drain_idle() {
 fn clients_in_the_backlog_of_an_own_port_are_let_in_before_it_closes() {
     let redis = Redis::start();
     // Stopped, it accepts no client: all wait in the backlog until it runs again, being told to end.
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "30s"),
-        ("DRAIN_LAME_DUCK", "0"),
-    ]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "30s"), ("DRAIN_LAME_DUCK", "0")]);
     service.process.signal(Signal::STOP);
     let mut clients: Vec<_> = (0..500).map(|_| service.connect()).collect();
     for client in &mut clients {

@@ -3,7 +3,7 @@
 use crate::support::{Redis, Service, eventually};
 
 fn start(redis: &Redis) -> Service {
-    Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "30s")])
+    redis.service(&[("REDIS_TIMEOUT", "30s")])
 }
 
 fn metric(service: &Service) -> Option<String> {

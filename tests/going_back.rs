@@ -42,7 +42,7 @@ fn reset(redis: &Redis, to: &str) {
 
 /// A service behind a fence whose count has just gone back from 1000 to 2.
 fn fenced(redis: &Redis) -> Service {
-    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("COUNTER_FENCE", "on")]);
+    let mut service = redis.service(&[("COUNTER_FENCE", "on")]);
     let () = redis.run(&["SET", "visitorCount", "999"]);
     assert_eq!(service.get("/").number(), 1000);
     let () = redis.run(&["SET", "visitorCount", "2"]);

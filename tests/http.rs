@@ -306,11 +306,7 @@ fn what_stands_in_redis_is_text_on_a_page_and_not_markup() {
 #[test]
 fn readyz_says_that_the_process_is_draining() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("DRAIN_LAME_DUCK", "20s"),
-        ("DRAIN_IDLE", "20s"),
-    ]);
+    let mut service = redis.service(&[("DRAIN_LAME_DUCK", "20s"), ("DRAIN_IDLE", "20s")]);
     let mut client = service.connect();
     assert_eq!(client.get("/readyz").status, 200);
     service.process.signal(Signal::TERM);
@@ -326,7 +322,7 @@ fn readyz_says_that_the_process_is_draining() {
 #[test]
 fn version_tells_version_commit_and_release() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("RELEASE", "v7 \"blue\"")]);
+    let service = redis.service(&[("RELEASE", "v7 \"blue\"")]);
     let version = service.get("/version");
     assert_eq!(version.status, 200);
     assert_eq!(content_type(&version), "application/json");
@@ -344,7 +340,7 @@ fn version_tells_version_commit_and_release() {
 #[test]
 fn metrics_are_openmetrics_with_every_family_that_is_promised() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("RELEASE", "r1")]);
+    let mut service = redis.service(&[("RELEASE", "r1")]);
     assert_eq!(service.get("/").number(), 1);
     // What Redis can promise is known by then.
     service.log_line("Redis is");
@@ -527,7 +523,7 @@ fn another_method_is_refused_with_those_that_are_allowed() {
 fn a_problem_without_redis_says_when_to_try_again() {
     let mut redis = Redis::start();
     redis.kill();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "50ms")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "50ms")]);
     let forms = [
         ("text/plain", "text/plain; charset=utf-8"),
         ("text/html", "text/html; charset=utf-8"),

@@ -30,7 +30,7 @@ fn events(mut service: Service) -> Vec<Value> {
 #[test]
 fn each_request_is_one_event_with_all_that_is_known_of_it() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("RELEASE", "r \"7\"")]);
+    let service = redis.service(&[("RELEASE", "r \"7\"")]);
     let mut client = service.connect();
     let greeting = client.get_with("/", "X-Request-Id: one\r\n");
     client.get("/nowhere?secret=query");
@@ -92,8 +92,7 @@ fn each_request_is_one_event_with_all_that_is_known_of_it() {
 #[test]
 fn a_request_whose_client_has_left_is_an_event_too() {
     let redis = Redis::start();
-    let service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
+    let service = redis.service(&[
         ("REDIS_TIMEOUT", "60s"),
         ("DRAIN_LAME_DUCK", "0s"),
         ("DRAIN_TIMEOUT", "1s"),
@@ -133,8 +132,7 @@ fn a_request_whose_client_has_left_is_an_event_too() {
 #[test]
 fn every_request_that_is_cut_at_the_end_is_an_event() {
     let redis = Redis::start();
-    let service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
+    let service = redis.service(&[
         ("REDIS_TIMEOUT", "60s"),
         ("DRAIN_LAME_DUCK", "0s"),
         ("DRAIN_TIMEOUT", "1s"),
@@ -877,8 +875,7 @@ fn a_line_that_was_torn_spoils_no_other() {
 #[test]
 fn a_redis_that_goes_and_comes_is_one_line_each() {
     let mut redis = Redis::start();
-    let mut service =
-        Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "300ms")]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "300ms")]);
     let mut client = service.connect();
     client.get("/");
     redis.kill();

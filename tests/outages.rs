@@ -50,7 +50,7 @@ fn a_service_that_starts_before_redis_counts_as_soon_as_redis_is_there() {
 fn a_visit_waits_for_redis_within_its_budget() {
     let mut redis = Redis::start();
     redis.kill();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "30s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "30s")]);
     let mut visitor = service.connect();
     visitor
         .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -205,7 +205,7 @@ fn a_copy_of_a_batch_that_runs_late_counts_nothing() {
 #[test]
 fn a_probe_whose_client_leaves_breaks_no_link() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "50s")]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "50s")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut client = service.connect();
@@ -233,11 +233,7 @@ fn a_probe_whose_client_leaves_breaks_no_link() {
 #[test]
 fn a_client_that_asks_for_readiness_and_leaves_is_not_waited_for() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "4s"),
-        ("DRAIN_LAME_DUCK", "0s"),
-    ]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "4s"), ("DRAIN_LAME_DUCK", "0s")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut client = service.connect();
@@ -259,7 +255,7 @@ fn a_client_that_asks_for_readiness_and_leaves_is_not_waited_for() {
 fn attempts_to_connect_that_hang_are_few_and_end_when_no_visit_waits() {
     let redis = Redis::start();
     redis.process().signal(Signal::STOP);
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "2s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "2s")]);
     assert_eq!(service.get("/").status, 503);
     assert!(service.metric("abukiks_redis_connection_attempts_total") <= 9.0);
     redis.process().signal(Signal::CONT);

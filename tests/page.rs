@@ -346,7 +346,7 @@ fn numbers_of_every_length_fit_every_width() {
 #[test]
 fn without_redis_the_browser_shows_that_no_visit_can_be_counted() {
     let mut redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "100ms")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "100ms")]);
     redis.kill();
     let browser = Browser::start();
     browser.open(&service);

@@ -179,6 +179,11 @@ impl Redis {
         self.process = None;
     }
 
+    /// Starts a service that counts here, with these settings, and waits until it is ready.
+    pub(crate) fn service(&self, settings: &[(&str, &str)]) -> Service {
+        Service::start_with(&[&[("REDIS_URL", &*self.url())], settings].concat())
+    }
+
     /// A connection of the test's own.
     pub(crate) fn connect(&self) -> redis::Connection {
         redis::Client::open(self.url())
@@ -231,7 +236,7 @@ pub(crate) fn program(name: &str, settings: &[(&str, &str)]) -> Command {
 impl Service {
     /// Starts one on a free port, attached to `redis`, and waits until it is ready.
     pub(crate) fn start(redis: &Redis) -> Self {
-        Self::start_with(&[("REDIS_URL", &redis.url())])
+        redis.service(&[])
     }
 
     /// Starts one on a free port with these settings, and waits until it is ready.

@@ -35,13 +35,7 @@ fn sources() -> Vec<PathBuf> {
 #[test]
 fn two_deploys_are_the_same_program_with_other_settings() {
     let redis = Redis::start();
-    let deploy = |name| {
-        Service::start_with(&[
-            ("REDIS_URL", &*redis.url()),
-            ("RELEASE", name),
-            ("COUNTER_KEY", name),
-        ])
-    };
+    let deploy = |name| redis.service(&[("RELEASE", name), ("COUNTER_KEY", name)]);
     let (staging, production) = (deploy("staging"), deploy("production"));
     let programs = [&staging, &production]
         .map(|deploy| fs::read_link(proc(deploy.process.pid(), "exe")).expect("a program"));
@@ -146,8 +140,7 @@ fn the_program_executes_no_other_one() {
 fn each_release_of_a_build_is_named_wherever_it_shows() {
     let redis = Redis::start();
     for release in ["first-1", "second-2"] {
-        let mut service =
-            Service::start_with(&[("REDIS_URL", &*redis.url()), ("RELEASE", release)]);
+        let mut service = redis.service(&[("RELEASE", release)]);
         let version: serde_json::Value =
             serde_json::from_str(&service.get("/version").body).expect("JSON");
         assert_eq!(version["release"], release);
