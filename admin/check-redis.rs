@@ -7,7 +7,7 @@ use abukiks::cli;
 /// Checks that the attached Redis can be reached and counted in, and how durable it is.
 ///
 /// Run it after a change of `REDIS_URL`, before the instances are restarted: it uses the same settings
-/// and the same code as they do. It counts nobody, but tries as `/readyz` does: where there is no count
+/// and the same code as they do. It counts no visit, but tries as `/readyz` does: where there is no count
 /// yet, it is 0 then.
 #[derive(Debug, clap::Parser)]
 #[command(name = env!("CARGO_BIN_NAME"), version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
@@ -36,10 +36,7 @@ fn main() -> ExitCode {
             .to_string()
         } else {
             let count = count.map_or_else(|| "nothing yet".to_owned(), |count| count.to_string());
-            format!(
-                "{} answers: {server}\nkey {} holds {count}",
-                config.redis_url, config.counter_key
-            )
+            format!("{} answers: {server}\nkey {} holds {count}", config.redis_url, config.counter_key)
         })
     })
 }

@@ -23,11 +23,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     cli::run_task(async |Arguments { to, dry_run, json }, config, link| {
-        let old = if dry_run {
-            link.read().await?
-        } else {
-            link.reset(to).await?
-        };
+        let old = if dry_run { link.read().await? } else { link.reset(to).await? };
         Ok(if json {
             let key = &config.counter_key;
             serde_json::json!({ "key": key, "old": old, "new": to, "dryRun": dry_run }).to_string()

@@ -1,10 +1,7 @@
 //! What parts of a request take, in one process and on one thread, over the library as it is public:
 //! `cargo bench`. Of a logged request and one that is not, the difference is the log line.
 
-#![allow(
-    clippy::expect_used,
-    reason = "a measurement that cannot go on has failed"
-)]
+#![allow(clippy::expect_used, reason = "a measurement that cannot go on has failed")]
 
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
@@ -69,13 +66,8 @@ impl Drop for Redis {
 
 fn settings(redis: &Redis, access_log: &str) -> Config {
     let url = format!("unix://{}", redis.socket().display());
-    let settings = [
-        ("REDIS_URL", url.as_str()),
-        ("ACCESS_LOG", access_log),
-        ("LOG_FORMAT", "json"),
-    ];
-    Config::from_vars(settings.map(|(name, value)| (name.into(), value.into())))
-        .expect("good settings")
+    let settings = [("REDIS_URL", url.as_str()), ("ACCESS_LOG", access_log), ("LOG_FORMAT", "json")];
+    Config::from_vars(settings.map(|(name, value)| (name.into(), value.into()))).expect("good settings")
 }
 
 fn runtime() -> Runtime {
@@ -119,10 +111,7 @@ fn answer_with_access_log(bencher: Bencher<'_, '_>, access_log: &str) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("an address");
-        let listeners = Listeners {
-            sockets: vec![Listener::Tcp(listener)],
-            inherited: true,
-        };
+        let listeners = Listeners { sockets: vec![Listener::Tcp(listener)], inherited: true };
         let mut signals = StopSignals::listen().expect("signals");
         tokio::spawn(async move { server::run(&config, listeners, app, &mut signals).await });
         let client = TcpStream::connect(address).await.expect("it listens");
@@ -142,12 +131,7 @@ fn answer_with_access_log(bencher: Bencher<'_, '_>, access_log: &str) {
 
 /// Opens something while stdout leads nowhere; stdout itself is for the results.
 fn into_null<T>(open: impl FnOnce() -> std::io::Result<T>) -> T {
-    let stdout = File::from(
-        std::io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .expect("stdout"),
-    );
+    let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned().expect("stdout"));
     let null = OpenOptions::new().write(true).open("/dev/null");
     rustix::stdio::dup2_stdout(null.expect("a sink")).expect("stdout");
     let opened = open();

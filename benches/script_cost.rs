@@ -5,10 +5,7 @@
 //! connection to a Redis of the benchmark's own. The ways take turns; each figure is the median of
 //! its rounds.
 
-#![allow(
-    clippy::expect_used,
-    reason = "a measurement that cannot go on has failed"
-)]
+#![allow(clippy::expect_used, reason = "a measurement that cannot go on has failed")]
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -85,21 +82,14 @@ impl Redis {
 
     async fn try_connect(&self) -> redis::RedisResult<MultiplexedConnection> {
         // As the service does: without the crate's own time limits.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        redis::Client::open(self.url())?
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        redis::Client::open(self.url())?.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// The CPU time that it has used.
     async fn cpu_us(&self, connection: &mut MultiplexedConnection) -> f64 {
-        let info: String = redis::cmd("INFO")
-            .arg("cpu")
-            .query_async(connection)
-            .await
-            .expect("Redis answers");
+        let info: String =
+            redis::cmd("INFO").arg("cpu").query_async(connection).await.expect("Redis answers");
         let field = |name: &str| -> f64 {
             let mut lines = info.lines();
             let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -207,11 +197,7 @@ async fn main() {
         .query_async::<String>(&mut connection)
         .await
         .expect("it is a script");
-    let means = Means {
-        connection,
-        counter: Arc::new(counter),
-        script: script.into(),
-    };
+    let means = Means { connection, counter: Arc::new(counter), script: script.into() };
     println!("| callers | counted by | visits/s | latency | Redis CPU a visit |");
     println!("|---|---|---|---|---|");
     for callers in CALLERS {

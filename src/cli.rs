@@ -31,7 +31,7 @@ const EX_OSERR: u8 = 71;
 const EX_OSFILE: u8 = 72;
 /// What there was to say could not be written.
 const EX_IOERR: u8 = 74;
-/// A setting is wrong. systemd is told not to restart on it.
+/// A setting is wrong. The unit tells systemd not to restart on it.
 const EX_CONFIG: u8 = 78;
 
 /// How long a healthy service may take for each step of an answer about its health.
@@ -56,10 +56,7 @@ pub struct Failure {
 impl Failure {
     /// A failure that the given exit status stands for.
     fn new(status: u8, text: impl fmt::Display) -> Self {
-        Self {
-            status,
-            text: text.to_string(),
-        }
+        Self { status, text: text.to_string() }
     }
 
     /// The system refused something.
@@ -86,10 +83,9 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Uncountable(text) => Self::new(EX_DATAERR, text),
-            StoreError::Unreachable(why) => Self::new(
-                EX_UNAVAILABLE,
-                format!("Redis is unreachable (REDIS_URL): {why}"),
-            ),
+            StoreError::Unreachable(why) => {
+                Self::new(EX_UNAVAILABLE, format!("Redis is unreachable (REDIS_URL): {why}"))
+            }
             StoreError::Unreplicated { have, want } => Self::new(
                 EX_UNAVAILABLE,
                 format!("MIN_REPLICAS_ACK={want}, but {have} replicas of Redis answered in time"),
@@ -120,9 +116,7 @@ struct Arguments {
 
 /// Runs the service, or does what its arguments ask for instead.
 #[must_use]
-pub fn run_service(
-    serve: impl FnOnce(&Config, Store, bool) -> Result<ExitCode, Failure>,
-) -> ExitCode {
+pub fn run_service(serve: impl FnOnce(&Config, Store, bool) -> Result<ExitCode, Failure>) -> ExitCode {
     let done = match parse::<Arguments>() {
         Err(exit) => return exit,
         Ok(arguments) if arguments.check_config => {
@@ -180,10 +174,9 @@ fn prepare() -> Result<(Config, Store), Failure> {
 fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&Failure::new(
-            EX_IOERR,
-            format!("stdout cannot be written to: {error}"),
-        )),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(&Failure::new(EX_IOERR, format!("stdout cannot be written to: {error}")))
+        }
         _ => ExitCode::SUCCESS,
     }
 }
@@ -229,8 +222,7 @@ fn ask_health(address: SocketAddr) -> io::Result<String> {
 
 /// Every setting with its default and its meaning, and what else `--help` ends with.
 fn settings_help() -> String {
-    let mut help =
-        "All settings are environment variables. An empty one counts as absent.\n".to_owned();
+    let mut help = "All settings are environment variables. An empty one counts as absent.\n".to_owned();
     for setting in SETTINGS {
         let default = match setting.default {
             "" => "none",

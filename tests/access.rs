@@ -42,9 +42,7 @@ fn documented() -> Rules {
 /// Does all that this part of Abukiks does with Redis.
 fn exercise(what: &str, redis: &Redis, url: &str) {
     let admin = |task: &str, arguments: &[&str]| {
-        let task = program(task, &[("REDIS_URL", url)])
-            .args(arguments)
-            .output();
+        let task = program(task, &[("REDIS_URL", url)]).args(arguments).output();
         task.expect("it runs")
     };
     match what {
@@ -111,9 +109,7 @@ impl Watched {
         };
         exercise(what, redis, &url);
         let log: Vec<HashMap<String, Value>> = redis.run(&["ACL", "LOG"]);
-        log.iter()
-            .map(|entry| redis::from_redis_value_ref(&entry["object"]).expect("text"))
-            .collect()
+        log.iter().map(|entry| redis::from_redis_value_ref(&entry["object"]).expect("text")).collect()
     }
 }
 
@@ -224,11 +220,5 @@ fn the_example_allows_all_of_it_and_no_more() {
     // And no rule is left that no test knows.
     names.push("a database but 0");
     let tested: BTreeSet<_> = names.into_iter().collect();
-    assert_eq!(
-        documented
-            .keys()
-            .map(String::as_str)
-            .collect::<BTreeSet<_>>(),
-        tested
-    );
+    assert_eq!(documented.keys().map(String::as_str).collect::<BTreeSet<_>>(), tested);
 }

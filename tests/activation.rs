@@ -16,20 +16,14 @@ use crate::support::{Client, Manager, Process, Redis, Service, activated, held_s
 fn ready_is_said_once_and_when_the_port_answers() {
     let redis = Redis::start();
     let manager = Manager::new();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("NOTIFY_SOCKET", &manager.path()),
-    ]);
+    let mut service = redis.service(&[("NOTIFY_SOCKET", &manager.path())]);
     let first = manager.next();
     assert!(first.starts_with("READY=1\n"), "{first}");
     assert_eq!(service.get("/").number(), 1);
 
     assert!(service.stop().success());
     let messages = manager.rest();
-    let stopping = messages
-        .iter()
-        .filter(|message| message.contains("STOPPING=1"))
-        .count();
+    let stopping = messages.iter().filter(|message| message.contains("STOPPING=1")).count();
     assert_eq!(stopping, 1, "{messages:?}");
     assert!(messages.iter().all(|message| !message.contains("READY=1")));
 }
@@ -38,17 +32,10 @@ fn ready_is_said_once_and_when_the_port_answers() {
 fn the_status_line_shows_live_figures() {
     let redis = Redis::start();
     let manager = Manager::new();
-    let service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("NOTIFY_SOCKET", &manager.path()),
-    ]);
+    let service = redis.service(&[("NOTIFY_SOCKET", &manager.path())]);
     service.get("/");
     let messages = manager.until("1 requests answered");
-    assert!(
-        messages
-            .last()
-            .is_some_and(|last| last.contains("Redis answers"))
-    );
+    assert!(messages.last().is_some_and(|last| last.contains("Redis answers")));
 }
 
 #[test]
@@ -56,8 +43,7 @@ fn the_watchdog_is_fed_at_half_its_period_with_redis_standing_still_and_while_dr
     let redis = Redis::start();
     let manager = Manager::new();
     let period = Duration::from_millis(800);
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
+    let mut service = redis.service(&[
         ("REDIS_TIMEOUT", "30s"),
         ("NOTIFY_SOCKET", &manager.path()),
         ("WATCHDOG_USEC", &period.as_micros().to_string()),
@@ -65,9 +51,7 @@ fn the_watchdog_is_fed_at_half_its_period_with_redis_standing_still_and_while_dr
     service.get("/");
     redis.process().signal(Signal::STOP);
     let mut waiting = service.connect();
-    waiting
-        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        .unwrap();
+    waiting.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
 
     let fed = |times: u32| {
         manager.until("WATCHDOG=1");
@@ -91,24 +75,14 @@ fn the_watchdog_is_fed_at_half_its_period_with_redis_standing_still_and_while_dr
 fn a_drain_that_takes_long_asks_for_the_time_it_needs() {
     let redis = Redis::start();
     let manager = Manager::new();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "30s"),
-        ("NOTIFY_SOCKET", &manager.path()),
-    ]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "30s"), ("NOTIFY_SOCKET", &manager.path())]);
     service.get("/");
     redis.process().signal(Signal::STOP);
     let mut waiting = service.connect();
-    waiting
-        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        .unwrap();
+    waiting.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     service.process.signal(Signal::TERM);
     let messages = manager.until("EXTEND_TIMEOUT_USEC=");
-    assert!(
-        messages
-            .iter()
-            .any(|message| message.contains("STOPPING=1"))
-    );
+    assert!(messages.iter().any(|message| message.contains("STOPPING=1")));
     redis.process().signal(Signal::CONT);
     assert_eq!(waiting.read(false).unwrap().number(), 2);
     assert!(service.process.wait().success());
@@ -125,18 +99,13 @@ fn every_socket_handed_over_is_served_ip_version_6_and_unix_alike() {
     let taken = held_socket();
     let mut service = Service::from_command(activated(
         &[tcp.as_fd(), unix.as_fd()],
-        &[
-            ("REDIS_URL", &redis.url()),
-            ("PORT", &taken.local_addr().unwrap().port().to_string()),
-        ],
+        &[("REDIS_URL", &redis.url()), ("PORT", &taken.local_addr().unwrap().port().to_string())],
     ));
     let mut client = Client::connect(tcp.local_addr().unwrap());
     assert_eq!(client.get("/").number(), 1);
 
     let mut stream = UnixStream::connect(&path).unwrap();
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.ends_with("Visitor count: 2"), "{answer}");
@@ -175,32 +144,19 @@ fn what_cannot_be_listened_on_is_refused_and_no_port_bound_instead() {
 fn sockets_meant_for_another_process_are_left_alone() {
     let redis = Redis::start();
     let held = held_socket();
-    let mut command = activated(
-        &[held.as_fd()],
-        &[("REDIS_URL", &redis.url()), ("PORT", "0")],
-    );
+    let mut command = activated(&[held.as_fd()], &[("REDIS_URL", &redis.url()), ("PORT", "0")]);
     // As a child of the activated process would see it.
     let inner = env!("CARGO_BIN_EXE_abukiks");
     let script = format!("export LISTEN_FDS=1 LISTEN_PID=1; exec {inner} 3<&0 0</dev/null");
     command = {
         let mut other = std::process::Command::new("/bin/sh");
-        other.env_clear().envs(
-            command
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
-        other
-            .args(["-c", &script])
-            .stdin(Stdio::from(held.as_fd().try_clone_to_owned().unwrap()));
+        other.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        other.args(["-c", &script]).stdin(Stdio::from(held.as_fd().try_clone_to_owned().unwrap()));
         other
     };
     let mut service = Service::from_command(command);
     assert_ne!(service.address, held.local_addr().unwrap());
-    assert!(
-        service
-            .log_line("listening")
-            .contains("\"inherited\":false")
-    );
+    assert!(service.log_line("listening").contains("\"inherited\":false"));
     assert_eq!(service.get("/").number(), 1);
 }
 
@@ -218,7 +174,7 @@ fn a_socket_that_was_handed_over_outlives_the_process() {
     assert_eq!(first.get("/").number(), 1);
     assert!(first.stop().success());
 
-    // Nobody serves now, and nobody is refused.
+    // No process serves now, and no client is refused.
     let mut client = Client::connect(held.local_addr().unwrap());
     client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     let _second = start();
@@ -228,7 +184,7 @@ fn a_socket_that_was_handed_over_outlives_the_process() {
 #[test]
 fn port_0_takes_a_free_port_and_logs_it() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("PORT", "0")]);
+    let mut service = redis.service(&[("PORT", "0")]);
     let line = service.log_line("listening");
     assert!(line.contains("\"listening\":\"http://127.0.0.1:"), "{line}");
     assert!(line.contains("\"inherited\":false"), "{line}");
@@ -244,10 +200,7 @@ fn a_port_that_is_taken_gives_one_clear_line() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(71), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(
-        said.contains(&format!("127.0.0.1:{port} (HOST and PORT)")),
-        "{said}"
-    );
+    assert!(said.contains(&format!("127.0.0.1:{port} (HOST and PORT)")), "{said}");
     assert!(output.stdout.is_empty());
 }
 
@@ -257,26 +210,18 @@ fn without_a_supervisor_that_listens_the_service_serves_all_the_same() {
     let held = held_socket();
     let mut service = Service::from_command(activated(
         &[held.as_fd()],
-        &[
-            ("REDIS_URL", &redis.url()),
-            ("NOTIFY_SOCKET", "/nowhere/notify"),
-            ("WATCHDOG_USEC", "1000000"),
-        ],
+        &[("REDIS_URL", &redis.url()), ("NOTIFY_SOCKET", "/nowhere/notify"), ("WATCHDOG_USEC", "1000000")],
     ));
     assert_eq!(service.get("/").number(), 1);
     assert!(service.stop().success());
 }
 
 #[test]
-fn a_supervisor_that_does_not_read_holds_nobody_up_and_hears_what_matters_when_it_does() {
+fn a_supervisor_that_does_not_read_stops_nothing_and_hears_what_matters_when_it_does() {
     let redis = Redis::start();
     for manager in [Manager::new(), Manager::in_no_file_system()] {
         manager.fill();
-        let mut service = Service::start_with(&[
-            ("REDIS_URL", &redis.url()),
-            ("REDIS_TIMEOUT", "30s"),
-            ("NOTIFY_SOCKET", &manager.path()),
-        ]);
+        let mut service = redis.service(&[("REDIS_TIMEOUT", "30s"), ("NOTIFY_SOCKET", &manager.path())]);
         let before = redis.count();
         assert_eq!(service.get("/").number(), before + 1);
         assert_eq!(redis.count(), before + 1);
@@ -285,9 +230,7 @@ fn a_supervisor_that_does_not_read_holds_nobody_up_and_hears_what_matters_when_i
         manager.fill();
         redis.process().signal(Signal::STOP);
         let mut waiting = service.connect();
-        waiting
-            .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-            .unwrap();
+        waiting.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
         service.wait_for_waiting(1);
         service.process.signal(Signal::TERM);
         service.log_line("draining");

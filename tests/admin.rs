@@ -19,36 +19,24 @@ fn said(redis: &Redis, name: &str, arguments: &[&str]) -> String {
     let output = run(name, &[("REDIS_URL", &redis.url())], arguments);
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .trim_end()
-        .to_owned()
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
 #[test]
 fn reset_count_prints_what_the_count_was() {
     let redis = Redis::start();
-    assert_eq!(
-        said(&redis, "reset-count", &[]),
-        "the count was nothing and is now 0"
-    );
+    assert_eq!(said(&redis, "reset-count", &[]), "the count was nothing and is now 0");
     let () = redis.run(&["SET", "visitorCount", "41"]);
     assert_eq!(
         said(&redis, "reset-count", &["--to", "7", "--dry-run"]),
         "the count was 41 and would become 7"
     );
     assert_eq!(redis.count(), 41);
-    assert_eq!(
-        said(&redis, "reset-count", &["--to", "7"]),
-        "the count was 41 and is now 7"
-    );
+    assert_eq!(said(&redis, "reset-count", &["--to", "7"]), "the count was 41 and is now 7");
     assert_eq!(redis.count(), 7);
     let json: serde_json::Value =
         serde_json::from_str(&said(&redis, "reset-count", &["--json", "--to=-2"])).unwrap();
-    assert_eq!(
-        json,
-        serde_json::json!({ "key": "visitorCount", "old": "7", "new": -2, "dryRun": false })
-    );
+    assert_eq!(json, serde_json::json!({ "key": "visitorCount", "old": "7", "new": -2, "dryRun": false }));
     assert_eq!(redis.count(), -2);
 }
 
@@ -58,10 +46,7 @@ fn show_count_changes_nothing() {
     assert!(said(&redis, "show-count", &[]).starts_with("0 "));
     let () = redis.run(&["SET", "visitorCount", "12"]);
     assert_eq!(said(&redis, "show-count", &[]), "12");
-    assert_eq!(
-        said(&redis, "show-count", &["--json"]),
-        r#"{"count":12,"key":"visitorCount"}"#
-    );
+    assert_eq!(said(&redis, "show-count", &["--json"]), r#"{"count":12,"key":"visitorCount"}"#);
     assert_eq!(redis.count(), 12);
     let keys: Vec<String> = redis.run(&["KEYS", "*"]);
     assert_eq!(keys, ["visitorCount"]);
@@ -71,14 +56,10 @@ fn show_count_changes_nothing() {
 fn check_redis_tells_what_the_attached_redis_can_promise() {
     let redis = Redis::start();
     let text = said(&redis, "check-redis", &[]);
-    assert!(
-        text.contains("can lose visits (appendonly is no)"),
-        "{text}"
-    );
+    assert!(text.contains("can lose visits (appendonly is no)"), "{text}");
     assert!(text.contains("visitorCount holds nothing yet"), "{text}");
     let durable = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let json: serde_json::Value =
-        serde_json::from_str(&said(&durable, "check-redis", &["--json"])).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&said(&durable, "check-redis", &["--json"])).unwrap();
     assert_eq!(json["durable"], true);
     assert_eq!(json["role"], "master");
     let keys: Vec<String> = durable.run(&["KEYS", "*"]);
@@ -91,29 +72,19 @@ fn check_redis_finds_out_what_would_refuse_every_visit() {
     let redis = Redis::start();
     let check = |settings: &[(&str, &str)]| {
         let url = redis.url();
-        let output = run(
-            "check-redis",
-            &[&[("REDIS_URL", &*url)], settings].concat(),
-            &[],
-        );
+        let output = run("check-redis", &[&[("REDIS_URL", &*url)], settings].concat(), &[]);
         assert!(output.stdout.is_empty(), "{output:?}");
         let said = String::from_utf8(output.stderr).expect("text");
         (output.status.code(), said)
     };
     let refused = |said: &str| {
         let (status, text) = check(&[]);
-        assert!(
-            text.contains("answers and does not do what is asked") && text.contains(said),
-            "{text}"
-        );
+        assert!(text.contains("answers and does not do what is asked") && text.contains(said), "{text}");
         assert_eq!(status, Some(69));
     };
     let (status, text) = check(&[("MIN_REPLICAS_ACK", "1")]);
     assert_eq!(status, Some(69));
-    assert!(
-        text.contains("MIN_REPLICAS_ACK=1, but 0 replicas"),
-        "{text}"
-    );
+    assert!(text.contains("MIN_REPLICAS_ACK=1, but 0 replicas"), "{text}");
 
     redis.run::<()>(&["SET", "visitorCount", "9223372036854775807"]);
     let (status, text) = check(&[]);
@@ -145,10 +116,7 @@ fn a_text_of_any_length_at_the_key_is_no_number_and_can_be_reset() {
     let shown = run("show-count", &[("REDIS_URL", &redis.url())], &[]);
     assert_eq!(shown.status.code(), Some(65), "{shown:?}");
     let text = String::from_utf8(shown.stderr).expect("text");
-    assert!(
-        text.contains("key visitorCount does not hold a plain integer"),
-        "{text}"
-    );
+    assert!(text.contains("key visitorCount does not hold a plain integer"), "{text}");
     let reset = said(&redis, "reset-count", &["--json"]);
     let reset: serde_json::Value = serde_json::from_str(&reset).expect("JSON");
     assert_eq!(reset["old"].as_str().map(str::len), Some(1003));
@@ -177,30 +145,15 @@ fn exit_statuses_say_what_was_wrong() {
         };
         assert_eq!(status(&[], &["--nonsense"]), Some(64), "{task}");
         assert_eq!(status(&[], &["leftover"]), Some(64), "{task}");
-        assert_eq!(
-            status(&[("REDIS_URL", "nonsense")], &[]),
-            Some(78),
-            "{task}"
-        );
-        assert_eq!(
-            status(&[("REDIS_URL", "unix:///nowhere/redis.sock")], &[]),
-            Some(69),
-            "{task}"
-        );
+        assert_eq!(status(&[("REDIS_URL", "nonsense")], &[]), Some(78), "{task}");
+        assert_eq!(status(&[("REDIS_URL", "unix:///nowhere/redis.sock")], &[]), Some(69), "{task}");
         let redis = Redis::start();
         let () = redis.run(&["RPUSH", "visitorCount", "a list"]);
-        assert_eq!(
-            status(&[("REDIS_URL", &redis.url())], &[]),
-            Some(65),
-            "{task}"
-        );
+        assert_eq!(status(&[("REDIS_URL", &redis.url())], &[]), Some(65), "{task}");
         let keys: Vec<String> = redis.run(&["KEYS", "*"]);
         assert_eq!(keys, ["visitorCount"], "{task} has changed something");
     }
-    assert_eq!(
-        run("reset-count", &[], &["--to", "many"]).status.code(),
-        Some(64)
-    );
+    assert_eq!(run("reset-count", &[], &["--to", "many"]).status.code(), Some(64));
 }
 
 #[test]
@@ -209,10 +162,7 @@ fn help_and_version_need_no_redis_and_help_shows_where_the_settings_come_from() 
         let help = run(task, &[], &["--help"]);
         assert!(help.status.success());
         let help = String::from_utf8(help.stdout).unwrap();
-        assert!(
-            help.contains("same environment variables as the service"),
-            "{help}"
-        );
+        assert!(help.contains("same environment variables as the service"), "{help}");
         assert!(help.contains("69 Redis is unreachable"), "{help}");
         assert!(help.contains("--json"), "{help}");
         let version = run(task, &[], &["--version"]);
@@ -231,11 +181,7 @@ fn tasks_take_secrets_as_the_service_does() {
     let file = file.display().to_string();
     let folder = redis.folder().display().to_string();
     for task in TASKS {
-        for setting in [
-            ("REDIS_URL", &url),
-            ("REDIS_URL_FILE", &file),
-            ("CREDENTIALS_DIRECTORY", &folder),
-        ] {
+        for setting in [("REDIS_URL", &url), ("REDIS_URL_FILE", &file), ("CREDENTIALS_DIRECTORY", &folder)] {
             let output = run(task, &[(setting.0, setting.1)], &["--json"]);
             assert!(output.status.success(), "{task} {setting:?} {output:?}");
             let said = String::from_utf8(output.stdout).unwrap();
@@ -251,9 +197,7 @@ fn a_reset_while_instances_count_separates_the_visits_before_from_those_after() 
     let (stop, answers) = (&AtomicBool::new(false), &AtomicUsize::new(0));
     let more = || {
         let before = answers.load(Relaxed);
-        eventually("visits are counted", || {
-            (answers.load(Relaxed) > before + 200).then_some(())
-        });
+        eventually("visits are counted", || (answers.load(Relaxed) > before + 200).then_some(()));
     };
     // The numbers of the three spans can be told apart: up from 1, up from a million, up from
     // minus a million.
@@ -285,22 +229,13 @@ fn a_reset_while_instances_count_separates_the_visits_before_from_those_after() 
         let (was_first, was_second) = (reset(up), reset(down));
         more();
         stop.store(true, Relaxed);
-        let numbers: Vec<i64> = visitors
-            .into_iter()
-            .flat_map(|visitor| visitor.join().unwrap())
-            .collect();
+        let numbers: Vec<i64> = visitors.into_iter().flat_map(|visitor| visitor.join().unwrap()).collect();
         (was_first, was_second, numbers)
     });
     numbers.sort_unstable();
-    let expected: Vec<i64> = (down + 1..=redis.count())
-        .chain(1..=was_first)
-        .chain(up + 1..=was_second)
-        .collect();
-    assert!(
-        numbers == expected,
-        "{was_first} {was_second} {}",
-        redis.count()
-    );
+    let expected: Vec<i64> =
+        (down + 1..=redis.count()).chain(1..=was_first).chain(up + 1..=was_second).collect();
+    assert!(numbers == expected, "{was_first} {was_second} {}", redis.count());
     for service in &mut services {
         assert_eq!(service.metric("abukiks_counter_went_back_total"), 0.0);
         service.log_line("the count was reset");
@@ -339,10 +274,7 @@ fn what_stands_in_redis_cannot_command_a_terminal() {
     let redis = Redis::start();
     let () = redis.run(&["SET", "visitorCount", "\u{1b}[31mred\u{202e}"]);
     let dry = said(&redis, "reset-count", &["--dry-run"]);
-    assert_eq!(
-        dry,
-        "the count was \\u{1b}[31mred\\u{202e} and would become 0"
-    );
+    assert_eq!(dry, "the count was \\u{1b}[31mred\\u{202e} and would become 0");
 }
 
 #[test]

@@ -28,7 +28,7 @@ enum Step {
     Arrive(usize),
     /// The visitor who has waited longest leaves.
     Leave,
-    /// Somebody asks whether visits can be counted.
+    /// A probe asks whether visits can be counted.
     Probe,
     /// Something happens to the next increment.
     Break(Fate),
@@ -38,7 +38,7 @@ enum Step {
     Forget,
     /// The event loop goes round this often.
     Turn(usize),
-    /// Everybody who waits is answered.
+    /// All that wait are answered.
     Settle,
 }
 
@@ -79,11 +79,8 @@ struct Model {
 
 impl Model {
     fn check(&self, count: i64) -> Result<(), TestCaseError> {
-        let answered: Vec<(Outcome, i64)> = self
-            .outcomes
-            .iter()
-            .filter_map(|outcome| Some((*outcome, outcome.number?)))
-            .collect();
+        let answered: Vec<(Outcome, i64)> =
+            self.outcomes.iter().filter_map(|outcome| Some((*outcome, outcome.number?))).collect();
         let numbers: HashSet<i64> = answered.iter().map(|(_, number)| *number).collect();
         prop_assert_eq!(numbers.len(), answered.len(), "a number was given twice");
         prop_assert!(numbers.iter().all(|number| (1..=count).contains(number)));
@@ -125,11 +122,7 @@ async fn play(redis: &Redis, steps: &[Step]) -> Result<(), TestCaseError> {
                         let began = clock.fetch_add(1, Relaxed);
                         let number = counter.visit(Instant::now()).await.ok();
                         let ended = clock.fetch_add(1, Relaxed);
-                        Outcome {
-                            began,
-                            ended,
-                            number,
-                        }
+                        Outcome { began, ended, number }
                     })
                 }));
             }
@@ -174,11 +167,7 @@ async fn settle(waiting: &mut Vec<JoinHandle<Outcome>>, model: &mut Model) {
 fn numbers_are_right_in_whatever_order_things_break() {
     let redis = Redis::start();
     let event_loop = process::runtime().expect("an event loop");
-    let cases = Cases {
-        cases: 32,
-        failure_persistence: None,
-        ..Cases::default()
-    };
+    let cases = Cases { cases: 32, failure_persistence: None, ..Cases::default() };
     TestRunner::new(cases)
         .run(&steps(), |steps| event_loop.block_on(play(&redis, &steps)))
         .unwrap_or_else(|error| panic!("{error}"));

@@ -40,13 +40,8 @@ fn wait_for(node: &Redis, command: &[&str], lines: &[&str]) {
 impl Cluster {
     /// Starts one whose nodes take another one for dead after so many milliseconds.
     fn start(timeout: &str) -> Self {
-        let mut cluster = Self {
-            host: own_host(),
-            nodes: Vec::new(),
-            owner: 0,
-            other: 0,
-            slot: String::new(),
-        };
+        let mut cluster =
+            Self { host: own_host(), nodes: Vec::new(), owner: 0, other: 0, slot: String::new() };
         for _ in 0..MASTERS {
             cluster.add_node(timeout);
         }
@@ -63,11 +58,7 @@ impl Cluster {
         cluster.add_node(timeout);
         cluster.replicate(REPLICA, cluster.owner);
         for node in &cluster.nodes {
-            let whole = [
-                "cluster_state:ok",
-                "cluster_known_nodes:4",
-                "cluster_size:3",
-            ];
+            let whole = ["cluster_state:ok", "cluster_known_nodes:4", "cluster_size:3"];
             wait_for(node, &["CLUSTER", "INFO"], &whole);
             // A master that takes the replica for another master does not vote for it, and what is sent
             // to a node without a link is lost.
@@ -182,10 +173,7 @@ fn no_visit_is_lost_or_refused_while_the_keys_move_to_another_node() {
 #[test]
 fn no_visit_is_lost_or_refused_when_a_replica_is_told_to_take_over() {
     let cluster = Cluster::start("15000");
-    let service = Service::start_with(&[
-        ("REDIS_URL", &cluster.url(cluster.owner)),
-        ("REDIS_TIMEOUT", "1m"),
-    ]);
+    let service = Service::start_with(&[("REDIS_URL", &cluster.url(cluster.owner)), ("REDIS_TIMEOUT", "1m")]);
     let crowd = Crowd::visit(&[service.address], 4);
     crowd.wait_for_numbers(50);
     let replica = &cluster.nodes[REPLICA];
@@ -200,10 +188,8 @@ fn no_visit_is_lost_or_refused_when_a_replica_is_told_to_take_over() {
 #[test]
 fn with_every_replica_acknowledging_the_death_of_a_node_costs_no_visit() {
     let mut cluster = Cluster::start("1000");
-    let service = Service::start_with(&[
-        ("REDIS_URL", &cluster.url(cluster.other)),
-        ("MIN_REPLICAS_ACK", "1"),
-    ]);
+    let service =
+        Service::start_with(&[("REDIS_URL", &cluster.url(cluster.other)), ("MIN_REPLICAS_ACK", "1")]);
     let crowd = Crowd::visit(&[service.address], 4);
     crowd.wait_for_numbers(50);
     let owner = cluster.owner;

@@ -10,62 +10,33 @@ use abukiks::config::{Config, SETTINGS};
 use crate::support::{Redis, Service, program};
 
 /// For each setting: good values as they are shown, and bad ones.
-type Case = (
-    &'static str,
-    &'static [(&'static str, &'static str)],
-    &'static [&'static str],
-);
+type Case = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
 
 /// Values that are shown as they were given.
 macro_rules! same {
     ($($value:literal),*) => { &[$(($value, $value)),*] };
 }
 
-const PERIODS: &[(&str, &str)] = &[
-    ("1ms", "1ms"),
-    ("10", "10s"),
-    ("90s", "1m 30s"),
-    ("24h", "1day"),
-];
+const PERIODS: &[(&str, &str)] = &[("1ms", "1ms"), ("10", "10s"), ("90s", "1m 30s"), ("24h", "1day")];
 const NO_PERIODS: &[&str] = &["0", "0s", "-1s", "1.5", "24h 1ms", "soon", "1us", "1s ago"];
 const COUNTS: &[(&str, &str)] = same!("1", "4294967295");
 const NO_COUNTS: &[&str] = &["0", "-1", "+1", "1.0", "4294967296", "many", "1 ", "0x10"];
 
 const CASES: &[Case] = &[
-    (
-        "HOST",
-        same!("127.0.0.1", "0.0.0.0", "::", "::1"),
-        &["localhost", "1.2.3", "[::1]", "127.0.0.1 "],
-    ),
-    (
-        "PORT",
-        same!("0", "5000", "65535"),
-        &["65536", "-1", "+80", "http", "80 ", "8e1"],
-    ),
+    ("HOST", same!("127.0.0.1", "0.0.0.0", "::", "::1"), &["localhost", "1.2.3", "[::1]", "127.0.0.1 "]),
+    ("PORT", same!("0", "5000", "65535"), &["65536", "-1", "+80", "http", "80 ", "8e1"]),
     (
         "REDIS_URL",
         &[
             ("redis://db", "redis://db"),
             ("redis://db:7000/3", "redis://db:7000/3"),
             ("redis://user:secret@db/", "redis://user:***@db/"),
-            (
-                "redis://:secret@db/?protocol=resp3",
-                "redis://:***@db/?protocol=resp3",
-            ),
+            ("redis://:secret@db/?protocol=resp3", "redis://:***@db/?protocol=resp3"),
             ("rediss://db", "rediss://db"),
             ("unix:///run/redis.sock", "unix:///run/redis.sock"),
-            (
-                "redis+unix:///r.sock?db=1&user=u&pass=secret",
-                "redis+unix:///r.sock?db=1&user=u&pass=***",
-            ),
-            (
-                "redis+sentinel://a,b:7000,[::1]/visits",
-                "redis+sentinel://a,b:7000,[::1]/visits",
-            ),
-            (
-                "redis+sentinel://user:secret@a:26379/visits/3",
-                "redis+sentinel://user:***@a:26379/visits/3",
-            ),
+            ("redis+unix:///r.sock?db=1&user=u&pass=secret", "redis+unix:///r.sock?db=1&user=u&pass=***"),
+            ("redis+sentinel://a,b:7000,[::1]/visits", "redis+sentinel://a,b:7000,[::1]/visits"),
+            ("redis+sentinel://user:secret@a:26379/visits/3", "redis+sentinel://user:***@a:26379/visits/3"),
             (
                 "rediss+sentinel://:secret@a,b/my-master.1?protocol=resp3&sentinel_user=u&sentinel_pass=secret",
                 "rediss+sentinel://:***@a,b/my-master.1?protocol=resp3&sentinel_user=u&sentinel_pass=***",
@@ -107,7 +78,7 @@ const CASES: &[Case] = &[
             "redis+sentinel://a,b?sentinel_pass=secret/visits",
             "redis+sentinel://a,b#secret/visits",
             "redis+sentinel://a,:secret@b/visits",
-            // Which nobody would use.
+            // Of no use.
             "unix://user:secret@localhost/run/redis.sock",
             "redis://db/-1",
             "redis://db:0/",
@@ -116,98 +87,35 @@ const CASES: &[Case] = &[
             "unix+sentinel://a/visits",
         ],
     ),
-    (
-        "REDIS_URL_FILE",
-        &[],
-        &["/nowhere/redis-url", "/a\nb", "redis://:secret@db/"],
-    ),
+    ("REDIS_URL_FILE", &[], &["/nowhere/redis-url", "/a\nb", "redis://:secret@db/"]),
     ("REDIS_CA_FILE", &[], &["/nowhere/ca.pem", "/a\nb"]),
     ("REDIS_CERT_FILE", &[], &["/nowhere/cert.pem", "/a\nb"]),
-    (
-        "REDIS_KEY_FILE",
-        &[],
-        &[
-            "/nowhere/key.pem",
-            "/a\nb",
-            "-----BEGIN PRIVATE KEY-----secret",
-        ],
-    ),
-    (
-        "REDIS_TIMEOUT",
-        &[("1ms", "1ms"), ("2", "2s"), ("60s", "1m")],
-        &["0", "61s", "1h", "soon", "-1"],
-    ),
-    (
-        "COUNTER_KEY",
-        same!("visits", "42", "a key {tag} \"quoted\""),
-        &["a\nb", "\u{1b}[31m"],
-    ),
-    (
-        "COUNTER_FENCE",
-        same!("on", "off"),
-        &["yes", "true", "1", "ON", "on "],
-    ),
-    (
-        "MIN_REPLICAS_ACK",
-        same!("0", "1", "4294967295"),
-        &["-1", "all", "4294967296"],
-    ),
+    ("REDIS_KEY_FILE", &[], &["/nowhere/key.pem", "/a\nb", "-----BEGIN PRIVATE KEY-----secret"]),
+    ("REDIS_TIMEOUT", &[("1ms", "1ms"), ("2", "2s"), ("60s", "1m")], &["0", "61s", "1h", "soon", "-1"]),
+    ("COUNTER_KEY", same!("visits", "42", "a key {tag} \"quoted\""), &["a\nb", "\u{1b}[31m"]),
+    ("COUNTER_FENCE", same!("on", "off"), &["yes", "true", "1", "ON", "on "]),
+    ("MIN_REPLICAS_ACK", same!("0", "1", "4294967295"), &["-1", "all", "4294967296"]),
     ("MAX_WAITING_VISITS", COUNTS, NO_COUNTS),
-    (
-        "MAX_CONNECTIONS",
-        same!("auto", "1", "4294967295"),
-        &["0", "-1", "AUTO", "many"],
-    ),
-    (
-        "MAX_HEADER_BYTES",
-        same!("256", "16384"),
-        &["255", "0", "-1", "16k"],
-    ),
-    (
-        "MAX_HEADERS",
-        same!("1", "10000"),
-        &["0", "10001", "-1", "many"],
-    ),
+    ("MAX_CONNECTIONS", same!("auto", "1", "4294967295"), &["0", "-1", "AUTO", "many"]),
+    ("MAX_HEADER_BYTES", same!("256", "16384"), &["255", "0", "-1", "16k"]),
+    ("MAX_HEADERS", same!("1", "10000"), &["0", "10001", "-1", "many"]),
     ("MAX_BODY_BYTES", same!("0", "65536"), &["-1", "64k"]),
     ("HEADER_TIMEOUT", PERIODS, NO_PERIODS),
     ("KEEP_ALIVE_TIMEOUT", PERIODS, NO_PERIODS),
-    (
-        "DRAIN_LAME_DUCK",
-        &[("0", "0s"), ("0s", "0s"), ("30s", "30s")],
-        &["31s", "-1", "soon", "1us", "25h"],
-    ),
+    ("DRAIN_LAME_DUCK", &[("0", "0s"), ("0s", "0s"), ("30s", "30s")], &["31s", "-1", "soon", "1us", "25h"]),
     ("DRAIN_IDLE", PERIODS, NO_PERIODS),
     ("DRAIN_TIMEOUT", PERIODS_OF_A_DRAIN, NO_PERIODS),
-    (
-        "IDLE_EXIT",
-        &[("off", "off"), ("10", "10s")],
-        &["0", "OFF", "never", "25h"],
-    ),
-    (
-        "LOG_FORMAT",
-        same!("auto", "journald", "json", "text"),
-        &["JSON", "xml", "json "],
-    ),
-    (
-        "LOG_LEVEL",
-        same!("error", "warn", "info", "debug", "trace"),
-        &["warning", "INFO", "off", "3"],
-    ),
+    ("IDLE_EXIT", &[("off", "off"), ("10", "10s")], &["0", "OFF", "never", "25h"]),
+    ("LOG_FORMAT", same!("auto", "journald", "json", "text"), &["JSON", "xml", "json "]),
+    ("LOG_LEVEL", same!("error", "warn", "info", "debug", "trace"), &["warning", "INFO", "off", "3"]),
     ("ACCESS_LOG", same!("on", "off"), &["yes", "0"]),
-    (
-        "RELEASE",
-        same!("auto", "v12", "a release"),
-        &["a\nb", "\u{7f}"],
-    ),
+    ("RELEASE", same!("auto", "v12", "a release"), &["a\nb", "\u{7f}"]),
 ];
 
 const PERIODS_OF_A_DRAIN: &[(&str, &str)] = &[("250ms", "250ms"), ("10", "10s"), ("24h", "1day")];
 
 fn vars(settings: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-    settings
-        .iter()
-        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
-        .collect()
+    settings.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
 }
 
 fn config(settings: &[(&str, &str)]) -> Result<Config, String> {
@@ -245,11 +153,7 @@ fn every_good_value_is_taken() {
         for (given, shown) in *good {
             let config = config(&[(name, given)]).unwrap_or_else(|error| panic!("{error}"));
             let (value, origin) = &effective(&config)[*name];
-            assert_eq!(
-                (&**value, &**origin),
-                (*shown, "environment"),
-                "{name}={given}"
-            );
+            assert_eq!((&**value, &**origin), (*shown, "environment"), "{name}={given}");
         }
     }
 }
@@ -278,10 +182,7 @@ fn every_bad_value_is_refused_by_one_line_that_names_it_and_what_is_accepted() {
             if *name == "REDIS_URL" || no_path {
                 assert!(said[0].contains("withheld"), "{said:?}");
             } else {
-                assert!(
-                    said[0].contains(&value.escape_debug().to_string()),
-                    "{said:?}"
-                );
+                assert!(said[0].contains(&value.escape_debug().to_string()), "{said:?}");
             }
         }
     }
@@ -296,11 +197,7 @@ fn an_empty_variable_counts_as_absent() {
         let (value, origin) = &effective(&with)[setting.name];
         assert_eq!(origin, "default");
         let given = config(&[(setting.name, setting.default)]).unwrap();
-        assert_eq!(
-            &effective(&given)[setting.name].0,
-            value,
-            "the default, as it is printed"
-        );
+        assert_eq!(&effective(&given)[setting.name].0, value, "the default, as it is printed");
     }
 }
 
@@ -319,10 +216,7 @@ fn all_that_is_wrong_is_told_at_once() {
     ]);
     given.push(("RELEASE".into(), OsString::from_vec(vec![0xff])));
     let said = Config::from_vars(given).unwrap_err().to_string();
-    let mut told: Vec<_> = said
-        .lines()
-        .map(|line| line.split(['=', ' ']).next().unwrap())
-        .collect();
+    let mut told: Vec<_> = said.lines().map(|line| line.split(['=', ' ']).next().unwrap()).collect();
     told.sort_unstable();
     assert_eq!(
         told,
@@ -338,36 +232,21 @@ fn all_that_is_wrong_is_told_at_once() {
         ],
         "{said}"
     );
-    assert!(
-        said.contains("given more than once, by REDIS_URL and by REDIS_URL_FILE /nowhere"),
-        "{said}"
-    );
+    assert!(said.contains("given more than once, by REDIS_URL and by REDIS_URL_FILE /nowhere"), "{said}");
 }
 
 #[test]
 fn what_contradicts_is_refused() {
     let said = refused(&[("DRAIN_LAME_DUCK", "10s"), ("DRAIN_TIMEOUT", "5s")]);
     assert_eq!(said.len(), 1);
-    assert!(
-        said[0].contains("DRAIN_LAME_DUCK=10s is longer than DRAIN_TIMEOUT=5s"),
-        "{said:?}"
-    );
+    assert!(said[0].contains("DRAIN_LAME_DUCK=10s is longer than DRAIN_TIMEOUT=5s"), "{said:?}");
     for file in ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"] {
         let said = refused(&[(file, "/dev/null"), ("REDIS_URL", "redis://:secret@db/")]);
-        assert!(
-            said[0].contains("takes effect with rediss:// only"),
-            "{said:?}"
-        );
+        assert!(said[0].contains("takes effect with rediss:// only"), "{said:?}");
         assert!(!said[0].contains("secret"), "{said:?}");
     }
-    let said = refused(&[
-        ("REDIS_URL", "rediss://db"),
-        ("REDIS_CERT_FILE", "/dev/null"),
-    ]);
-    assert!(
-        said[0].contains("REDIS_CERT_FILE and REDIS_KEY_FILE belong together"),
-        "{said:?}"
-    );
+    let said = refused(&[("REDIS_URL", "rediss://db"), ("REDIS_CERT_FILE", "/dev/null")]);
+    assert!(said[0].contains("REDIS_CERT_FILE and REDIS_KEY_FILE belong together"), "{said:?}");
     // Of two that contradict, one is wrong by itself: only that is said.
     let said = refused(&[("DRAIN_LAME_DUCK", "1m"), ("DRAIN_TIMEOUT", "x")]);
     assert_eq!(said.len(), 1, "{said:?}");
@@ -377,15 +256,10 @@ fn what_contradicts_is_refused() {
 fn a_setting_that_is_not_text_is_refused() {
     for setting in SETTINGS {
         let value = OsString::from_vec(b"\xff\xfe".to_vec());
-        let said = Config::from_vars([(setting.name.into(), value)])
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            said,
-            format!("{0} is not UTF-8; {0} takes text", setting.name)
-        );
+        let said = Config::from_vars([(setting.name.into(), value)]).unwrap_err().to_string();
+        assert_eq!(said, format!("{0} is not UTF-8; {0} takes text", setting.name));
     }
-    // What is no setting is nobody's business.
+    // What is no setting is ignored.
     let stranger = (OsString::from("OTHER"), OsString::from_vec(vec![0xff]));
     assert!(Config::from_vars([stranger]).is_ok());
 }
@@ -409,11 +283,7 @@ fn passwords_survive_unchanged_and_are_never_shown() {
         let config = config(&[("REDIS_URL", url)]).unwrap();
         let settings = config.redis_url.connection.redis_settings();
         assert_eq!(settings.password(), Some(password));
-        for shown in [
-            config.effective(),
-            format!("{config:?}"),
-            config.redis_url.to_string(),
-        ] {
+        for shown in [config.effective(), format!("{config:?}"), config.redis_url.to_string()] {
             assert!(!shown.contains(&format!("{password}@")), "{shown}");
             assert!(!shown.contains(&format!("pass={password}")), "{shown}");
             assert!(!shown.contains(&format!("{password:?}")), "{shown}");
@@ -423,10 +293,7 @@ fn passwords_survive_unchanged_and_are_never_shown() {
 
 #[test]
 fn a_password_reaches_redis_as_it_is() {
-    for (password, encoded) in [
-        ("0123456789", "0123456789"),
-        ("a b\"c'd%e#", "a%20b%22c%27d%25e%23"),
-    ] {
+    for (password, encoded) in [("0123456789", "0123456789"), ("a b\"c'd%e#", "a%20b%22c%27d%25e%23")] {
         let redis = Redis::start_with(&["--requirepass", password]);
         let url = format!("{}?pass={encoded}", redis.url());
         let mut service = Service::start_with(&[("REDIS_URL", &url), ("LOG_LEVEL", "trace")]);
@@ -442,10 +309,7 @@ fn a_secret_may_come_as_a_file_or_as_a_credential() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("redis-url");
     std::fs::write(&file, "redis://:12345@db/\r\nsecond line\n").unwrap();
-    let (file, folder_path) = (
-        file.display().to_string(),
-        folder.path().display().to_string(),
-    );
+    let (file, folder_path) = (file.display().to_string(), folder.path().display().to_string());
     for (setting, origin) in [
         (("REDIS_URL_FILE", &*file), format!("REDIS_URL_FILE {file}")),
         (
@@ -454,32 +318,17 @@ fn a_secret_may_come_as_a_file_or_as_a_credential() {
         ),
     ] {
         let config = config(&[setting]).unwrap();
-        assert_eq!(
-            config.redis_url.connection.redis_settings().password(),
-            Some("12345")
-        );
-        assert_eq!(
-            effective(&config)["REDIS_URL"],
-            ("redis://:***@db/".to_owned(), origin)
-        );
+        assert_eq!(config.redis_url.connection.redis_settings().password(), Some("12345"));
+        assert_eq!(effective(&config)["REDIS_URL"], ("redis://:***@db/".to_owned(), origin));
     }
 
     // A service may have other credentials than this one.
     let elsewhere = tempfile::tempdir().unwrap();
     let elsewhere = elsewhere.path().display().to_string();
-    assert!(
-        config(&[
-            ("CREDENTIALS_DIRECTORY", &elsewhere),
-            ("REDIS_URL", "redis://db/")
-        ])
-        .is_ok()
-    );
+    assert!(config(&[("CREDENTIALS_DIRECTORY", &elsewhere), ("REDIS_URL", "redis://db/")]).is_ok());
 
-    let three = [
-        ("REDIS_URL", "redis://db/"),
-        ("REDIS_URL_FILE", &*file),
-        ("CREDENTIALS_DIRECTORY", &*folder_path),
-    ];
+    let three =
+        [("REDIS_URL", "redis://db/"), ("REDIS_URL_FILE", &*file), ("CREDENTIALS_DIRECTORY", &*folder_path)];
     for two in [&three[..2], &three[1..], &[three[0], three[2]], &three[..]] {
         let said = refused(two);
         assert_eq!(said.len(), 1, "{said:?}");
@@ -488,24 +337,14 @@ fn a_secret_may_come_as_a_file_or_as_a_credential() {
 
     std::fs::write(folder.path().join("redis-url"), "redis://:sec ret@:x\n").unwrap();
     let said = refused(&[("REDIS_URL_FILE", &file)]);
-    assert!(
-        said[0].contains("REDIS_URL") && said[0].contains("withheld"),
-        "{said:?}"
-    );
+    assert!(said[0].contains("REDIS_URL") && said[0].contains("withheld"), "{said:?}");
     assert!(!said[0].contains("sec ret"), "{said:?}");
     std::fs::write(folder.path().join("redis-url"), "").unwrap();
     assert!(refused(&[("REDIS_URL_FILE", &file)])[0].contains("REDIS_URL"));
 }
 
 fn run(settings: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = program("abukiks", settings)
-        .args(arguments)
-        .output()
-        .unwrap();
+    let Output { status, stdout, stderr } = program("abukiks", settings).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
 }
@@ -519,10 +358,7 @@ fn a_wrong_setting_ends_the_process_with_78_before_anything_is_logged() {
         "PORT=\"many\" (from environment) is not valid; PORT takes a port number from 0 to 65535\n\
          LOG_LEVEL=\"loud\" (from environment) is not valid; LOG_LEVEL takes error, warn, info, debug or trace\n"
     );
-    let same = run(
-        &[("PORT", "many"), ("LOG_LEVEL", "loud")],
-        &["--check-config"],
-    );
+    let same = run(&[("PORT", "many"), ("LOG_LEVEL", "loud")], &["--check-config"]);
     assert_eq!(same, (code, stdout, stderr));
 }
 
@@ -532,18 +368,11 @@ fn check_config_refuses_whatever_the_service_refuses() {
     let file = folder.path().join("ca.pem");
     std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nnonsense\n").unwrap();
     let file = file.display().to_string();
-    let settings = [
-        ("REDIS_URL", "rediss://db/"),
-        ("REDIS_CA_FILE", &*file),
-        ("PORT", "0"),
-    ];
+    let settings = [("REDIS_URL", "rediss://db/"), ("REDIS_CA_FILE", &*file), ("PORT", "0")];
     for arguments in [&[][..], &["--check-config"]] {
         let (code, stdout, stderr) = run(&settings, arguments);
         assert_eq!((code, &*stdout), (Some(78), ""), "{stderr}");
-        assert!(
-            stderr.contains("REDIS_CA_FILE") && stderr.contains("PEM"),
-            "{stderr}"
-        );
+        assert!(stderr.contains("REDIS_CA_FILE") && stderr.contains("PEM"), "{stderr}");
     }
 }
 
@@ -581,16 +410,11 @@ fn a_certificate_or_key_that_cannot_be_used_is_named() {
 
 #[test]
 fn check_config_shows_every_setting_with_its_origin() {
-    let (code, stdout, stderr) = run(
-        &[("PORT", "5001"), ("REDIS_URL", "redis://user:12345@db/")],
-        &["--check-config"],
-    );
+    let (code, stdout, stderr) =
+        run(&[("PORT", "5001"), ("REDIS_URL", "redis://user:12345@db/")], &["--check-config"]);
     assert_eq!((code, &*stderr), (Some(0), ""));
     assert!(stdout.contains("PORT=5001  # environment\n"), "{stdout}");
-    assert!(
-        stdout.contains("REDIS_URL=redis://user:***@db/  # environment\n"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("REDIS_URL=redis://user:***@db/  # environment\n"), "{stdout}");
     assert!(stdout.contains("REDIS_TIMEOUT=1s  # default\n"), "{stdout}");
     assert_eq!(stdout.lines().count(), SETTINGS.len(), "{stdout}");
 }
@@ -600,17 +424,9 @@ fn help_lists_every_setting_with_default_and_meaning() {
     let (code, help, stderr) = run(&[("PORT", "many")], &["--help"]);
     assert_eq!((code, &*stderr), (Some(0), ""));
     for setting in SETTINGS {
-        assert!(
-            help.contains(&format!("\n  {}\n", setting.name)),
-            "{}",
-            setting.name
-        );
+        assert!(help.contains(&format!("\n  {}\n", setting.name)), "{}", setting.name);
         assert!(help.contains(setting.meaning.trim()), "{}", setting.name);
-        assert!(
-            help.contains(&format!("Takes {}.", setting.accepts)),
-            "{}",
-            setting.name
-        );
+        assert!(help.contains(&format!("Takes {}.", setting.accepts)), "{}", setting.name);
     }
 }
 
@@ -618,16 +434,8 @@ fn help_lists_every_setting_with_default_and_meaning() {
 fn version_and_unknown_arguments() {
     let (code, stdout, _) = run(&[], &["--version"]);
     assert_eq!(code, Some(0));
-    assert!(
-        stdout.starts_with(concat!("abukiks ", env!("CARGO_PKG_VERSION"), " (")),
-        "{stdout}"
-    );
-    for wrong in [
-        &["--port=1"][..],
-        &["serve"],
-        &["--check-config", "--check-health"],
-        &[""],
-    ] {
+    assert!(stdout.starts_with(concat!("abukiks ", env!("CARGO_PKG_VERSION"), " (")), "{stdout}");
+    for wrong in [&["--port=1"][..], &["serve"], &["--check-config", "--check-health"], &[""]] {
         let (code, stdout, stderr) = run(&[], wrong);
         assert_eq!((code, &*stdout), (Some(64), ""), "{wrong:?}");
         assert!(stderr.starts_with("error: "), "{stderr}");

@@ -13,11 +13,7 @@ const DESCRIPTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.yam
 /// Runs a program that `make test` installs by tests/requirements.txt, and that has to be content.
 fn check_with(tool: &str, arguments: &[&str]) {
     let path = Path::new(ROOT).join(".run/tools/bin").join(tool);
-    assert!(
-        path.exists(),
-        "{} is missing; run `make test`, which installs it",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing; run `make test`, which installs it", path.display());
     let folder = tempfile::tempdir().expect("a folder");
     let output = Command::new(path)
         .args(arguments)
@@ -42,13 +38,7 @@ fn hold_to_the_contract(service: &Service, form: &str, but: Option<&str>) {
     let mut arguments = vec!["run", DESCRIPTION, "--url", &url, "--header", &accept];
     // The same requests each time: what fails, fails for everybody.
     arguments.extend(["--generation-deterministic", "--max-examples", "20"]);
-    arguments.extend([
-        "--phases",
-        "examples,coverage,fuzzing",
-        "--warnings",
-        "off",
-        "--no-color",
-    ]);
+    arguments.extend(["--phases", "examples,coverage,fuzzing", "--warnings", "off", "--no-color"]);
     arguments.extend(but.iter().flat_map(|check| ["--exclude-checks", check]));
     check_with("schemathesis", &arguments);
 }
@@ -80,17 +70,13 @@ fn every_answer_is_as_described() {
 #[test]
 fn every_refusal_is_as_described() {
     let redis = Redis::start();
-    let service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
+    let service = redis.service(&[
         ("HEADER_TIMEOUT", "1s"),
         // As much as a target that is too long needs.
         ("MAX_HEADER_BYTES", "80000"),
     ]);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contract.py");
-    let (host, port) = (
-        service.address.ip().to_string(),
-        service.address.port().to_string(),
-    );
+    let (host, port) = (service.address.ip().to_string(), service.address.port().to_string());
     check_with("python", &[script, DESCRIPTION, &host, &port]);
     assert_eq!(redis.count(), 0, "a refused request was counted");
 }
@@ -98,7 +84,7 @@ fn every_refusal_is_as_described() {
 #[test]
 fn every_answer_is_as_described_while_redis_is_away() {
     let mut redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "10ms")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "10ms")]);
     redis.kill();
     for form in ["text/plain", "application/json"] {
         // 503 is what is wanted here.

@@ -13,11 +13,8 @@ const VISIT: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 /// How often Redis has run a command.
 fn calls(redis: &Redis, command: &str) -> u64 {
     let info: String = redis.run(&["INFO", "commandstats"]);
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-    line.and_then(|line| line.split(',').next()?.parse().ok())
-        .unwrap_or(0)
+    let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
 }
 
 #[test]
@@ -53,10 +50,7 @@ fn visits_that_wait_together_are_counted_together() {
     crowd.wait_for_numbers(5_000);
     let visits = crowd.go_home().len();
     let commands = calls(&redis, "evalsha");
-    assert!(
-        commands * 2 < visits as u64,
-        "{commands} commands for {visits} visits"
-    );
+    assert!(commands * 2 < visits as u64, "{commands} commands for {visits} visits");
     let batches = service.metric("abukiks_batch_visits_count");
     // The script was unknown once.
     assert_eq!(batches, (commands - 1 + calls(&redis, "eval")) as f64);
@@ -67,22 +61,21 @@ fn visits_that_wait_together_are_counted_together() {
 fn a_lone_visit_is_sent_at_once_and_alone() {
     let redis = Redis::start();
     // A budget that a visit which waited for company would use up.
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "24s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "24s")]);
     let mut client = service.connect();
     for number in 1..=20 {
         assert_eq!(client.get("/").number(), number);
     }
     assert_eq!(service.metric("abukiks_batch_visits_count"), 20.0);
     // A tick of the deadlines, the only thing it could have waited for, comes every 20 ms.
-    let quick =
-        service.metric("abukiks_http_request_duration_seconds_bucket{le=\"0.0128\",route=\"/\"}");
+    let quick = service.metric("abukiks_http_request_duration_seconds_bucket{le=\"0.0128\",route=\"/\"}");
     assert!(quick >= 10.0, "only {quick} of 20 were quick");
 }
 
 #[test]
 fn a_visit_never_gets_a_number_of_a_batch_that_was_sent_before_it_came() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "60s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "60s")]);
     let mut early = service.connect();
     let mut late = service.connect();
     assert_eq!(early.get("/").number(), 1);
@@ -100,7 +93,7 @@ fn a_visit_never_gets_a_number_of_a_batch_that_was_sent_before_it_came() {
 #[test]
 fn a_visitor_who_left_while_queued_is_not_counted() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "60s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "60s")]);
     let mut patient = service.connect();
     assert_eq!(patient.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
@@ -120,7 +113,7 @@ fn a_visitor_who_left_while_queued_is_not_counted() {
 #[test]
 fn a_visitor_who_only_waits_is_counted() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "60s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "60s")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut waiting = service.connect();
@@ -140,22 +133,10 @@ fn an_existing_count_is_continued() {
         ("-2", [-1, 0]),
         // Where Lua would write 1e+14, and where a double and its integer begin to differ.
         ("99999999999998", [99_999_999_999_999, 100_000_000_000_000]),
-        (
-            "999999999999998",
-            [999_999_999_999_999, 1_000_000_000_000_000],
-        ),
-        (
-            "9007199254740990",
-            [9_007_199_254_740_991, 9_007_199_254_740_992],
-        ),
-        (
-            "9007199254740992",
-            [9_007_199_254_740_993, 9_007_199_254_740_994],
-        ),
-        (
-            "-9007199254740995",
-            [-9_007_199_254_740_994, -9_007_199_254_740_993],
-        ),
+        ("999999999999998", [999_999_999_999_999, 1_000_000_000_000_000]),
+        ("9007199254740990", [9_007_199_254_740_991, 9_007_199_254_740_992]),
+        ("9007199254740992", [9_007_199_254_740_993, 9_007_199_254_740_994]),
+        ("-9007199254740995", [-9_007_199_254_740_994, -9_007_199_254_740_993]),
         ("9223372036854775805", [i64::MAX - 1, i64::MAX]),
         ("-9223372036854775808", [i64::MIN + 1, i64::MIN + 2]),
     ] {
@@ -171,7 +152,7 @@ fn an_existing_count_is_continued() {
 fn the_count_is_kept_under_counter_key() {
     let redis = Redis::start();
     for key in ["visits", "{shop}:visits", "with space \u{e9}"] {
-        let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("COUNTER_KEY", key)]);
+        let service = redis.service(&[("COUNTER_KEY", key)]);
         assert_eq!(service.get("/").number(), 1);
         assert_eq!(redis.run::<String>(&["GET", key]), "1");
     }
@@ -205,10 +186,7 @@ fn what_cannot_be_counted_up_is_said_once_and_can_be_mended() {
         assert_eq!(service.get("/readyz").status, 200);
         service.stop();
         let log = service.whole_log();
-        let told: Vec<_> = log
-            .iter()
-            .filter(|line| line.contains("Redis does not count"))
-            .collect();
+        let told: Vec<_> = log.iter().filter(|line| line.contains("Redis does not count")).collect();
         assert_eq!(told.len(), 1, "{log:#?}");
         assert!(told[0].contains(said), "{told:?}");
     }
@@ -241,19 +219,12 @@ fn a_process_that_ended_in_order_leaves_nothing_but_the_count() {
 #[test]
 fn an_epoch_that_is_no_number_is_named() {
     for (words, said) in [
-        (
-            &["SET", "{visitorCount}:epoch", "x"][..],
-            "which is not an integer",
-        ),
-        (
-            &["RPUSH", "{visitorCount}:epoch", "x"],
-            "does not hold a plain integer",
-        ),
+        (&["SET", "{visitorCount}:epoch", "x"][..], "which is not an integer"),
+        (&["RPUSH", "{visitorCount}:epoch", "x"], "does not hold a plain integer"),
     ] {
         let redis = Redis::start();
         redis.run::<redis::Value>(words);
-        let names_it =
-            |line: &str| line.contains("key {visitorCount}:epoch ") && line.contains(said);
+        let names_it = |line: &str| line.contains("key {visitorCount}:epoch ") && line.contains(said);
         let mut service = Service::start(&redis);
         assert_eq!(service.get("/").status, 503);
         let line = service.log_line("Redis does not count");
@@ -265,10 +236,6 @@ fn an_epoch_that_is_no_number_is_named() {
         assert!(names_it(&line), "{line}");
 
         redis.run::<()>(&["DEL", "{visitorCount}:epoch"]);
-        assert_eq!(
-            service.get("/").number(),
-            1,
-            "those who got 503 are not counted"
-        );
+        assert_eq!(service.get("/").number(), 1, "those who got 503 are not counted");
     }
 }

@@ -56,17 +56,13 @@ impl Crowd {
     /// Waits until this many more visits have got a number.
     pub(crate) fn wait_for_numbers(&self, count: usize) {
         let target = self.shared.numbered.load(Relaxed) + count;
-        eventually("visits get numbers", || {
-            (self.shared.numbered.load(Relaxed) >= target).then_some(())
-        });
+        eventually("visits get numbers", || (self.shared.numbered.load(Relaxed) >= target).then_some(()));
     }
 
     /// Waits until this many more visits have been refused.
     pub(crate) fn wait_for_refusals(&self, count: usize) {
         let target = self.shared.refused.load(Relaxed) + count;
-        eventually("visits are refused", || {
-            (self.shared.refused.load(Relaxed) >= target).then_some(())
-        });
+        eventually("visits are refused", || (self.shared.refused.load(Relaxed) >= target).then_some(()));
     }
 
     /// Ends the visits, and returns all that have been made.
@@ -97,11 +93,7 @@ impl Shared {
             };
             let seen = number.map_or(&self.refused, |_| &self.numbered);
             seen.fetch_add(1, Relaxed);
-            visits.push(Visit {
-                began,
-                ended,
-                number,
-            });
+            visits.push(Visit { began, ended, number });
         }
         visits
     }
@@ -122,14 +114,8 @@ pub(crate) fn assert_exact(visits: &[Visit], count: i64) {
 
 /// Checks that a visit which had ended before another began has the smaller number.
 pub(crate) fn assert_ordered(visits: &[Visit]) {
-    let mut begun: Vec<_> = visits
-        .iter()
-        .filter_map(|visit| Some((visit.began, visit.number?)))
-        .collect();
-    let mut ended: Vec<_> = visits
-        .iter()
-        .filter_map(|visit| Some((visit.ended, visit.number?)))
-        .collect();
+    let mut begun: Vec<_> = visits.iter().filter_map(|visit| Some((visit.began, visit.number?))).collect();
+    let mut ended: Vec<_> = visits.iter().filter_map(|visit| Some((visit.ended, visit.number?))).collect();
     begun.sort_unstable();
     ended.sort_unstable();
     let mut ended = ended.into_iter().peekable();
@@ -138,9 +124,6 @@ pub(crate) fn assert_ordered(visits: &[Visit]) {
         while let Some((_, earlier)) = ended.next_if(|(ended, _)| *ended < began) {
             highest = highest.max(earlier);
         }
-        assert!(
-            highest < number,
-            "{number} was given to a visit that began after {highest} had been given"
-        );
+        assert!(highest < number, "{number} was given to a visit that began after {highest} had been given");
     }
 }

@@ -60,11 +60,7 @@ fn readme_lists_every_setting_with_its_default_and_nothing_else() {
 fn assert_same(document: &str, listed: &str, settings: &str) {
     let without = |these: &str, those: &str| -> String {
         let unlike = |line: &&str| !those.lines().any(|other| other == *line);
-        these
-            .lines()
-            .filter(unlike)
-            .map(|line| format!("{line}\n"))
-            .collect()
+        these.lines().filter(unlike).map(|line| format!("{line}\n")).collect()
     };
     assert!(
         listed == settings,
@@ -76,18 +72,11 @@ fn assert_same(document: &str, listed: &str, settings: &str) {
 
 #[test]
 fn readme_names_for_each_factor_a_file_and_a_test_that_are_there() {
-    let numerals = [
-        "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII",
-    ];
+    let numerals = ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"];
     let factors = table(&read("README.md"), "## The twelve factors");
-    let rows: Vec<Vec<_>> = factors
-        .lines()
-        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
-        .collect();
-    let numbered: Vec<_> = rows
-        .iter()
-        .filter_map(|row| row[0].split(' ').next())
-        .collect();
+    let rows: Vec<Vec<_>> =
+        factors.lines().map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect();
+    let numbered: Vec<_> = rows.iter().filter_map(|row| row[0].split(' ').next()).collect();
     assert_eq!(numbered, numerals);
     for row in rows {
         let [factor, _how, kept_by, proved_by] = row[..] else {
@@ -108,18 +97,13 @@ fn readme_names_for_each_factor_a_file_and_a_test_that_are_there() {
 
 /// What stands in backquotes.
 fn quoted(text: &str) -> Vec<String> {
-    text.split('`')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect()
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 /// `run::a_test` is the function `a_test` in tests/run.rs, and one of the program of all tests.
 fn assert_is_a_test(factor: &str, test: &str) {
-    let (module, name) = test
-        .split_once("::")
-        .unwrap_or_else(|| panic!("{factor}: {test} does not read file::test"));
+    let (module, name) =
+        test.split_once("::").unwrap_or_else(|| panic!("{factor}: {test} does not read file::test"));
     let source = read(&format!("tests/{module}.rs"));
     assert!(
         source.contains(&format!("#[test]\nfn {name}()")),
@@ -127,9 +111,7 @@ fn assert_is_a_test(factor: &str, test: &str) {
     );
     let promises = read("tests/promises.rs");
     assert!(
-        promises
-            .lines()
-            .any(|line| line == format!("mod {module};")),
+        promises.lines().any(|line| line == format!("mod {module};")),
         "{factor}: tests/{module}.rs is never run"
     );
 }
@@ -150,11 +132,7 @@ fn no_document_links_to_a_file_that_is_not_there() {
         let path = target.split('#').next().unwrap_or_default();
         let elsewhere = path.is_empty() || path.contains("://") || path.starts_with("mailto:");
         let folder = document.parent().expect("a folder");
-        assert!(
-            elsewhere || folder.join(path).exists(),
-            "{} links to {target}",
-            document.display()
-        );
+        assert!(elsewhere || folder.join(path).exists(), "{} links to {target}", document.display());
     }
 }
 
@@ -165,9 +143,8 @@ fn documents() -> Vec<PathBuf> {
         .filter_map(|folder| fs::read_dir(folder).ok())
         .flatten()
         .map(|entry| entry.expect("an entry").path());
-    let documents: Vec<_> = listed
-        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .collect();
+    let documents: Vec<_> =
+        listed.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect();
     assert!(documents.len() >= 2, "README and CHANGELOG at least");
     documents
 }
@@ -175,19 +152,13 @@ fn documents() -> Vec<PathBuf> {
 /// The targets of `[text](target)`, `![text](target)`, `[text]: target`, `src="target"`.
 fn links(document: &Path) -> Vec<(PathBuf, String)> {
     let text = fs::read_to_string(document).expect("a document");
-    let inline = [("](", ')'), ("src=\"", '"'), ("srcset=\"", '"')]
-        .into_iter()
-        .flat_map(|(before, after)| {
-            text.split(before)
-                .skip(1)
-                .filter_map(move |rest| rest.split(after).next())
+    let inline =
+        [("](", ')'), ("src=\"", '"'), ("srcset=\"", '"')].into_iter().flat_map(|(before, after)| {
+            text.split(before).skip(1).filter_map(move |rest| rest.split(after).next())
         });
     let references = text
         .lines()
         .filter(|line| line.starts_with('['))
         .filter_map(|line| line.split_once("]: ").map(|(_, target)| target));
-    inline
-        .chain(references)
-        .map(|target| (document.to_owned(), target.trim().to_owned()))
-        .collect()
+    inline.chain(references).map(|target| (document.to_owned(), target.trim().to_owned())).collect()
 }

@@ -90,17 +90,9 @@ fn send_slowly_until(stop: &AtomicBool, address: SocketAddr) -> Vec<i64> {
 /// Waits a little for something to read. What comes stays in the buffer.
 fn is_quiet_for(client: &mut Client, pause: Duration) -> bool {
     use std::io::BufRead as _;
-    client
-        .stream
-        .get_ref()
-        .set_read_timeout(Some(pause))
-        .unwrap();
+    client.stream.get_ref().set_read_timeout(Some(pause)).unwrap();
     let quiet = client.stream.fill_buf().is_err();
-    client
-        .stream
-        .get_ref()
-        .set_read_timeout(Some(PATIENCE))
-        .unwrap();
+    client.stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
     quiet
 }
 
@@ -130,9 +122,8 @@ fn thirty_restarts_under_64_busy_clients_lose_nothing() {
     let (stop, answers) = (&AtomicBool::new(false), &AtomicUsize::new(0));
     let mut numbers: Vec<i64> = std::thread::scope(|scope| {
         let _also_on_failure = SetAtEnd(stop);
-        let mut clients: Vec<_> = (0..64)
-            .map(|_| scope.spawn(move || visit_until(stop, address, answers)))
-            .collect();
+        let mut clients: Vec<_> =
+            (0..64).map(|_| scope.spawn(move || visit_until(stop, address, answers))).collect();
         for _ in 0..2 {
             clients.push(scope.spawn(move || idle_until(stop, address)));
             clients.push(scope.spawn(move || half_send_until(stop, address)));
@@ -142,9 +133,7 @@ fn thirty_restarts_under_64_busy_clients_lose_nothing() {
             let mut service = start();
             let before = answers.load(Relaxed);
             eventually("visitors are served", || {
-                let all_ended = clients
-                    .iter()
-                    .any(std::thread::ScopedJoinHandle::is_finished);
+                let all_ended = clients.iter().any(std::thread::ScopedJoinHandle::is_finished);
                 assert!(!all_ended, "a client has failed");
                 (answers.load(Relaxed) > before + 200).then_some(())
             });
@@ -153,19 +142,11 @@ fn thirty_restarts_under_64_busy_clients_lose_nothing() {
         }
         let _last = start();
         stop.store(true, Relaxed);
-        clients
-            .into_iter()
-            .flat_map(|client| client.join().expect("no request is lost"))
-            .collect()
+        clients.into_iter().flat_map(|client| client.join().expect("no request is lost")).collect()
     });
     numbers.sort_unstable();
     let expected: Vec<i64> = (1..=redis.count()).collect();
-    assert!(
-        numbers == expected,
-        "{} of {}",
-        numbers.len(),
-        expected.len()
-    );
+    assert!(numbers == expected, "{} of {}", numbers.len(), expected.len());
 }
 
 #[test]
@@ -242,27 +223,16 @@ fn past_drain_timeout_what_remains_is_cut_and_named() {
     let redis = Redis::start();
     let (mut service, mut client) = with_a_visit_in_flight(
         &redis,
-        &[
-            ("DRAIN_TIMEOUT", "300ms"),
-            ("DRAIN_LAME_DUCK", "0"),
-            ("DRAIN_IDLE", "10s"),
-        ],
+        &[("DRAIN_TIMEOUT", "300ms"), ("DRAIN_LAME_DUCK", "0"), ("DRAIN_IDLE", "10s")],
     );
     let mut idle = service.connect();
     idle.get("/version");
     let mut half = service.connect();
     half.send("GET / HT").unwrap();
-    eventually("all are connected", || {
-        (service.metric("abukiks_connections") >= 4.0).then_some(())
-    });
+    eventually("all are connected", || (service.metric("abukiks_connections") >= 4.0).then_some(()));
     service.process.signal(Signal::TERM);
     let line = service.log_line("connections were cut");
-    for cut in [
-        "\"answering\":1",
-        "\"receiving\":1",
-        "\"idle\":1",
-        "\"drain_timeout_ms\":300",
-    ] {
+    for cut in ["\"answering\":1", "\"receiving\":1", "\"idle\":1", "\"drain_timeout_ms\":300"] {
         assert!(line.contains(cut), "{cut} in {line}");
     }
     assert!(service.process.wait().success());
@@ -274,8 +244,7 @@ fn past_drain_timeout_what_remains_is_cut_and_named() {
 fn an_own_port_keeps_accepting_in_the_lame_duck_time_and_a_second_signal_ends_it() {
     let redis = Redis::start();
     for (signal, name, status) in [(Signal::TERM, "SIGTERM", 143), (Signal::INT, "SIGINT", 130)] {
-        let mut service =
-            Service::start_with(&[("REDIS_URL", &redis.url()), ("DRAIN_LAME_DUCK", "30s")]);
+        let mut service = redis.service(&[("DRAIN_LAME_DUCK", "30s")]);
         assert_eq!(service.get("/readyz").status, 200);
         service.process.signal(signal);
         let line = service.log_line("\"message\":\"draining\"");
@@ -297,11 +266,7 @@ fn an_own_port_keeps_accepting_in_the_lame_duck_time_and_a_second_signal_ends_it
 #[test]
 fn a_request_half_sent_at_the_signal_may_be_finished() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("DRAIN_LAME_DUCK", "0"),
-        ("DRAIN_IDLE", "100ms"),
-    ]);
+    let mut service = redis.service(&[("DRAIN_LAME_DUCK", "0"), ("DRAIN_IDLE", "100ms")]);
     let (head, tail) = REQUEST.split_at(20);
     let mut alone = service.connect();
     alone.send(head).unwrap();
@@ -311,9 +276,7 @@ fn a_request_half_sent_at_the_signal_may_be_finished() {
     assert_eq!(behind.read(false).unwrap().number(), 1);
     let mut idle = service.connect();
     idle.get("/healthz");
-    eventually("all are connected", || {
-        (service.metric("abukiks_connections") >= 4.0).then_some(())
-    });
+    eventually("all are connected", || (service.metric("abukiks_connections") >= 4.0).then_some(()));
     service.process.signal(Signal::TERM);
     service.log_line("\"message\":\"draining\"");
     assert!(idle.is_closed(), "when it has been idle for DRAIN_IDLE");
@@ -331,11 +294,7 @@ fn a_request_half_sent_at_the_signal_may_be_finished() {
 #[test]
 fn a_batch_whose_visitors_have_all_left_holds_no_process_up() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "50s"),
-        ("DRAIN_LAME_DUCK", "0"),
-    ]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "50s"), ("DRAIN_LAME_DUCK", "0")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut client = service.connect();
@@ -348,17 +307,13 @@ fn a_batch_whose_visitors_have_all_left_holds_no_process_up() {
     assert!(begun.elapsed() < Duration::from_secs(40), "it waited");
     let log = service.whole_log();
     let refused = log.iter().any(|line| line.contains("visits get 503"));
-    assert!(!refused, "nobody was: {log:?}");
+    assert!(!refused, "no visit was: {log:?}");
 }
 
 #[test]
 fn a_redis_that_hangs_holds_up_no_process_that_has_drained() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "60s"),
-        ("DRAIN_LAME_DUCK", "0"),
-    ]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "60s"), ("DRAIN_LAME_DUCK", "0")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let begun = Instant::now();
@@ -370,11 +325,7 @@ fn a_redis_that_hangs_holds_up_no_process_that_has_drained() {
 fn an_idle_connection_may_still_ask_until_it_has_been_idle_for_drain_idle() {
     let redis = Redis::start();
     let drain_idle = Duration::from_millis(700);
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("DRAIN_LAME_DUCK", "0"),
-        ("DRAIN_IDLE", "700ms"),
-    ]);
+    let mut service = redis.service(&[("DRAIN_LAME_DUCK", "0"), ("DRAIN_IDLE", "700ms")]);
     let mut idle = service.connect();
     assert!(invites_to_stay(&idle.get("/")));
     let mut asks_again = service.connect();
@@ -396,14 +347,10 @@ fn an_idle_connection_may_still_ask_until_it_has_been_idle_for_drain_idle() {
 }
 
 #[test]
-fn whoever_waits_in_the_backlog_of_an_own_port_is_let_in_before_it_closes() {
+fn clients_in_the_backlog_of_an_own_port_are_let_in_before_it_closes() {
     let redis = Redis::start();
-    // Stopped, it accepts nobody: all wait in the backlog until it runs again, being told to end.
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "30s"),
-        ("DRAIN_LAME_DUCK", "0"),
-    ]);
+    // Stopped, it accepts no client: all wait in the backlog until it runs again, being told to end.
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "30s"), ("DRAIN_LAME_DUCK", "0")]);
     service.process.signal(Signal::STOP);
     let mut clients: Vec<_> = (0..500).map(|_| service.connect()).collect();
     for client in &mut clients {
@@ -411,10 +358,8 @@ fn whoever_waits_in_the_backlog_of_an_own_port_is_let_in_before_it_closes() {
     }
     service.process.signal(Signal::TERM);
     service.process.signal(Signal::CONT);
-    let mut numbers: Vec<_> = clients
-        .iter_mut()
-        .map(|client| client.read(false).expect("an answer").number())
-        .collect();
+    let mut numbers: Vec<_> =
+        clients.iter_mut().map(|client| client.read(false).expect("an answer").number()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=500).collect::<Vec<_>>());
     drop(clients);

@@ -3,7 +3,7 @@
 use crate::support::{Redis, Service, eventually};
 
 fn start(redis: &Redis) -> Service {
-    Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "30s")])
+    redis.service(&[("REDIS_TIMEOUT", "30s")])
 }
 
 fn metric(service: &Service) -> Option<String> {
@@ -25,10 +25,7 @@ fn told(redis: &Redis) -> (String, Option<String>) {
 fn a_redis_that_makes_each_visit_safe_is_durable() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let (line, metric) = told(&redis);
-    assert!(
-        line.contains("\"INFO\"") && line.contains("appendfsync always"),
-        "{line}"
-    );
+    assert!(line.contains("\"INFO\"") && line.contains("appendfsync always"), "{line}");
     assert_eq!(metric.as_deref(), Some("1"));
 }
 
@@ -49,10 +46,7 @@ fn what_may_not_be_asked_is_said_to_be_unknown() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     redis.run::<()>(&["ACL", "SETUSER", "default", "-config|get"]);
     let (line, metric) = told(&redis);
-    assert!(
-        line.contains("\"INFO\"") && line.contains("cannot be read"),
-        "{line}"
-    );
+    assert!(line.contains("\"INFO\"") && line.contains("cannot be read"), "{line}");
     assert_eq!(metric, None);
 }
 
@@ -72,13 +66,10 @@ fn what_is_known_of_redis_is_known_anew_with_each_link_and_logged_when_it_is_new
     eventually("it is not", || (metric(&service)? == "0").then_some(()));
     redis.run::<()>(&["ACL", "SETUSER", "default", "-config|get"]);
     next_link(4);
-    eventually("nobody knows", || metric(&service).is_none().then_some(()));
+    eventually("it is unknown", || metric(&service).is_none().then_some(()));
     service.stop();
     let log = service.whole_log();
-    let told: Vec<_> = log
-        .iter()
-        .filter(|line| line.contains("\"Redis is "))
-        .collect();
+    let told: Vec<_> = log.iter().filter(|line| line.contains("\"Redis is ")).collect();
     let [durable, not, unknown] = &told[..] else {
         panic!("{told:#?}");
     };

@@ -70,11 +70,7 @@ const WITHIN_BUDGET: Fault = Fault {
 };
 
 /// Redis stays away for longer than that.
-const OUTAGE: Fault = Fault {
-    visitors_see: &[Seen::Unavailable],
-    stage: Stage::hasty,
-    ..WITHIN_BUDGET
-};
+const OUTAGE: Fault = Fault { visitors_see: &[Seen::Unavailable], stage: Stage::hasty, ..WITHIN_BUDGET };
 
 /// What may become of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,11 +148,7 @@ impl Outcome {
     /// once; of what was counted, only what was lost can be given out again.
     fn check_with_losses(&self) {
         let lost: i64 = self.losses.iter().map(|loss| loss.from - loss.to).sum();
-        let mut numbers: Vec<_> = self
-            .visits
-            .iter()
-            .filter_map(|visit| visit.number)
-            .collect();
+        let mut numbers: Vec<_> = self.visits.iter().filter_map(|visit| visit.number).collect();
         numbers.sort_unstable();
         let doubles = numbers.windows(2).filter(|pair| pair[0] == pair[1]);
         let doubles = doubles.count() as i64;
@@ -164,22 +156,15 @@ impl Outcome {
         let counted = self.count + lost;
         let gaps = counted - numbers.len() as i64;
         let errors = (self.visits.len() - numbers.len()) as i64;
-        assert!(
-            (0..=errors).contains(&gaps),
-            "{gaps} gaps after {errors} errors"
-        );
+        assert!((0..=errors).contains(&gaps), "{gaps} gaps after {errors} errors");
         let reached = self.losses.iter().map(|loss| loss.from);
         let highest = reached.chain([self.count]).max();
         assert!(numbers.first() >= Some(&1) && numbers.last() <= highest.as_ref());
     }
 
     fn what_was_seen(&self) -> String {
-        let beside: Vec<_> = self
-            .visitors_saw
-            .iter()
-            .filter(|seen| **seen != Seen::Number)
-            .map(ToString::to_string)
-            .collect();
+        let beside: Vec<_> =
+            self.visitors_saw.iter().filter(|seen| **seen != Seen::Number).map(ToString::to_string).collect();
         let visitors = match &beside[..] {
             [] => "numbers, no error".to_owned(),
             _ if self.visitors_saw.contains(&Seen::Unavailable) => {
@@ -188,11 +173,7 @@ impl Outcome {
             _ => format!("numbers; for requests under way, {}", beside.join(", ")),
         };
         let faulty: Vec<_> = self.faulty_saw.iter().map(ToString::to_string).collect();
-        if faulty.is_empty() {
-            visitors
-        } else {
-            format!("{visitors}. The faulty: {}", faulty.join(", "))
-        }
+        if faulty.is_empty() { visitors } else { format!("{visitors}. The faulty: {}", faulty.join(", ")) }
     }
 }
 

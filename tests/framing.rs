@@ -34,9 +34,7 @@ fn answers_until_closed(client: &mut Client, mut to_head: bool) -> Vec<Response>
 /// Whether `bytes`, and a visit behind them, get one answer of 400 and the end of the connection.
 fn is_refused(service: &Service, bytes: &[u8]) -> bool {
     let answers = answers(service, &[bytes, SMUGGLED.as_bytes()].concat());
-    answers.len() == 1
-        && answers[0].status == 400
-        && answers[0].header("connection") == Some("close")
+    answers.len() == 1 && answers[0].status == 400 && answers[0].header("connection") == Some("close")
 }
 
 /// Asserts that each of the requests is refused and nothing is counted.
@@ -110,9 +108,7 @@ fn every_valid_host_is_accepted() {
     }
     // HTTP/1.0 knows no Host, and no expectations.
     for headers in ["", "Expect: 100-continue\r\n"] {
-        let old = service
-            .connect()
-            .exchange(format!("GET / HTTP/1.0\r\n{headers}\r\n"));
+        let old = service.connect().exchange(format!("GET / HTTP/1.0\r\n{headers}\r\n"));
         assert_eq!(old.unwrap().status, 200, "{headers}");
     }
 }
@@ -163,9 +159,11 @@ fn ambiguous_or_invalid_lengths_are_refused() {
         "TransferEncoding: chunked\r\n",
     ];
     let methods = ["GET", "POST"];
-    refuses_all(heads.iter().flat_map(|head| {
-        methods.map(|method| format!("{method} / HTTP/1.1\r\nHost: a\r\n{head}\r\n"))
-    }));
+    refuses_all(
+        heads
+            .iter()
+            .flat_map(|head| methods.map(|method| format!("{method} / HTTP/1.1\r\nHost: a\r\n{head}\r\n"))),
+    );
 }
 
 #[test]
@@ -246,15 +244,8 @@ fn a_refusal_explains_itself_in_the_form_asked_for() {
     let problem: Value = serde_json::from_str(&answers[0].body).unwrap();
     assert_eq!(problem["detail"], "the Host header is missing");
     assert_eq!(answers[0].header("x-request-id"), Some("odd"));
-    assert_eq!(
-        answers[0].header("content-type"),
-        Some("application/problem+json")
-    );
-    assert!(
-        service
-            .log_line("\"request_id\":\"odd\"")
-            .contains("\"http_status\":400")
-    );
+    assert_eq!(answers[0].header("content-type"), Some("application/problem+json"));
+    assert!(service.log_line("\"request_id\":\"odd\"").contains("\"http_status\":400"));
 }
 
 #[test]
@@ -275,17 +266,11 @@ fn a_visit_hidden_in_content_is_never_counted() {
     let length = SMUGGLED.len();
     let chunk = format!("{length:x}\r\n{SMUGGLED}\r\n0\r\n\r\n");
     let requests = [
-        (
-            "POST",
-            format!("Content-Length: {length}\r\n\r\n{SMUGGLED}"),
-        ),
+        ("POST", format!("Content-Length: {length}\r\n\r\n{SMUGGLED}")),
         // Less than what comes: the rest is not another request either.
         ("POST", format!("Content-Length: 1\r\n\r\nx{SMUGGLED}")),
         ("POST", format!("Transfer-Encoding: chunked\r\n\r\n{chunk}")),
-        (
-            "POST",
-            format!("Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"),
-        ),
+        ("POST", format!("Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}")),
         ("POST", format!("Expect: 100-continue\r\n\r\n{SMUGGLED}")),
         ("GET", format!("Content-Length: {length}\r\n\r\n{SMUGGLED}")),
     ];
@@ -317,9 +302,7 @@ fn a_client_that_sends_much_content_can_still_read_why_it_was_refused() {
         // The answer is on its way before the content is.
         client.stream.get_ref().peek(&mut [0]).unwrap();
         for _ in 0..10 {
-            client
-                .send([b'x'; 6_000])
-                .expect("the service still listens");
+            client.send([b'x'; 6_000]).expect("the service still listens");
         }
         let answers = answers_until_closed(&mut client, false);
         assert_eq!(answers.len(), 1, "{header}");
@@ -347,10 +330,7 @@ fn text(value: &Value) -> String {
 }
 
 fn corpus() -> Vec<Case> {
-    let folder = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/data/http_desync_guardian"
-    );
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/http_desync_guardian");
     let mut cases = Vec::new();
     for file in std::fs::read_dir(folder).expect("the corpus") {
         let path = file.expect("the corpus").path();
@@ -400,9 +380,7 @@ impl Case {
     /// The request as it is, and as a visit, if it is the headers that make it dangerous.
     fn variants(&self) -> Vec<Vec<u8>> {
         let mut variants = vec![self.bytes(&self.method, &self.uri)];
-        let by_first_line = ["Method", "Uri", "Version"]
-            .iter()
-            .any(|part| self.reason.contains(part));
+        let by_first_line = ["Method", "Uri", "Version"].iter().any(|part| self.reason.contains(part));
         if !by_first_line {
             variants.push(self.bytes("GET", "/"));
         }
@@ -461,26 +439,15 @@ fn no_case_of_http_desync_guardian_gets_more_greetings_than_it_has_certain_reque
             // Where the connection is kept, this ends it.
             let _ = client.stream.get_ref().shutdown(std::net::Shutdown::Write);
             let answers = answers_until_closed(&mut client, bytes.starts_with(b"HEAD "));
-            let greetings = answers
-                .iter()
-                .filter(|answer| answer.body.starts_with("Welcome to Abukiks!"))
-                .count();
+            let greetings =
+                answers.iter().filter(|answer| answer.body.starts_with("Welcome to Abukiks!")).count();
             let certain = usize::from(variant == 1) + usize::from(case.has_surely_no_content());
-            assert!(
-                greetings <= certain,
-                "{} ({}): {}",
-                case.name,
-                case.tier,
-                bytes.escape_ascii()
-            );
+            assert!(greetings <= certain, "{} ({}): {}", case.name, case.tier, bytes.escape_ascii());
             assert_eq!(redis.count() - before, greetings as i64, "{}", case.name);
             *answered.entry(&case.tier).or_default() += greetings as u32;
         }
     }
     assert_eq!(answered.get("Severe"), Some(&0), "{answered:?}");
     assert_eq!(answered.get("Ambiguous"), Some(&0), "{answered:?}");
-    assert!(
-        answered["Compliant"] > 0,
-        "the corpus is sent as it should be"
-    );
+    assert!(answered["Compliant"] > 0, "the corpus is sent as it should be");
 }

@@ -10,9 +10,7 @@ mod settings;
 
 /// Checks each seed of a target.
 fn check_seeds(target: &str, check: fn(&[u8])) {
-    let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/seeds")
-        .join(target);
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
     let mut count = 0;
     for seed in fs::read_dir(&seeds).expect("a folder") {
         check(&fs::read(seed.expect("a seed").path()).expect("a file"));

@@ -15,12 +15,7 @@ fn a_count_that_goes_back_is_an_error_in_the_log_and_in_a_metric() {
     // Without a fence the visitor is served all the same.
     assert_eq!(service.get("/").number(), 3);
     let line = service.log_line(WENT_BACK);
-    for said in [
-        "\"level\":\"ERROR\"",
-        "\"visit\":3",
-        "\"highest\":5",
-        "\"fence\":false",
-    ] {
+    for said in ["\"level\":\"ERROR\"", "\"visit\":3", "\"highest\":5", "\"fence\":false"] {
         assert!(line.contains(said), "{said} in {line}");
     }
     assert_eq!(service.metric("abukiks_counter_went_back_total"), 1.0);
@@ -31,18 +26,12 @@ fn a_count_that_goes_back_is_an_error_in_the_log_and_in_a_metric() {
 
 fn reset(redis: &Redis, to: &str) {
     let mut reset = program("reset-count", &[("REDIS_URL", &redis.url())]);
-    assert!(
-        reset
-            .args(["--to", to])
-            .status()
-            .expect("it runs")
-            .success()
-    );
+    assert!(reset.args(["--to", to]).status().expect("it runs").success());
 }
 
 /// A service behind a fence whose count has just gone back from 1000 to 2.
 fn fenced(redis: &Redis) -> Service {
-    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("COUNTER_FENCE", "on")]);
+    let mut service = redis.service(&[("COUNTER_FENCE", "on")]);
     let () = redis.run(&["SET", "visitorCount", "999"]);
     assert_eq!(service.get("/").number(), 1000);
     let () = redis.run(&["SET", "visitorCount", "2"]);
@@ -51,11 +40,7 @@ fn fenced(redis: &Redis) -> Service {
         assert_eq!(refused.status, 503);
         assert_eq!(refused.header("retry-after"), Some("1"));
     }
-    assert_eq!(
-        service.get("/readyz").status,
-        503,
-        "it knows what a visit would get"
-    );
+    assert_eq!(service.get("/readyz").status, 503, "it knows what a visit would get");
     assert!(service.log_line(WENT_BACK).contains("\"fence\":true"));
     assert_eq!(service.metric("abukiks_counter_went_back_total"), 1.0);
     service
@@ -71,10 +56,7 @@ fn a_fence_refuses_visits_until_reset_count() {
     service.log_line("the count was reset");
     assert!(service.stop().success());
     let errors = service.whole_log();
-    let errors = errors
-        .iter()
-        .filter(|line| line.contains(WENT_BACK))
-        .count();
+    let errors = errors.iter().filter(|line| line.contains(WENT_BACK)).count();
     assert_eq!(errors, 1, "said once, not for every visit");
 }
 

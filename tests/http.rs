@@ -17,11 +17,7 @@ fn json_of(response: &Response) -> Value {
 fn particular_headers(response: &Response) -> Vec<&str> {
     let common = ["cache-control", "content-length", "content-type", "date"];
     let common = [&common[..], &["x-content-type-options", "x-request-id"]].concat();
-    let mut names: Vec<&str> = response
-        .headers
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let mut names: Vec<&str> = response.headers.iter().map(|(name, _)| name.as_str()).collect();
     for expected in &common {
         let count = names.iter().filter(|name| *name == expected).count();
         assert_eq!(count, 1, "{expected} in {response:?}");
@@ -59,10 +55,7 @@ fn a_greeting_in_json_is_exactly_this() {
     let service = Service::start(&redis);
     let greeting = get_accepting(&mut service.connect(), "/", "application/json");
     assert_eq!(greeting.status, 200);
-    assert_eq!(
-        greeting.body,
-        r#"{"message":"Welcome to Abukiks!","visitorCount":1}"#
-    );
+    assert_eq!(greeting.body, r#"{"message":"Welcome to Abukiks!","visitorCount":1}"#);
     assert_eq!(content_type(&greeting), "application/json");
     assert_eq!(particular_headers(&greeting), ["vary"]);
 }
@@ -75,18 +68,10 @@ fn a_greeting_in_html_is_a_page_that_can_do_nothing_but_be_read() {
     assert_eq!(page.status, 200);
     assert_eq!(content_type(&page), "text/html; charset=utf-8");
     assert!(page.body.contains("<h1>Welcome to Abukiks!</h1>"));
-    assert!(
-        page.body
-            .contains("<p>Visitor count: <strong>1</strong></p>")
-    );
+    assert!(page.body.contains("<p>Visitor count: <strong>1</strong></p>"));
     assert_eq!(
         particular_headers(&page),
-        [
-            "content-security-policy",
-            "referrer-policy",
-            "vary",
-            "x-frame-options"
-        ]
+        ["content-security-policy", "referrer-policy", "vary", "x-frame-options"]
     );
     let policy = page.header("content-security-policy").unwrap();
     assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"));
@@ -97,11 +82,7 @@ fn a_greeting_in_html_is_a_page_that_can_do_nothing_but_be_read() {
 
 #[test]
 fn accept_chooses_the_form_as_rfc_9110_says() {
-    let (text, html, json) = (
-        "text/plain; charset=utf-8",
-        "text/html; charset=utf-8",
-        "application/json",
-    );
+    let (text, html, json) = ("text/plain; charset=utf-8", "text/html; charset=utf-8", "application/json");
     let cases = [
         // What does not care, and what cannot be had, gets text.
         ("*/*", text),
@@ -124,10 +105,7 @@ fn accept_chooses_the_form_as_rfc_9110_says() {
         (BROWSER, html),
         ("text/html;q=0.5, application/json", json),
         ("application/json;q=0.5, text/html", html),
-        (
-            "text/plain;q=0.2, text/html;q=0.3, application/json;q=0.25",
-            html,
-        ),
+        ("text/plain;q=0.2, text/html;q=0.3, application/json;q=0.25", html),
         ("application/json;q=0.999, text/html;q=1.000", html),
         ("image/png, application/json;q=0.001", json),
         // With the same quality, the one named first; what is named outright before what is not.
@@ -140,18 +118,9 @@ fn accept_chooses_the_form_as_rfc_9110_says() {
         ("*/*, text/plain;q=0", html),
         ("*/*, text/*;q=0", json),
         ("text/*, text/plain;q=0", html),
-        (
-            "text/plain;q=0, text/html;q=0, application/json;q=0.2, */*;q=0.9",
-            json,
-        ),
-        (
-            "text/html;q=0.3, text/plain;q=0.2, application/json;q=0.5, */*;q=0.8",
-            json,
-        ),
-        (
-            "text/plain; charset=utf-8;q=0.1, text/html;q=0.5, */*;q=0.2",
-            html,
-        ),
+        ("text/plain;q=0, text/html;q=0, application/json;q=0.2, */*;q=0.9", json),
+        ("text/html;q=0.3, text/plain;q=0.2, application/json;q=0.5, */*;q=0.8", json),
+        ("text/plain; charset=utf-8;q=0.1, text/html;q=0.5, */*;q=0.2", html),
         // Lists with empty members or unreadable ones, as real clients send them.
         (", text/html,, image/gif", html),
         ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", html),
@@ -187,8 +156,7 @@ fn head_has_the_headers_of_get_and_counts_nothing() {
     let service = Service::start(&redis);
     let mut client = service.connect();
     for accept in ["text/plain", "text/html", "application/json"] {
-        let request =
-            |method| format!("{method} / HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\n\r\n");
+        let request = |method| format!("{method} / HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\n\r\n");
         let mut head = client.exchange(request("HEAD")).unwrap();
         assert_eq!(redis.count(), 0);
         let mut get = service.connect().exchange(request("GET")).unwrap();
@@ -198,9 +166,7 @@ fn head_has_the_headers_of_get_and_counts_nothing() {
         assert_eq!(head.header("content-length"), None);
         for answer in [&mut head, &mut get] {
             let varies = ["content-length", "date", "x-request-id"];
-            answer
-                .headers
-                .retain(|(name, _)| !varies.contains(&name.as_str()));
+            answer.headers.retain(|(name, _)| !varies.contains(&name.as_str()));
             answer.headers.sort();
         }
         assert_eq!(head.headers, get.headers);
@@ -227,11 +193,7 @@ fn a_prefetch_counts_nothing_and_the_visit_that_follows_does() {
     let redis = Redis::start();
     let service = Service::start(&redis);
     let mut client = service.connect();
-    for purpose in [
-        "prefetch",
-        "prefetch;prerender",
-        "prefetch;anonymous-client-ip",
-    ] {
+    for purpose in ["prefetch", "prefetch;prerender", "prefetch;anonymous-client-ip"] {
         let answer = client.get_with("/", &format!("Sec-Purpose: {purpose}\r\n"));
         assert_eq!(answer.status, 204, "{purpose}");
         assert_eq!(answer.header("content-length"), None);
@@ -265,28 +227,13 @@ fn readyz_follows_redis() {
     redis.kill();
     let unready = service.get("/readyz");
     assert_eq!(unready.status, 503);
-    assert!(
-        unready
-            .body
-            .starts_with("Service Unavailable: Redis does not count: "),
-        "{unready:?}"
-    );
+    assert!(unready.body.starts_with("Service Unavailable: Redis does not count: "), "{unready:?}");
     assert_eq!(particular_headers(&unready), ["retry-after", "vary"]);
-    let problem = json_of(&get_accepting(
-        &mut service.connect(),
-        "/readyz",
-        "application/json",
-    ));
+    let problem = json_of(&get_accepting(&mut service.connect(), "/readyz", "application/json"));
     assert_eq!(problem["status"], 503);
     redis.resume();
-    eventually("ready again", || {
-        (service.get("/readyz").status == 200).then_some(())
-    });
-    assert_eq!(
-        redis.count(),
-        0,
-        "asking whether it is ready counts nothing"
-    );
+    eventually("ready again", || (service.get("/readyz").status == 200).then_some(()));
+    assert_eq!(redis.count(), 0, "asking whether it is ready counts nothing");
 }
 
 #[test]
@@ -306,11 +253,7 @@ fn what_stands_in_redis_is_text_on_a_page_and_not_markup() {
 #[test]
 fn readyz_says_that_the_process_is_draining() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("DRAIN_LAME_DUCK", "20s"),
-        ("DRAIN_IDLE", "20s"),
-    ]);
+    let mut service = redis.service(&[("DRAIN_LAME_DUCK", "20s"), ("DRAIN_IDLE", "20s")]);
     let mut client = service.connect();
     assert_eq!(client.get("/readyz").status, 200);
     service.process.signal(Signal::TERM);
@@ -326,7 +269,7 @@ fn readyz_says_that_the_process_is_draining() {
 #[test]
 fn version_tells_version_commit_and_release() {
     let redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("RELEASE", "v7 \"blue\"")]);
+    let service = redis.service(&[("RELEASE", "v7 \"blue\"")]);
     let version = service.get("/version");
     assert_eq!(version.status, 200);
     assert_eq!(content_type(&version), "application/json");
@@ -344,16 +287,13 @@ fn version_tells_version_commit_and_release() {
 #[test]
 fn metrics_are_openmetrics_with_every_family_that_is_promised() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("RELEASE", "r1")]);
+    let mut service = redis.service(&[("RELEASE", "r1")]);
     assert_eq!(service.get("/").number(), 1);
     // What Redis can promise is known by then.
     service.log_line("Redis is");
     let metrics = service.get("/metrics");
     assert_eq!(metrics.status, 200);
-    assert_eq!(
-        content_type(&metrics),
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    );
+    assert_eq!(content_type(&metrics), "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(particular_headers(&metrics).is_empty());
     let families = [
         ("abukiks_build", "info"),
@@ -374,10 +314,7 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
     ];
     let text = &metrics.body;
     for (family, kind) in families {
-        assert!(
-            text.contains(&format!("# TYPE {family} {kind}\n")),
-            "{family}"
-        );
+        assert!(text.contains(&format!("# TYPE {family} {kind}\n")), "{family}");
         assert!(text.contains(&format!("# HELP {family} ")), "{family}");
     }
     let samples = [
@@ -392,15 +329,10 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
         r#"abukiks_limit_hits_total{limit="headers"} 0"#,
     ];
     for sample in samples {
-        assert!(
-            text.lines().any(|line| line == sample),
-            "{sample} in:\n{text}"
-        );
+        assert!(text.lines().any(|line| line == sample), "{sample} in:\n{text}");
     }
     assert!(service.metric("abukiks_redis_connection_attempts_total") >= 1.0);
-    let build = text
-        .lines()
-        .find(|line| line.starts_with("abukiks_build_info{"));
+    let build = text.lines().find(|line| line.starts_with("abukiks_build_info{"));
     assert!(build.is_some_and(|line| line.contains(r#"release="r1""#)));
     assert!(text.ends_with("\n# EOF\n"));
 }
@@ -419,9 +351,7 @@ fn metrics_parse_as_openmetrics() {
     for line in body.lines() {
         if let Some(metadata) = line.strip_prefix("# ") {
             let words: Vec<&str> = metadata.splitn(3, ' ').collect();
-            let [what, name, rest] = words[..] else {
-                panic!("{line}")
-            };
+            let [what, name, rest] = words[..] else { panic!("{line}") };
             if name != family {
                 assert!(!families.contains(&name), "{name} is spread out");
                 families.push(name);
@@ -456,14 +386,7 @@ fn another_path_is_not_found_and_is_explained_in_the_form_asked_for() {
     let redis = Redis::start();
     let service = Service::start(&redis);
     let mut client = service.connect();
-    for path in [
-        "/nothing",
-        "/healthz/",
-        "//",
-        "/Healthz",
-        "/%2F",
-        "/index.html",
-    ] {
+    for path in ["/nothing", "/healthz/", "//", "/Healthz", "/%2F", "/index.html"] {
         let text = client.get(path);
         assert_eq!(text.status, 404, "{path}");
         assert_eq!(text.body, "Not Found: There is nothing at this address.");
@@ -495,22 +418,15 @@ fn another_method_is_refused_with_those_that_are_allowed() {
     let service = Service::start(&redis);
     let mut client = service.connect();
     let targets = ["/", "/healthz", "/readyz", "/version", "/metrics"];
-    let methods = [
-        "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PURGE", "M-SEARCH",
-    ];
-    let requests = targets
-        .iter()
-        .flat_map(|target| methods.map(|method| (method, *target)));
+    let methods = ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PURGE", "M-SEARCH"];
+    let requests = targets.iter().flat_map(|target| methods.map(|method| (method, *target)));
     for (method, target) in requests.chain([("OPTIONS", "*")]) {
         let request = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n\r\n");
         let answer = client.exchange(request).unwrap();
         assert_eq!(answer.status, 405, "{method} {target}");
         assert_eq!(answer.header("allow"), Some("GET, HEAD"));
         assert_eq!(particular_headers(&answer), ["allow", "vary"]);
-        assert_eq!(
-            answer.body,
-            "Method Not Allowed: Only GET and HEAD are understood here."
-        );
+        assert_eq!(answer.body, "Method Not Allowed: Only GET and HEAD are understood here.");
     }
     let json = client.exchange("PUT / HTTP/1.1\r\nHost: test\r\nAccept: application/json\r\n\r\n");
     let json = json.unwrap();
@@ -527,7 +443,7 @@ fn another_method_is_refused_with_those_that_are_allowed() {
 fn a_problem_without_redis_says_when_to_try_again() {
     let mut redis = Redis::start();
     redis.kill();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "50ms")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "50ms")]);
     let forms = [
         ("text/plain", "text/plain; charset=utf-8"),
         ("text/html", "text/html; charset=utf-8"),
@@ -538,10 +454,7 @@ fn a_problem_without_redis_says_when_to_try_again() {
         assert_eq!(refused.status, 503);
         assert_eq!(refused.header("retry-after"), Some("1"));
         assert_eq!(content_type(&refused), expected);
-        assert!(
-            !refused.body.contains("redis"),
-            "where Redis is stays inside"
-        );
+        assert!(!refused.body.contains("redis"), "where Redis is stays inside");
     }
 }
 
@@ -562,13 +475,7 @@ fn a_sane_request_id_is_taken_over_and_another_is_replaced() {
         let answer = client.get_with("/healthz", &format!("X-Request-Id: {odd}\r\n"));
         made.push(answer.header("x-request-id").unwrap().to_owned());
     }
-    made.push(
-        client
-            .get("/healthz")
-            .header("x-request-id")
-            .unwrap()
-            .into(),
-    );
+    made.push(client.get("/healthz").header("x-request-id").unwrap().into());
     for id in &made {
         assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
         service.log_line(&format!("\"request_id\":\"{id}\""));
@@ -599,9 +506,8 @@ fn twenty_pipelined_requests_get_twenty_answers_in_order() {
     let redis = Redis::start();
     let service = Service::start(&redis);
     let mut client = service.connect();
-    let requests: String = (1..=20)
-        .map(|id| format!("GET / HTTP/1.1\r\nHost: test\r\nX-Request-Id: {id}\r\n\r\n"))
-        .collect();
+    let requests: String =
+        (1..=20).map(|id| format!("GET / HTTP/1.1\r\nHost: test\r\nX-Request-Id: {id}\r\n\r\n")).collect();
     client.send(requests).unwrap();
     for number in 1..=20 {
         let greeting = client.read(false).unwrap();
@@ -627,9 +533,7 @@ fn a_client_that_has_closed_its_side_still_gets_its_answers() {
     let redis = Redis::start();
     let service = Service::start(&redis);
     let mut client = service.connect();
-    client
-        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(3))
-        .unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(3)).unwrap();
     let stream = client.stream.get_ref();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     for number in 1..=3 {
@@ -673,20 +577,12 @@ fn an_access_event_tells_what_was_sent() {
     client.get_with("/", "X-Request-Id: get\r\n");
     let head = "HEAD /healthz HTTP/1.1\r\nHost: test\r\nX-Request-Id: head\r\n\r\n";
     client.exchange(head).unwrap();
-    let expectations = [
-        ("get", json!(["GET", "/", 200, 36, 1])),
-        ("head", json!(["HEAD", "/healthz", 200, 0, null])),
-    ];
+    let expectations =
+        [("get", json!(["GET", "/", 200, 36, 1])), ("head", json!(["HEAD", "/healthz", 200, 0, null]))];
     for (id, expected) in expectations {
         let line = service.log_line(&format!("\"request_id\":\"{id}\""));
         let event: Value = serde_json::from_str(&line).unwrap();
-        let fields = [
-            "http_method",
-            "http_path",
-            "http_status",
-            "http_bytes",
-            "visit",
-        ];
+        let fields = ["http_method", "http_path", "http_status", "http_bytes", "visit"];
         assert_eq!(json!(fields.map(|field| &event[field])), expected);
     }
 }

@@ -17,9 +17,7 @@ struct Podman {
 
 impl Podman {
     fn with_the_image() -> Self {
-        let podman = Self {
-            folder: tempfile::tempdir().expect("a folder"),
-        };
+        let podman = Self { folder: tempfile::tempdir().expect("a folder") };
         let image = podman.folder.path().join("image.tar");
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev/image-for-test.sh");
         let programs = Path::new(env!("CARGO_BIN_EXE_abukiks")).parent();
@@ -35,11 +33,7 @@ impl Podman {
 
     fn command(&self) -> Command {
         let mut podman = Command::new("podman");
-        for (option, name) in [
-            ("--root", "storage"),
-            ("--runroot", "run"),
-            ("--tmpdir", "tmp"),
-        ] {
+        for (option, name) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             podman.arg(option).arg(self.folder.path().join(name));
         }
         // What works also where the system lends a container engine little.
@@ -50,11 +44,7 @@ impl Podman {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        let output = self
-            .command()
-            .args(arguments)
-            .output()
-            .expect("podman runs");
+        let output = self.command().args(arguments).output().expect("podman runs");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         output
     }
@@ -64,12 +54,7 @@ impl Podman {
         let mut command = self.command();
         command.args(["run", "--rm", "--network", "host", "--no-healthcheck"]);
         command.args(["--read-only", "--cap-drop", "all", "--user", "65532"]);
-        command.args([
-            "--ulimit",
-            "nofile=1000:1000",
-            "--ulimit",
-            "nproc=1000:1000",
-        ]);
+        command.args(["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]);
         command.arg("--volume");
         command.arg(format!("{}:/redis.sock", redis.socket().display()));
         command.args(["--env", "REDIS_URL=unix:///redis.sock", "--env", "PORT=0"]);
@@ -81,10 +66,7 @@ impl Podman {
 impl Drop for Podman {
     fn drop(&mut self) {
         // A test that failed may have left its container.
-        let _ = self
-            .command()
-            .args(["rm", "--all", "--force", "--time", "0"])
-            .output();
+        let _ = self.command().args(["rm", "--all", "--force", "--time", "0"]).output();
     }
 }
 
@@ -114,9 +96,7 @@ fn the_image_serves_and_drains_without_a_writable_root_or_any_privilege() {
     let mut count = podman.container(&redis, &["--entrypoint", "/bin/show-count"]);
     assert_eq!(count.output().expect("podman runs").stdout, b"1\n");
     // There is nothing else that one could run.
-    let shell = podman
-        .container(&redis, &["--entrypoint", "/bin/sh"])
-        .output();
+    let shell = podman.container(&redis, &["--entrypoint", "/bin/sh"]).output();
     assert!(!shell.expect("podman runs").status.success());
 
     // `podman stop` kills after ten seconds; what is drained has ended before, with status 0.

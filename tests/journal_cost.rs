@@ -21,12 +21,8 @@ fn ticks(machine: &Machine, unit: &str) -> u64 {
     let pid = machine.show(unit, "MainPID");
     let stat = fs::read_to_string(machine.file(&format!("/proc/{pid}/stat"))).expect("a process");
     let (_, fields) = stat.rsplit_once(") ").expect("a name");
-    let fields: Vec<u64> = fields
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse().expect("a number"))
-        .collect();
+    let fields: Vec<u64> =
+        fields.split(' ').skip(11).take(2).map(|field| field.parse().expect("a number")).collect();
     fields.iter().sum()
 }
 
@@ -51,10 +47,7 @@ fn measure_the_ways_to_log() {
     for (way, setting) in WAYS {
         let machine = Machine::boot().expect("a machine");
         machine.install(cost::release().parent().expect("a folder"));
-        machine.drop_in(
-            "abukiks@.service",
-            &format!("[Service]\nEnvironment={setting}\n"),
-        );
+        machine.drop_in("abukiks@.service", &format!("[Service]\nEnvironment={setting}\n"));
         machine.systemctl(&["start", "abukiks@5001"]);
         machine.connect(5001).get("/").number();
         let units = ["abukiks@5001", "systemd-journald"];

@@ -10,8 +10,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use crate::support::{
-    Client, Manager, Process, Redis, Service, activated, activated_by, eventually, held_socket,
-    program,
+    Client, Manager, Process, Redis, Service, activated, activated_by, eventually, held_socket, program,
 };
 
 #[test]
@@ -57,9 +56,7 @@ fn no_visitor_is_lost_who_comes_just_when_an_idle_process_ends() {
 
 #[test]
 fn idle_exit_without_a_socket_that_starts_it_again_is_refused() {
-    let output = program("abukiks", &[("IDLE_EXIT", "1m"), ("PORT", "0")])
-        .output()
-        .unwrap();
+    let output = program("abukiks", &[("IDLE_EXIT", "1m"), ("PORT", "0")]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -72,10 +69,7 @@ fn ready_comes_soon_after_exec() {
     let manager = Manager::new();
     let mut times: Vec<_> = (0..5)
         .map(|_| {
-            let mut command = program(
-                "abukiks",
-                &[("PORT", "0"), ("NOTIFY_SOCKET", &manager.path())],
-            );
+            let mut command = program("abukiks", &[("PORT", "0"), ("NOTIFY_SOCKET", &manager.path())]);
             let begun = Instant::now();
             let _process = Process::spawn(command.stdout(Stdio::null()));
             manager.until("READY=1");
@@ -102,10 +96,8 @@ fn nothing_is_connected_before_the_first_visitor_wants_it() {
 
 #[test]
 fn a_redis_whose_name_cannot_be_resolved_delays_no_start() {
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", "redis://nowhere.invalid/"),
-        ("REDIS_TIMEOUT", "200ms"),
-    ]);
+    let mut service =
+        Service::start_with(&[("REDIS_URL", "redis://nowhere.invalid/"), ("REDIS_TIMEOUT", "200ms")]);
     assert_eq!(service.get("/healthz").status, 200);
     assert_eq!(service.get("/").status, 503);
     assert!(service.stop().success());
@@ -116,21 +108,14 @@ fn name_lookups_that_hang_are_few_and_do_not_hold_up_the_end() {
     // In a network of its own where the name server swallows every question.
     let folder = tempfile::tempdir().unwrap();
     let resolver = folder.path().join("resolv.conf");
-    std::fs::write(
-        &resolver,
-        "nameserver 192.0.2.1\noptions timeout:30 attempts:5\n",
-    )
-    .unwrap();
+    std::fs::write(&resolver, "nameserver 192.0.2.1\noptions timeout:30 attempts:5\n").unwrap();
     let script = format!(
         "ip link set lo up && ip route add 192.0.2.1 dev lo && \
          mount --bind {} /etc/resolv.conf && exec \"$@\"",
         resolver.display()
     );
     let wrapper = ["unshare", "-mn", "sh", "-c", &*script, "sh"];
-    let allowed = Command::new(wrapper[0])
-        .args(&wrapper[1..])
-        .arg("true")
-        .output();
+    let allowed = Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").output();
     if !allowed.is_ok_and(|output| output.status.success()) {
         println!("skipped: no network namespace can be made here");
         return;
@@ -139,10 +124,7 @@ fn name_lookups_that_hang_are_few_and_do_not_hold_up_the_end() {
     let mut service = Service::from_command(activated_by(
         &wrapper,
         &[held.as_fd()],
-        &[
-            ("REDIS_URL", "redis://redis.example/"),
-            ("REDIS_TIMEOUT", "200ms"),
-        ],
+        &[("REDIS_URL", "redis://redis.example/"), ("REDIS_TIMEOUT", "200ms")],
     ));
     for _ in 0..20 {
         assert_eq!(service.get("/").status, 503);

@@ -9,20 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{
-    Client, PATIENCE, Redis, Service, activated, eventually, held_socket, program,
-};
-
-fn start(redis: &Redis, settings: &[(&str, &str)]) -> Service {
-    let url = redis.url();
-    Service::start_with(&[&[("REDIS_URL", url.as_str())], settings].concat())
-}
+use crate::support::{Client, PATIENCE, Redis, Service, activated, eventually, held_socket, program};
 
 /// The value of a series in the text of `/metrics`.
 fn sample(metrics: &str, series: &str) -> f64 {
-    let value = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     value.map_or(0.0, |value| value.parse().expect("a number"))
 }
 
@@ -31,18 +22,13 @@ fn hits(service: &Service, limit: &str) -> f64 {
 }
 
 fn malformed(service: &Service, status: u16) -> f64 {
-    service.metric(&format!(
-        r#"abukiks_http_requests_total{{route="malformed",status="{status}"}}"#
-    ))
+    service.metric(&format!(r#"abukiks_http_requests_total{{route="malformed",status="{status}"}}"#))
 }
 
 /// A request of exactly `size` bytes.
 fn request_of(size: usize) -> String {
     let (before, after) = ("GET / HTTP/1.1\r\nHost: test\r\nX: ", "\r\n\r\n");
-    format!(
-        "{before}{}{after}",
-        "x".repeat(size - before.len() - after.len())
-    )
+    format!("{before}{}{after}", "x".repeat(size - before.len() - after.len()))
 }
 
 /// A request with exactly `count` headers.
@@ -55,7 +41,7 @@ fn request_with_headers(count: usize) -> String {
 fn a_head_larger_than_max_header_bytes_gets_431() {
     let redis = Redis::start();
     for limit in [256, 8192, 16384, 100_000] {
-        let mut service = start(&redis, &[("MAX_HEADER_BYTES", &limit.to_string())]);
+        let mut service = redis.service(&[("MAX_HEADER_BYTES", &limit.to_string())]);
         let mut client = service.connect();
         for _ in 0..2 {
             let just = client.exchange(request_of(limit)).unwrap();
@@ -75,7 +61,7 @@ fn a_head_larger_than_max_header_bytes_gets_431() {
 #[test]
 fn a_head_without_end_gets_431_long_before_it_fills_the_memory() {
     let redis = Redis::start();
-    let service = start(&redis, &[]);
+    let service = redis.service(&[]);
     let mut client = service.connect();
     client.send("GET / HTTP/1.1\r\nHost: test\r\nX: ").unwrap();
     let mut sent = 0;
@@ -91,11 +77,8 @@ fn a_head_without_end_gets_431_long_before_it_fills_the_memory() {
 fn more_headers_than_max_headers_get_431() {
     let redis = Redis::start();
     for limit in [1, 2, 100, 101, 2000] {
-        let settings = [
-            ("MAX_HEADERS", &*limit.to_string()),
-            ("MAX_HEADER_BYTES", "65536"),
-        ];
-        let mut service = start(&redis, &settings);
+        let settings = [("MAX_HEADERS", &*limit.to_string()), ("MAX_HEADER_BYTES", "65536")];
+        let mut service = redis.service(&settings);
         let mut client = service.connect();
         let just = client.exchange(request_with_headers(limit)).unwrap();
         assert_eq!(just.status, 200, "{limit}");
@@ -113,32 +96,24 @@ fn more_headers_than_max_headers_get_431() {
 fn as_many_headers_as_can_be_set_are_survived() {
     let redis = Redis::start();
     let settings = [("MAX_HEADERS", "10000"), ("MAX_HEADER_BYTES", "4294967295")];
-    let service = start(&redis, &settings);
+    let service = redis.service(&settings);
     let most = service.connect().exchange(request_with_headers(10_000));
     assert_eq!(most.unwrap().status, 200);
     let mut refused = program("abukiks", &[("MAX_HEADERS", "10001")]);
     let refused = refused.output().unwrap();
     assert_eq!(refused.status.code(), Some(78));
     let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(
-        said.starts_with("MAX_HEADERS=\"10001\" ") && said.contains("from 1 to 10000"),
-        "{said}"
-    );
+    assert!(said.starts_with("MAX_HEADERS=\"10001\" ") && said.contains("from 1 to 10000"), "{said}");
 }
 
 #[test]
 fn a_target_that_is_too_long_gets_431_or_414() {
     let redis = Redis::start();
-    let target = |length: usize| {
-        format!(
-            "GET /?{} HTTP/1.1\r\nHost: test\r\n\r\n",
-            "x".repeat(length)
-        )
-    };
-    let usual = start(&redis, &[]);
+    let target = |length: usize| format!("GET /?{} HTTP/1.1\r\nHost: test\r\n\r\n", "x".repeat(length));
+    let usual = redis.service(&[]);
     let answer = usual.connect().exchange(target(20_000)).unwrap();
     assert_eq!(answer.status, 431);
-    let mut generous = start(&redis, &[("MAX_HEADER_BYTES", "200000")]);
+    let mut generous = redis.service(&[("MAX_HEADER_BYTES", "200000")]);
     let answer = generous.connect().exchange(target(60_000)).unwrap();
     assert_eq!(answer.status, 200);
     let answer = generous.connect().exchange(target(70_000)).unwrap();
@@ -151,7 +126,7 @@ fn a_target_that_is_too_long_gets_431_or_414() {
 #[test]
 fn slow_headers_get_408_after_header_timeout() {
     let redis = Redis::start();
-    let mut service = start(&redis, &[("HEADER_TIMEOUT", "1s")]);
+    let mut service = redis.service(&[("HEADER_TIMEOUT", "1s")]);
     let whole = "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n";
     let part = "GET / HTTP/1.1\r\nHost: te";
     // On a fresh connection, on one that has been used before, and together with the request before.
@@ -183,12 +158,11 @@ fn slow_headers_get_408_after_header_timeout() {
 #[test]
 fn headers_that_trickle_get_408_all_the_same() {
     let redis = Redis::start();
-    let service = start(&redis, &[("HEADER_TIMEOUT", "1s")]);
+    let service = redis.service(&[("HEADER_TIMEOUT", "1s")]);
     let mut client = service.connect();
     client.send("GET / HTTP/1.1\r\nHost: test\r\nX: ").unwrap();
-    let mut reading = Client {
-        stream: std::io::BufReader::new(client.stream.get_ref().try_clone().unwrap()),
-    };
+    let mut reading =
+        Client { stream: std::io::BufReader::new(client.stream.get_ref().try_clone().unwrap()) };
     let (stop, stopped) = mpsc::channel::<()>();
     let trickle = std::thread::spawn(move || {
         let now_and_then = Duration::from_millis(5);
@@ -206,7 +180,7 @@ fn headers_that_trickle_get_408_all_the_same() {
 fn an_idle_connection_is_closed_after_keep_alive_timeout() {
     let redis = Redis::start();
     let settings = [("KEEP_ALIVE_TIMEOUT", "1s"), ("HEADER_TIMEOUT", "20s")];
-    let service = start(&redis, &settings);
+    let service = redis.service(&settings);
     let begun = Instant::now();
     let mut used = service.connect();
     used.get("/");
@@ -219,7 +193,7 @@ fn an_idle_connection_is_closed_after_keep_alive_timeout() {
 #[test]
 fn a_connection_that_never_asks_is_closed_after_header_timeout() {
     let redis = Redis::start();
-    let service = start(&redis, &[("HEADER_TIMEOUT", "1s")]);
+    let service = redis.service(&[("HEADER_TIMEOUT", "1s")]);
     assert!(service.connect().is_closed(), "closed without a word");
     assert_eq!(hits(&service, "header_timeout"), 1.0);
     assert_eq!(malformed(&service, 408), 0.0, "nothing was begun");
@@ -229,7 +203,7 @@ fn a_connection_that_never_asks_is_closed_after_header_timeout() {
 fn a_client_that_never_reads_is_closed() {
     let redis = Redis::start();
     let settings = [("KEEP_ALIVE_TIMEOUT", "1s"), ("HEADER_TIMEOUT", "1s")];
-    let service = start(&redis, &settings);
+    let service = redis.service(&settings);
     let mut client = service.connect();
     let stream = client.stream.get_ref();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -240,18 +214,14 @@ fn a_client_that_never_reads_is_closed() {
         (service.metric("abukiks_connections") == 1.0).then_some(())
     });
     assert_eq!(hits(&service, "keep_alive_timeout"), 1.0);
-    assert_eq!(
-        hits(&service, "header_timeout"),
-        0.0,
-        "it was not slow to ask"
-    );
+    assert_eq!(hits(&service, "header_timeout"), 0.0, "it was not slow to ask");
 }
 
 #[test]
 fn a_client_that_keeps_its_side_open_after_the_last_answer_is_let_go() {
     let redis = Redis::start();
     let settings = [("KEEP_ALIVE_TIMEOUT", "60s"), ("HEADER_TIMEOUT", "60s")];
-    let mut service = start(&redis, &settings);
+    let mut service = redis.service(&settings);
     // Content is refused, and what comes of it until the client leaves is thrown away.
     let refused = |service: &Service| {
         let mut client = service.connect();
@@ -274,7 +244,7 @@ fn a_client_that_keeps_its_side_open_after_the_last_answer_is_let_go() {
 #[test]
 fn a_client_that_calls_its_request_the_last_is_not_waited_for() {
     let redis = Redis::start();
-    let service = start(&redis, &[]);
+    let service = redis.service(&[]);
     let mut client = service.connect();
     client.get_with("/", "Connection: close\r\n").number();
     assert_eq!(client.rest().unwrap(), b"");
@@ -285,7 +255,7 @@ fn a_client_that_calls_its_request_the_last_is_not_waited_for() {
 #[test]
 fn content_beyond_max_body_bytes_gets_413() {
     let redis = Redis::start();
-    let mut service = start(&redis, &[("MAX_BODY_BYTES", "10")]);
+    let mut service = redis.service(&[("MAX_BODY_BYTES", "10")]);
     let request = |length: usize| {
         let content = "x".repeat(length);
         format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{content}")
@@ -305,7 +275,7 @@ fn content_beyond_max_body_bytes_gets_413() {
 #[test]
 fn a_client_that_expects_to_be_told_to_continue_is_told_the_answer() {
     let redis = Redis::start();
-    let service = start(&redis, &[]);
+    let service = redis.service(&[]);
     let mut client = service.connect();
     let head = "POST / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\n";
     let large = client.exchange(format!("{head}Content-Length: 99999999\r\n\r\n"));
@@ -315,7 +285,7 @@ fn a_client_that_expects_to_be_told_to_continue_is_told_the_answer() {
 #[test]
 fn the_connection_beyond_max_connections_waits_and_is_served_when_one_leaves() {
     let redis = Redis::start();
-    let service = start(&redis, &[("MAX_CONNECTIONS", "2")]);
+    let service = redis.service(&[("MAX_CONNECTIONS", "2")]);
     let (mut first, mut second) = (service.connect(), service.connect());
     assert_eq!(first.get("/").number(), 1);
     assert_eq!(second.get("/").number(), 2);
@@ -327,11 +297,7 @@ fn the_connection_beyond_max_connections_waits_and_is_served_when_one_leaves() {
     assert_eq!(sample(&metrics, series), 1.0);
     assert_eq!(sample(&metrics, "abukiks_connections"), 2.0);
     assert_eq!(sample(&metrics, "abukiks_connections_accepted_total"), 2.0);
-    assert_eq!(
-        second.get("/").number(),
-        3,
-        "the third has not been counted"
-    );
+    assert_eq!(second.get("/").number(), 3, "the third has not been counted");
     drop(first);
     assert_eq!(third.read(false).unwrap().number(), 4);
 }
@@ -358,7 +324,7 @@ fn the_only_permit_goes_to_whichever_socket_a_client_comes_to() {
 fn the_visit_beyond_max_waiting_visits_gets_503_at_once() {
     let redis = Redis::start();
     let settings = [("MAX_WAITING_VISITS", "2"), ("REDIS_TIMEOUT", "60s")];
-    let mut service = start(&redis, &settings);
+    let mut service = redis.service(&settings);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut waiting: Vec<Client> = (0..2).map(|_| service.connect()).collect();
@@ -368,19 +334,14 @@ fn the_visit_beyond_max_waiting_visits_gets_503_at_once() {
     service.wait_for_waiting(2);
     let begun = Instant::now();
     let refused = service.get("/");
-    assert!(
-        begun.elapsed() < Duration::from_secs(20),
-        "it has waited too"
-    );
+    assert!(begun.elapsed() < Duration::from_secs(20), "it has waited too");
     assert_eq!(refused.status, 503);
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(hits(&service, "waiting_visits"), 1.0);
     service.log_line("\"http_status\":503");
     redis.process().signal(Signal::CONT);
-    let mut numbers: Vec<i64> = waiting
-        .iter_mut()
-        .map(|client| client.read(false).unwrap().number())
-        .collect();
+    let mut numbers: Vec<i64> =
+        waiting.iter_mut().map(|client| client.read(false).unwrap().number()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [2, 3]);
     assert_eq!(service.get("/").number(), 4);
@@ -443,26 +404,16 @@ fn without_files_left_the_service_backs_off_says_so_and_recovers() {
     let begun = Instant::now();
     clients.extend((0..60).map(|_| service.connect()));
     let line = service.log_line("cannot accept");
-    assert!(
-        line.contains("\"level\":\"ERROR\"") && line.contains("os error 24"),
-        "{line}"
-    );
+    assert!(line.contains("\"level\":\"ERROR\"") && line.contains("os error 24"), "{line}");
     // Those who are in are served, though no further file can be opened.
     assert_eq!(clients[0].get("/").number(), 2);
     let metrics = clients[0].get("/metrics").body;
     let errors = sample(&metrics, "abukiks_accept_errors_total");
     let elapsed = begun.elapsed();
     assert!(errors >= 1.0);
-    assert!(
-        errors <= elapsed.as_secs_f64() * 10.0 + 1.0,
-        "{errors} attempts within {elapsed:?}"
-    );
+    assert!(errors <= elapsed.as_secs_f64() * 10.0 + 1.0, "{errors} attempts within {elapsed:?}");
     let mut waiting = clients.pop().unwrap();
-    waiting
-        .stream
-        .get_mut()
-        .write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        .unwrap();
+    waiting.stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     drop(clients);
     assert_eq!(waiting.read(false).unwrap().number(), 3);
     assert_eq!(service.get("/").number(), 4);

@@ -44,19 +44,12 @@ impl Tally {
 
     /// The numbers that visitors were given.
     pub(crate) fn numbers(&self) -> Vec<i64> {
-        self.visits
-            .iter()
-            .filter_map(|visit| visit.number)
-            .collect()
+        self.visits.iter().filter_map(|visit| visit.number).collect()
     }
 
     /// The longest time from a request, or from its new connection, to the answer.
     pub(crate) fn longest(&self) -> Duration {
-        self.visits
-            .iter()
-            .map(Visit::lasted)
-            .max()
-            .unwrap_or_default()
+        self.visits.iter().map(Visit::lasted).max().unwrap_or_default()
     }
 
     /// Whether no number was given twice.
@@ -111,8 +104,7 @@ impl Load {
             .into_iter()
             .flat_map(|habit| (0..of_each_kind).map(move |index| (habit, index)))
             .map(|(habit, index)| {
-                let address =
-                    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports[index % ports.len()]);
+                let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports[index % ports.len()]);
                 let progress = progress.clone();
                 std::thread::spawn(move || visit(address, habit, &progress))
             })
@@ -178,11 +170,7 @@ fn visit(address: SocketAddr, habit: Habit, progress: &Progress) -> Tally {
             }
         };
         let answer = client.exchange(request);
-        let mut visit = Visit {
-            began,
-            ended: Instant::now(),
-            number: None,
-        };
+        let mut visit = Visit { began, ended: Instant::now(), number: None };
         match answer {
             Ok(answer) => {
                 let seen = if answer.status == 200 {
@@ -210,9 +198,7 @@ fn connect(address: SocketAddr) -> io::Result<Client> {
     let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
-    Ok(Client {
-        stream: io::BufReader::new(stream),
-    })
+    Ok(Client { stream: io::BufReader::new(stream) })
 }
 
 /// `wrk` at work: a client that others have written.
@@ -254,7 +240,5 @@ impl Drop for Wrk {
 
 /// Whether `wrk` met with no error, in connecting, reading, writing or in a status.
 pub(crate) fn is_flawless(report: &str) -> bool {
-    report.contains("requests in")
-        && !report.contains("Socket errors")
-        && !report.contains("Non-2xx")
+    report.contains("requests in") && !report.contains("Socket errors") && !report.contains("Non-2xx")
 }

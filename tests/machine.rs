@@ -26,15 +26,8 @@ const PACKAGES: &str =
     "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,prometheus";
 
 /// What must be on the machine that tests.
-const TOOLS: [&str; 7] = [
-    "mmdebstrap",
-    "nsenter",
-    "setpriv",
-    "strip",
-    "systemd-analyze",
-    "systemd-nspawn",
-    "wrk",
-];
+const TOOLS: [&str; 7] =
+    ["mmdebstrap", "nsenter", "setpriv", "strip", "systemd-analyze", "systemd-nspawn", "wrk"];
 
 const CGROUPS: [&str; 2] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"];
 
@@ -76,15 +69,9 @@ impl Machine {
 
     fn boot_from(parts: &Parts, set_up: impl FnOnce(&Path, &Path)) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "abukiks-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Relaxed)
-        );
-        let layer = tempfile::Builder::new()
-            .prefix(&format!("{name}-"))
-            .tempdir_in(&parts.cache)
-            .expect("a folder");
+        let name = format!("abukiks-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let layer =
+            tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&parts.cache).expect("a folder");
         let folder = |name: &str| {
             let folder = layer.path().join(name);
             fs::create_dir(&folder).expect("a folder");
@@ -240,9 +227,7 @@ impl Machine {
     /// What `systemd-analyze security` makes of a unit, from 0 to 10.
     pub(crate) fn exposure(&self, unit: &str) -> f64 {
         let report = self.run(&["systemd-analyze", "security", "--no-pager", unit]);
-        let (_, level) = report
-            .split_once(&format!("level for {unit}: "))
-            .expect("a level");
+        let (_, level) = report.split_once(&format!("level for {unit}: ")).expect("a level");
         let (level, _) = level.split_once(' ').expect("a word for it");
         level.parse().expect("a number")
     }
@@ -322,10 +307,7 @@ fn remove_cgroup(cgroup: &Path) -> io::Result<()> {
 
 /// Says once, past the capture of test output, that machines are left out.
 fn skip(why: &str) {
-    let _ = writeln!(
-        io::stderr(),
-        "skipped: the tests on a booted systemd, and with its Redis: {why}"
-    );
+    let _ = writeln!(io::stderr(), "skipped: the tests on a booted systemd, and with its Redis: {why}");
 }
 
 /// `make install` as a packager does it.
@@ -350,16 +332,8 @@ pub(crate) fn put(below: &Path, path: &str, text: &str) {
 fn configure(changes: &Path, root: &Path) {
     let redis = fs::read_to_string(root.join("etc/redis/redis.conf")).expect("redis is there");
     let socket = "unixsocket /run/redis/redis-server.sock\nunixsocketperm 770\n";
-    put(
-        changes,
-        "etc/redis/redis.conf",
-        &format!("{redis}\n{socket}"),
-    );
-    put(
-        changes,
-        "etc/abukiks/abukiks.env",
-        "REDIS_URL=unix:///run/redis/redis-server.sock\n",
-    );
+    put(changes, "etc/redis/redis.conf", &format!("{redis}\n{socket}"));
+    put(changes, "etc/abukiks/abukiks.env", "REDIS_URL=unix:///run/redis/redis-server.sock\n");
     put(
         changes,
         "etc/systemd/system/abukiks@.service.d/redis-group.conf",
@@ -383,10 +357,7 @@ pub(crate) fn server(name: &str) -> Option<Vec<String>> {
     // Beside the libraries of its architecture.
     let loader = loader
         .map(|file| file.path())
-        .find(|path| {
-            path.parent()
-                .is_some_and(|folder| folder.join("libc.so.6").exists())
-        })
+        .find(|path| path.parent().is_some_and(|folder| folder.join("libc.so.6").exists()))
         .expect("the loader is part of the C library");
     let folder = loader.parent().expect("a folder");
     let program = parts.root.join("usr/bin").join(name);
@@ -427,11 +398,7 @@ impl Parts {
         let root = make_root(&cache).map_err(|error| format!("no {SUITE} root: {error}"))?;
         remove_leftovers(&cache);
         let programs = strip().map_err(|error| format!("no programs: {error}"))?;
-        Ok(Self {
-            root,
-            programs,
-            cache,
-        })
+        Ok(Self { root, programs, cache })
     }
 }
 
@@ -474,9 +441,7 @@ fn make_root(cache: &Path) -> io::Result<PathBuf> {
 fn remove_leftovers(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name
-            .strip_prefix("abukiks-")
-            .and_then(|rest| rest.split('-').next());
+        let pid = name.strip_prefix("abukiks-").and_then(|rest| rest.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -486,9 +451,7 @@ fn remove_leftovers(cache: &Path) {
 /// Where this machine gets its Debian packages from; mmdebstrap knows a default.
 fn mirror() -> Option<String> {
     let sources = fs::read_to_string("/etc/apt/sources.list.d/debian.sources").ok()?;
-    let mirror = sources
-        .lines()
-        .find_map(|line| line.strip_prefix("URIs:"))?;
+    let mirror = sources.lines().find_map(|line| line.strip_prefix("URIs:"))?;
     Some(mirror.split_whitespace().next()?.to_owned())
 }
 
@@ -508,11 +471,7 @@ fn strip() -> io::Result<PathBuf> {
         if newer(&stripped).is_ok_and(|stripped| newer(program).is_ok_and(|made| stripped > made)) {
             continue;
         }
-        let status = Command::new("strip")
-            .arg("-o")
-            .arg(&stripped)
-            .arg(program)
-            .status()?;
+        let status = Command::new("strip").arg("-o").arg(&stripped).arg(program).status()?;
         if !status.success() {
             return Err(io::Error::other(format!("strip: {status}")));
         }

@@ -9,9 +9,7 @@ use abukiks::config::SETTINGS;
 use crate::nixos::Tree;
 
 fn nixos(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("nixos")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("nixos").join(name)
 }
 
 fn text(name: &str) -> String {
@@ -66,10 +64,9 @@ fn drop_ins_set_only_what_the_service_reads() {
 fn a_switch_restarts_every_instance_in_one_step_and_leaves_admin_tasks_alone() {
     // Stopping first would let traffic start the old program again.
     let tree = Tree::golden("own");
-    for (unit, line) in [
-        ("abukiks@", "X-StopIfChanged=false"),
-        ("abukiks-admin@", "X-RestartIfChanged=false"),
-    ] {
+    for (unit, line) in
+        [("abukiks@", "X-StopIfChanged=false"), ("abukiks-admin@", "X-RestartIfChanged=false")]
+    {
         let template = tree.text(&format!("{unit}.service.d/overrides.conf"));
         assert!(template.lines().any(|found| found == line), "{unit}");
     }

@@ -36,10 +36,7 @@ impl Tree {
         let mut tree = Self(BTreeMap::new());
         tree.read(&format!("{host}.units"));
         for (redis, server) in [("abukiks", "local"), ("main", "server")] {
-            if tree
-                .text("abukiks@.service.d/overrides.conf")
-                .contains(&format!("After=redis-{redis}"))
-            {
+            if tree.text("abukiks@.service.d/overrides.conf").contains(&format!("After=redis-{redis}")) {
                 tree.read(&format!("{server}.redis"));
             }
         }
@@ -53,13 +50,9 @@ impl Tree {
         for line in text.lines() {
             // A comment in a unit does not end in a word with a dot or a slash alone.
             let heading = line.strip_prefix("# ").filter(|path| is_path(path));
-            match (
-                heading.map(|path| path.split_once(" -> ").ok_or(path)),
-                &open,
-            ) {
+            match (heading.map(|path| path.split_once(" -> ").ok_or(path)), &open) {
                 (Some(Ok((path, target))), _) => {
-                    self.0
-                        .insert(path.to_owned(), Entry::Link(target.to_owned()));
+                    self.0.insert(path.to_owned(), Entry::Link(target.to_owned()));
                 }
                 (Some(Err(path)), _) => {
                     self.0.insert(path.to_owned(), Entry::Text(String::new()));
@@ -110,14 +103,10 @@ impl Tree {
 
     /// Where an instance listens, as seen from its own machine.
     pub(crate) fn address(&self, port: u16) -> SocketAddr {
-        let drop_ins = [
-            "abukiks@.socket.d/overrides.conf".to_owned(),
-            format!("abukiks@{port}.socket.d/settings.conf"),
-        ];
+        let drop_ins =
+            ["abukiks@.socket.d/overrides.conf".to_owned(), format!("abukiks@{port}.socket.d/settings.conf")];
         let streams = drop_ins.iter().flat_map(|path| self.text(path).lines());
-        let last = streams
-            .filter_map(|line| line.strip_prefix("ListenStream="))
-            .next_back();
+        let last = streams.filter_map(|line| line.strip_prefix("ListenStream=")).next_back();
         let address = last.and_then(|stream| stream.strip_suffix(":%i"));
         let address = address.map_or(Ipv4Addr::LOCALHOST.into(), |address| {
             let address = address.trim_matches(['[', ']']);
@@ -175,10 +164,7 @@ fn nixos(tree: &Tree, changes: &Path, root: &Path, secrets: &[(&str, &str)]) {
     put(changes, "nix/store/proxy.conf", &proxy);
     for (name, id) in [("redis-abukiks", 901), ("keeper", 902)] {
         for (file, line) in [
-            (
-                "passwd",
-                format!("{name}:x:{id}:{id}::/:/usr/sbin/nologin\n"),
-            ),
+            ("passwd", format!("{name}:x:{id}:{id}::/:/usr/sbin/nologin\n")),
             ("group", format!("{name}:x:{id}:\n")),
         ] {
             let path = format!("etc/{file}");
@@ -203,10 +189,7 @@ pub(crate) fn boot(tree: &Tree, secrets: &[(&str, &str)]) -> Option<Machine> {
 /// Each declared instance runs or waits as it is to, tells its release, and has what all have.
 /// Returns the numbers that one visit to each got.
 fn declared_instances_count(machine: &Machine, tree: &Tree) -> Vec<i64> {
-    let (sockets, eager) = (
-        tree.ports("sockets", "socket"),
-        tree.ports("multi-user", "service"),
-    );
+    let (sockets, eager) = (tree.ports("sockets", "socket"), tree.ports("multi-user", "service"));
     assert!(!sockets.is_empty());
     let mut numbers = Vec::new();
     for port in sockets {
@@ -222,17 +205,11 @@ fn declared_instances_count(machine: &Machine, tree: &Tree) -> Vec<i64> {
         let release = Client::connect(address).get("/version").body;
         let release: Value = serde_json::from_str(&release).expect("JSON");
         let release = release["release"].as_str().expect("text").to_owned();
-        assert!(
-            environment.contains(&format!("RELEASE={release}")),
-            "{environment}"
-        );
+        assert!(environment.contains(&format!("RELEASE={release}")), "{environment}");
 
         // One of all, one of its own: neither hides the other.
         let drop_ins = machine.show(&unit, "DropInPaths");
-        for file in [
-            "abukiks@.service.d/overrides.conf",
-            &format!("{unit}.d/settings.conf"),
-        ] {
+        for file in ["abukiks@.service.d/overrides.conf", &format!("{unit}.d/settings.conf")] {
             assert!(drop_ins.contains(&format!("/{file}")), "{drop_ins}");
         }
     }
@@ -255,11 +232,7 @@ fn with_a_local_redis_instances_join_its_group_and_have_no_network() {
         let unit = format!("abukiks@{port}.service");
         assert_eq!(machine.show(&unit, "SupplementaryGroups"), "redis-abukiks");
         assert_eq!(machine.show(&unit, "PrivateNetwork"), "yes");
-        assert!(
-            machine
-                .show(&unit, "After")
-                .contains("redis-abukiks.service")
-        );
+        assert!(machine.show(&unit, "After").contains("redis-abukiks.service"));
         // As README says.
         assert!(machine.exposure(&unit) <= 0.3);
     }
@@ -283,14 +256,9 @@ fn a_redis_by_tcp_is_reached_with_the_credential_and_nothing_shows_it() {
     assert_eq!(machine.run(&["abukiks-admin", "show-count"]), "2\n");
     for port in [5000, 5001] {
         let unit = format!("abukiks@{port}.service");
-        assert!(
-            machine
-                .show(&unit, "Environment")
-                .contains("LOG_LEVEL=debug")
-        );
+        assert!(machine.show(&unit, "Environment").contains("LOG_LEVEL=debug"));
         assert!(machine.exposure(&unit) <= 1.1);
-        let environment =
-            fs::read(machine.file(&format!("/proc/{}/environ", machine.main_pid(port))));
+        let environment = fs::read(machine.file(&format!("/proc/{}/environ", machine.main_pid(port))));
         assert!(!String::from_utf8_lossy(&environment.expect("it runs")).contains("horse"));
     }
     let units = machine.systemctl(&["cat", "abukiks@*"]);
@@ -304,9 +272,7 @@ fn redis_by_tcp(machine: &Machine, arguments: &[&str]) -> Process {
     let base = &["redis-server", "--port", "6379", "--save", ""];
     let mut command = machine.command(&[base, arguments].concat());
     let redis = Process::spawn(command.stdout(Stdio::null()));
-    eventually("Redis listens", || {
-        listens(Ipv4Addr::LOCALHOST, 6379).then_some(())
-    });
+    eventually("Redis listens", || listens(Ipv4Addr::LOCALHOST, 6379).then_some(()));
     redis
 }
 
@@ -363,10 +329,7 @@ fn settings_come_from_the_environment_files_and_the_later_one_wins() {
         ("5001.env", "COUNTER_KEY=own"),
     ];
     let escaped = secrets.map(|(name, text)| (name.replace('%', "%%"), text));
-    let escaped: Vec<_> = escaped
-        .iter()
-        .map(|(name, text)| (&**name, *text))
-        .collect();
+    let escaped: Vec<_> = escaped.iter().map(|(name, text)| (&**name, *text)).collect();
     let Some(machine) = boot(&tree, &escaped) else {
         return;
     };
@@ -377,14 +340,7 @@ fn settings_come_from_the_environment_files_and_the_later_one_wins() {
     let files = machine.show("abukiks@5001", "EnvironmentFiles");
     assert!(files.contains("/run/secrets/5001.env"), "{files}");
     assert_eq!(
-        machine.run(&[
-            "abukiks-admin",
-            "--instance",
-            "5001",
-            "reset-count",
-            "--to",
-            "41"
-        ]),
+        machine.run(&["abukiks-admin", "--instance", "5001", "reset-count", "--to", "41"]),
         "the count was 1 and is now 41\n"
     );
 }
@@ -396,17 +352,9 @@ fn an_instance_on_demand_starts_with_its_first_visitor() {
         return;
     };
     assert_eq!(declared_instances_count(&machine, &tree), [1, 2]);
-    assert!(
-        machine
-            .show("abukiks@5001", "Environment")
-            .contains("IDLE_EXIT=10m")
-    );
+    assert!(machine.show("abukiks@5001", "Environment").contains("IDLE_EXIT=10m"));
     assert_eq!(machine.show("abukiks@5001", "ActiveState"), "active");
-    assert!(
-        !machine
-            .show("abukiks@5000", "Environment")
-            .contains("IDLE_EXIT")
-    );
+    assert!(!machine.show("abukiks@5000", "Environment").contains("IDLE_EXIT"));
 }
 
 #[test]
@@ -424,25 +372,13 @@ fn what_an_instance_has_of_its_own_wins_and_what_the_host_adds_to_all_holds() {
     assert_eq!(get("3", "all"), "1\n");
     let memory = |port: u16| machine.show(&format!("abukiks@{port}"), "MemoryMax");
     let megabytes = |count: u64| (count << 20).to_string();
-    assert_eq!(
-        [5000, 5001, 5002].map(memory),
-        [256, 128, 256].map(megabytes)
-    );
+    assert_eq!([5000, 5001, 5002].map(memory), [256, 128, 256].map(megabytes));
     assert_eq!(machine.show("abukiks@5001", "ProcSubset"), "all");
-    assert_eq!(
-        machine.show("abukiks@5001", "Description"),
-        "Abukiks of its own"
-    );
-    assert_eq!(
-        machine.show("system-abukiks.slice", "MemoryMax"),
-        megabytes(2048)
-    );
+    assert_eq!(machine.show("abukiks@5001", "Description"), "Abukiks of its own");
+    assert_eq!(machine.show("system-abukiks.slice", "MemoryMax"), megabytes(2048));
     assert!(!listens(Ipv4Addr::LOCALHOST, 5004), "it is not enabled");
     for (port, count) in [("5001", "1\n"), ("5002", "1\n"), ("5003", "1\n")] {
-        assert_eq!(
-            machine.run(&["abukiks-admin", "--instance", port, "show-count"]),
-            count
-        );
+        assert_eq!(machine.run(&["abukiks-admin", "--instance", port, "show-count"]), count);
     }
 }
 
@@ -455,22 +391,13 @@ fn instances_listen_on_their_addresses_and_no_other() {
     assert_eq!(declared_instances_count(&machine, &tree), [1, 2, 3]);
     let (four, six): (IpAddr, IpAddr) = ("127.0.0.1".parse().unwrap(), "::1".parse().unwrap());
     let other: IpAddr = "127.0.0.2".parse().unwrap();
-    for (port, reached) in [
-        (5000, [false, true, false]),
-        (5001, [true, false, false]),
-        (5002, [true, true, true]),
-    ] {
-        assert_eq!(
-            [four, six, other].map(|address| listens(address, port)),
-            reached,
-            "{port}"
-        );
+    for (port, reached) in
+        [(5000, [false, true, false]), (5001, [true, false, false]), (5002, [true, true, true])]
+    {
+        assert_eq!([four, six, other].map(|address| listens(address, port)), reached, "{port}");
     }
     machine.systemctl(&["start", "abukiks@5009.socket"]);
-    assert_eq!(
-        [four, six].map(|address| listens(address, 5009)),
-        [false, true]
-    );
+    assert_eq!([four, six].map(|address| listens(address, 5009)), [false, true]);
 }
 
 #[test]
@@ -495,13 +422,7 @@ fn values_arrive_as_they_are_written() {
     assert!(allowed.contains("203.0.113.7"), "{allowed}");
     assert!(!allowed.contains("10.0.0.0/8"), "{allowed}");
     // An admin process gets the same.
-    let effective = machine.run(&[
-        "abukiks-admin",
-        "--instance",
-        "5000",
-        "check-redis",
-        "--help",
-    ]);
+    let effective = machine.run(&["abukiks-admin", "--instance", "5000", "check-redis", "--help"]);
     assert!(!effective.is_empty());
 }
 
@@ -512,15 +433,8 @@ fn a_redis_of_the_host_that_other_services_use_is_joined_by_its_group() {
         return;
     };
     assert_eq!(declared_instances_count(&machine, &tree), [1]);
-    assert_eq!(
-        machine.show("abukiks@5000", "SupplementaryGroups"),
-        "keeper"
-    );
-    assert!(
-        machine
-            .show("abukiks@5000", "After")
-            .contains("redis-main.service")
-    );
+    assert_eq!(machine.show("abukiks@5000", "SupplementaryGroups"), "keeper");
+    assert!(machine.show("abukiks@5000", "After").contains("redis-main.service"));
 }
 
 #[test]
@@ -563,10 +477,7 @@ fn twenty_instances_are_balanced_by_nginx_and_seen_by_prometheus() {
     machine.systemctl(&["start", "prometheus"]);
     eventually("Prometheus sees all instances", || {
         listens(Ipv4Addr::LOCALHOST, 9090).then_some(())?;
-        let found = machine
-            .connect(9090)
-            .get("/api/v1/query?query=sum(up)")
-            .body;
+        let found = machine.connect(9090).get("/api/v1/query?query=sum(up)").body;
         let found: Value = serde_json::from_str(&found).ok()?;
         (found["data"]["result"][0]["value"][1] == "20").then_some(())
     });
@@ -582,15 +493,9 @@ fn start_nginx(machine: &Machine, tree: &Tree) {
 /// The part of nginx's settings that NixOS writes for the module's values.
 fn nginx_site(nginx: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut site = format!(
-        "upstream abukiks {{\n{}\n",
-        text(&nginx["upstream"]["extraConfig"])
-    );
+    let mut site = format!("upstream abukiks {{\n{}\n", text(&nginx["upstream"]["extraConfig"]));
     for (server, options) in nginx["upstream"]["servers"].as_object().expect("servers") {
-        site += &format!(
-            "server {server} fail_timeout={};\n",
-            text(&options["fail_timeout"])
-        );
+        site += &format!("server {server} fail_timeout={};\n", text(&options["fail_timeout"]));
     }
     site += "}\nserver {\nlisten 80;\n";
     for (place, location) in nginx["locations"].as_object().expect("locations") {

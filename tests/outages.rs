@@ -50,11 +50,9 @@ fn a_service_that_starts_before_redis_counts_as_soon_as_redis_is_there() {
 fn a_visit_waits_for_redis_within_its_budget() {
     let mut redis = Redis::start();
     redis.kill();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "30s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "30s")]);
     let mut visitor = service.connect();
-    visitor
-        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        .expect("it listens");
+    visitor.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("it listens");
     service.wait_for_waiting(1);
     redis.resume();
     assert_eq!(visitor.read(false).expect("an answer").number(), 1);
@@ -121,10 +119,7 @@ fn a_redis_that_closes_idle_links_is_no_outage() {
     }
     service.stop();
     let log = service.whole_log();
-    assert!(
-        !log.iter().any(|line| line.contains("\"ERROR\"")),
-        "{log:#?}"
-    );
+    assert!(!log.iter().any(|line| line.contains("\"ERROR\"")), "{log:#?}");
 }
 
 #[test]
@@ -140,9 +135,7 @@ fn a_reset_between_a_lost_answer_and_its_repetition_is_no_loss_of_data() {
     let mut client = service.connect();
     assert_eq!(client.get("/").number(), 101);
     proxy.next([Fate::Silence]);
-    client
-        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        .expect("it listens");
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("it listens");
     service.wait_for_waiting(1);
     let reset = program("reset-count", &[("REDIS_URL", &redis.url())]).output();
     assert!(reset.expect("it runs").status.success());
@@ -195,8 +188,7 @@ fn a_copy_of_a_batch_that_runs_late_counts_nothing() {
     let forgotten_at: u64 = redis.run(&["EXPIRETIME", last[4]]);
     assert_eq!(forgotten_at.to_string(), last[6]);
     for words in earlier {
-        let late: Result<redis::Value, _> =
-            redis::Cmd::new().arg(words).query(&mut redis.connect());
+        let late: Result<redis::Value, _> = redis::Cmd::new().arg(words).query(&mut redis.connect());
         assert!(late.is_err_and(|error| error.code() == Some("STALE")));
     }
     assert_eq!(redis.count(), 3);
@@ -205,14 +197,12 @@ fn a_copy_of_a_batch_that_runs_late_counts_nothing() {
 #[test]
 fn a_probe_whose_client_leaves_breaks_no_link() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "50s")]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "50s")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut client = service.connect();
-    client
-        .send("GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n")
-        .unwrap();
-    // Whoever comes later is answered: the probe has been read.
+    client.send("GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    // A later client is answered: the probe has been read.
     service.get("/healthz");
     client.reset();
     eventually("it has left", || {
@@ -231,39 +221,31 @@ fn a_probe_whose_client_leaves_breaks_no_link() {
 }
 
 #[test]
-fn whoever_asks_for_readiness_and_leaves_is_not_waited_for() {
+fn a_client_that_asks_for_readiness_and_leaves_is_not_waited_for() {
     let redis = Redis::start();
-    let mut service = Service::start_with(&[
-        ("REDIS_URL", &redis.url()),
-        ("REDIS_TIMEOUT", "4s"),
-        ("DRAIN_LAME_DUCK", "0s"),
-    ]);
+    let mut service = redis.service(&[("REDIS_TIMEOUT", "4s"), ("DRAIN_LAME_DUCK", "0s")]);
     assert_eq!(service.get("/").number(), 1);
     redis.process().signal(Signal::STOP);
     let mut client = service.connect();
-    client
-        .send("GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n")
-        .expect("it listens");
+    client.send("GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n").expect("it listens");
     // Half of its time has passed without an answer.
     eventually("another connection is sought", || {
         (service.metric("abukiks_redis_connection_attempts_total") > 1.0).then_some(())
     });
     client.reset();
     service.process.signal(Signal::TERM);
-    eventually("the service has ended", || {
-        service.process.has_ended().then_some(())
-    });
+    eventually("the service has ended", || service.process.has_ended().then_some(()));
 }
 
 #[test]
-fn attempts_to_connect_that_hang_are_few_and_end_when_nobody_waits() {
+fn attempts_to_connect_that_hang_are_few_and_end_when_no_visit_waits() {
     let redis = Redis::start();
     redis.process().signal(Signal::STOP);
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "2s")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "2s")]);
     assert_eq!(service.get("/").status, 503);
     assert!(service.metric("abukiks_redis_connection_attempts_total") <= 9.0);
     redis.process().signal(Signal::CONT);
-    eventually("nobody but the test is connected", || {
+    eventually("only the test is connected", || {
         let clients: String = redis.run(&["INFO", "clients"]);
         clients.contains("connected_clients:1\r").then_some(())
     });

@@ -105,11 +105,7 @@ impl Browser {
     }
 
     fn run(&self, command: &str, parameters: &Value) -> Value {
-        self.ask(
-            "POST",
-            &format!("/session/{}/{command}", self.session),
-            parameters,
-        )
+        self.ask("POST", &format!("/session/{}/{command}", self.session), parameters)
     }
 
     /// One command of the DevTools protocol.
@@ -133,11 +129,8 @@ impl Browser {
     fn load(&self, command: &str, parameters: &Value) {
         let before = self.value("performance.timeOrigin");
         self.run(command, parameters);
-        let loaded =
-            format!("performance.timeOrigin !== {before} && document.readyState === 'complete'");
-        eventually("the page is loaded", || {
-            (self.value(&loaded) == true).then_some(())
-        });
+        let loaded = format!("performance.timeOrigin !== {before} && document.readyState === 'complete'");
+        eventually("the page is loaded", || (self.value(&loaded) == true).then_some(()));
     }
 
     /// The value of a JavaScript expression in the page.
@@ -157,8 +150,7 @@ impl Browser {
     }
 
     fn resize(&self, width: u32, height: u32) {
-        let size =
-            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.devtools("Emulation.setDeviceMetricsOverride", &size);
     }
 
@@ -181,18 +173,11 @@ impl Browser {
     }
 
     fn assert_reads(&self, title: &str, words: &[&str]) {
-        let page = [
-            ("RootWebArea", title),
-            ("heading", title),
-            ("StaticText", title),
-        ];
+        let page = [("RootWebArea", title), ("heading", title), ("StaticText", title)];
         let words = words.iter().map(|words| ("StaticText", *words));
         let expected: Vec<_> = page.into_iter().chain(words).collect();
         let read = self.read_aloud();
-        let read: Vec<_> = read
-            .iter()
-            .map(|(role, words)| (role.as_str(), words.as_str()))
-            .collect();
+        let read: Vec<_> = read.iter().map(|(role, words)| (role.as_str(), words.as_str())).collect();
         assert_eq!(read, expected);
     }
 }
@@ -224,11 +209,7 @@ fn contrast(one: &str, other: &str) -> f64 {
         let channel = |range| {
             let value = u8::from_str_radix(&digits[range], 16).expect("hexadecimal digits");
             let value = f64::from(value) / 255.0;
-            if value <= 0.04045 {
-                value / 12.92
-            } else {
-                ((value + 0.055) / 1.055).powf(2.4)
-            }
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
         };
         0.2126 * channel(0..2) + 0.7152 * channel(2..4) + 0.0722 * channel(4..6)
     };
@@ -258,10 +239,7 @@ fn the_page_shows_the_number_that_was_counted_and_asks_for_nothing_else() {
     drop(browser);
     service.stop();
     let log = service.whole_log();
-    let requests: Vec<_> = log
-        .iter()
-        .filter(|line| line.contains("http_path"))
-        .collect();
+    let requests: Vec<_> = log.iter().filter(|line| line.contains("http_path")).collect();
     assert_eq!(requests.len(), 1, "{requests:#?}");
     assert!(requests[0].contains("\"http_path\":\"/\""), "{requests:#?}");
     assert!(requests[0].contains("\"visit\":48213"), "{requests:#?}");
@@ -272,10 +250,7 @@ fn a_reload_counts_again_also_where_scripts_are_off() {
     let redis = Redis::start();
     let service = Service::start(&redis);
     let browser = Browser::start();
-    browser.devtools(
-        "Emulation.setScriptExecutionDisabled",
-        &json!({ "value": true }),
-    );
+    browser.devtools("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
     browser.open(&service);
     browser.assert_reads("Welcome to Abukiks!", &["Visitor count:", "1"]);
     browser.reload();
@@ -296,12 +271,7 @@ fn the_page_is_light_or_dark_as_the_visitor_likes_and_readable_in_both() {
             let colour = browser.value(&format!("{style}.getPropertyValue('--{name}')"));
             text(&colour).to_owned()
         };
-        for (ink, paper) in [
-            ("ink", "paper"),
-            ("soft", "paper"),
-            ("digit", "upper"),
-            ("digit", "lower"),
-        ] {
+        for (ink, paper) in [("ink", "paper"), ("soft", "paper"), ("digit", "upper"), ("digit", "lower")] {
             let ratio = contrast(&colour(ink), &colour(paper));
             assert!(ratio >= 4.5, "{ink} on {paper}, {scheme}: {ratio:.2}");
         }
@@ -344,25 +314,19 @@ fn numbers_of_every_length_fit_every_width() {
 }
 
 #[test]
-fn without_redis_the_browser_shows_that_nobody_can_be_counted() {
+fn without_redis_the_browser_shows_that_no_visit_can_be_counted() {
     let mut redis = Redis::start();
-    let service = Service::start_with(&[("REDIS_URL", &redis.url()), ("REDIS_TIMEOUT", "100ms")]);
+    let service = redis.service(&[("REDIS_TIMEOUT", "100ms")]);
     redis.kill();
     let browser = Browser::start();
     browser.open(&service);
     browser.assert_reads(
         "Service Unavailable",
-        &[
-            "Visitors cannot be counted right now. Please try again in a second.",
-            "503",
-        ],
+        &["Visitors cannot be counted right now. Please try again in a second.", "503"],
     );
     assert_eq!(browser.value("document.styleSheets.length"), 1);
     // That the page could not be had is the one thing to complain about.
     let complaints = browser.complaints();
     let complaints = complaints.as_array().expect("a list");
-    assert!(
-        complaints.iter().all(|entry| entry["source"] == "network"),
-        "{complaints:?}"
-    );
+    assert!(complaints.iter().all(|entry| entry["source"] == "network"), "{complaints:?}");
 }

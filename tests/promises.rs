@@ -2,11 +2,7 @@
 //! redis-server. `support` starts and speaks to them; it asserts nothing about Abukiks itself. Only
 //! `simulation` has neither, because no process can run in its network, nor `fuzzing`.
 
-#![allow(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod crowd;
 mod load;

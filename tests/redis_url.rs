@@ -15,21 +15,12 @@ use crate::proxy::Proxy;
 use crate::sentinel::{FIRST_SENTINEL, start_sentinel};
 use crate::support::{Redis, Service, own_host, program};
 
-/// A database and a user of its own: nobody else may count.
+/// A database and a user of its own: no other user may count.
 fn redis_with_user() -> Redis {
     let redis = Redis::start();
     redis.run::<()>(&["ACL", "SETUSER", "default", "-incrby"]);
     let passwords = [">123456", ">p@ss:w/rd 100%"];
-    redis.run::<()>(&[
-        "ACL",
-        "SETUSER",
-        "visitor",
-        "on",
-        "~*",
-        "+@all",
-        passwords[0],
-        passwords[1],
-    ]);
+    redis.run::<()>(&["ACL", "SETUSER", "visitor", "on", "~*", "+@all", passwords[0], passwords[1]]);
     redis
 }
 
@@ -87,7 +78,7 @@ fn a_user_without_a_password_is_one_too() {
 
 /// Redis says the words of a command that it does not know.
 #[test]
-fn a_redis_that_knows_no_login_tells_nobody_the_password() {
+fn a_redis_that_knows_no_login_does_not_spread_the_password() {
     for (command, protocol) in [("AUTH", "resp2"), ("HELLO", "resp3")] {
         let redis = Redis::start_with(&["--rename-command", command, ""]);
         let path = redis.socket().display().to_string();
@@ -96,10 +87,7 @@ fn a_redis_that_knows_no_login_tells_nobody_the_password() {
         let task = task.expect("it runs");
         assert_eq!(task.status.code(), Some(69));
         let mut said = String::from_utf8(task.stderr).expect("text");
-        assert!(
-            said.contains(&format!("unknown command '{command}'")),
-            "{said}"
-        );
+        assert!(said.contains(&format!("unknown command '{command}'")), "{said}");
         let mut service = Service::start_with(&[("REDIS_URL", &url), ("LOG_LEVEL", "trace")]);
         assert_eq!(service.get("/").status, 503);
         said += &service.get("/readyz").body;
@@ -154,10 +142,7 @@ fn what_quotes_the_login_is_not_quoted() {
 fn what_a_server_says_is_cut_and_cannot_command_a_terminal() {
     let address = no_redis(|_| format!("-ERR \u{1b}[31m{}\r\n", "x".repeat(10_000)).into_bytes());
     let said = show_count(&format!("redis://{address}/"));
-    assert!(
-        said.len() < 500 && !said.trim_end().contains(char::is_control),
-        "{said}"
-    );
+    assert!(said.len() < 500 && !said.trim_end().contains(char::is_control), "{said}");
     assert!(said.contains("ERR"), "{said}");
 }
 
@@ -166,22 +151,15 @@ fn a_time_that_no_clock_shows_is_not_of_redis() {
     let address = no_redis(|bytes| {
         let asks_for_time = bytes.ends_with(b"TIME\r\n");
         let time = b"*2\r\n$20\r\n18446744073709551615\r\n$1\r\n0\r\n";
-        if asks_for_time {
-            time.to_vec()
-        } else {
-            b"$-1\r\n".to_vec()
-        }
+        if asks_for_time { time.to_vec() } else { b"$-1\r\n".to_vec() }
     });
     let said = show_count(&format!("redis://{address}/"));
     assert!(said.contains("no Redis"), "{said}");
 }
 
 #[test]
-fn a_system_that_trusts_nobody_is_named() {
-    let settings = [
-        ("REDIS_URL", "rediss://127.0.0.1:1/"),
-        ("SSL_CERT_FILE", "/nowhere"),
-    ];
+fn a_system_without_authorities_is_named() {
+    let settings = [("REDIS_URL", "rediss://127.0.0.1:1/"), ("SSL_CERT_FILE", "/nowhere")];
     let task = program("show-count", &settings).output().expect("it runs");
     assert_eq!(task.status.code(), Some(78), "{task:?}");
     let said = String::from_utf8(task.stderr).expect("text");
@@ -235,11 +213,7 @@ impl Tls {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let authority = authority(&folder.path().join("ca.pem"));
-        Self {
-            folder,
-            authority,
-            host: own_host(),
-        }
+        Self { folder, authority, host: own_host() }
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
@@ -247,25 +221,17 @@ impl Tls {
     }
 
     /// Signs a certificate for `name`.
-    pub(crate) fn identity(
-        &self,
-        name: &str,
-        change: impl FnOnce(&mut CertificateParams),
-    ) -> Identity {
+    pub(crate) fn identity(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let identity = Identity {
             certificate: self.file(&format!("{name}.pem")),
             key: self.file(&format!("{name}.key")),
         };
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
         let key = KeyPair::generate().expect("a key");
-        let certificate = params
-            .signed_by(&key, &self.authority)
-            .expect("a signature");
+        let certificate = params.signed_by(&key, &self.authority).expect("a signature");
         write(&identity.certificate, &certificate.pem());
         write(&identity.key, &key.serialize_pem());
         identity
@@ -352,10 +318,7 @@ fn a_url_that_leads_to_no_redis_is_named_with_what_was_found_there() {
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     for (address, found) in [
         (nobody, "Connection refused"),
-        (
-            says("HTTP/1.1 400 Bad Request\r\n\r\n"),
-            "it says \"HTTP/1.1 400 Bad Request",
-        ),
+        (says("HTTP/1.1 400 Bad Request\r\n\r\n"), "it says \"HTTP/1.1 400 Bad Request"),
         (says("+HELLO\r\n"), "what answers is no Redis"),
     ] {
         let url = format!("redis://{address}");
@@ -365,10 +328,7 @@ fn a_url_that_leads_to_no_redis_is_named_with_what_was_found_there() {
         assert_eq!(task.status.code(), Some(69));
         let said = String::from_utf8(task.stderr).expect("text");
         assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(
-            said.starts_with("Redis is unreachable (REDIS_URL): "),
-            "{said}"
-        );
+        assert!(said.starts_with("Redis is unreachable (REDIS_URL): "), "{said}");
         assert!(said.contains(found) && said.contains(&at), "{said}");
         let service = Service::start_with(&[("REDIS_URL", &url)]);
         assert_refused(service, &at);

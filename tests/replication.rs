@@ -29,11 +29,7 @@ impl Pair {
             let info: String = master.run(&["INFO", "replication"]);
             info.contains("state=online").then_some(())
         });
-        Self {
-            master,
-            replica,
-            link,
-        }
+        Self { master, replica, link }
     }
 
     /// Stops the replica, and waits until it stands.
@@ -84,7 +80,7 @@ fn without_a_replica_that_has_it_no_visit_gets_a_number() {
     let not_ready = service.get("/readyz");
     assert_eq!(not_ready.status, 503);
     service.log_line(why);
-    // Whoever visits while it stands still gets no number, however long it does.
+    // A visit gets no number while it stands still, however long it does.
     let stopped = Crowd::visit(&[service.address], 4);
     stopped.wait_for_refusals(8);
     let all = stopped.go_home();
@@ -125,12 +121,8 @@ fn a_visit_waits_for_a_replica_within_its_budget() {
     let mut client = service.connect();
     assert_eq!(client.get("/").number(), 1);
     pair.freeze_replica();
-    client
-        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        .expect("it listens");
-    eventually("the master has counted it", || {
-        (pair.master.count() == 2).then_some(())
-    });
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("it listens");
+    eventually("the master has counted it", || (pair.master.count() == 2).then_some(()));
     assert_eq!(service.metric("abukiks_waiting_visits"), 1.0);
     pair.thaw_replica();
     assert_eq!(client.read(false).expect("an answer").number(), 2);
@@ -155,13 +147,11 @@ fn visits_that_got_numbers_survive_the_promotion_of_the_replica() {
 #[test]
 fn a_user_who_may_not_wait_gets_no_number() {
     let pair = Pair::start();
-    pair.master
-        .run::<()>(&["ACL", "SETUSER", "default", "-wait"]);
+    pair.master.run::<()>(&["ACL", "SETUSER", "default", "-wait"]);
     let mut service = careful(&pair.master.url(), "4s");
     assert_eq!(service.get("/").status, 503);
     service.log_line("NOPERM");
-    pair.master
-        .run::<()>(&["ACL", "SETUSER", "default", "+wait"]);
+    pair.master.run::<()>(&["ACL", "SETUSER", "default", "+wait"]);
     let number = service.get("/").number();
     assert_eq!(pair.replica.count(), number);
 }

@@ -10,22 +10,12 @@ fn reproduce(main: &str, build: &str) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file");
     fs::create_dir(folder.path().join("src")).expect("a folder");
-    write(
-        "Cargo.toml",
-        "[package]\nname = \"planted\"\nversion = \"0.0.0\"\nedition = \"2024\"\n",
-    );
-    write(
-        "Cargo.lock",
-        "version = 4\n\n[[package]]\nname = \"planted\"\nversion = \"0.0.0\"\n",
-    );
+    write("Cargo.toml", "[package]\nname = \"planted\"\nversion = \"0.0.0\"\nedition = \"2024\"\n");
+    write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"planted\"\nversion = \"0.0.0\"\n");
     write("src/main.rs", main);
     write("build.rs", build);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/reproduce.sh");
-    Command::new(script)
-        .arg(folder.path())
-        .env_remove("ABUKIKS_COMMIT")
-        .output()
-        .expect("the script runs")
+    Command::new(script).arg(folder.path()).env_remove("ABUKIKS_COMMIT").output().expect("the script runs")
 }
 
 const NO_BUILD_SCRIPT: &str = "fn main() {}";
@@ -45,10 +35,7 @@ fn a_path_in_the_message_of_a_panic_does_not_tell_where_it_was_built() {
 
 #[test]
 fn a_planted_build_path_is_caught() {
-    let output = reproduce(
-        "fn main() { println!(\"{}\", env!(\"CARGO_MANIFEST_DIR\")) }",
-        NO_BUILD_SCRIPT,
-    );
+    let output = reproduce("fn main() { println!(\"{}\", env!(\"CARGO_MANIFEST_DIR\")) }", NO_BUILD_SCRIPT);
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(said.contains("planted differs"), "{said}");

@@ -27,19 +27,14 @@ impl Clone {
             let original = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
             fs::copy(original, folder.join(file)).expect("a copy");
         }
-        Self {
-            folder,
-            _parent: parent,
-        }
+        Self { folder, _parent: parent }
     }
 
     /// `make run` on a free port, as a terminal starts it: at the head of a process group, and heeding
     /// Ctrl-C, also where the tests do not.
     fn make_run(&self, settings: &[(&str, &str)]) -> Command {
         let mut make = Command::new("env");
-        make.args(["--default-signal=INT", "make", "run"])
-            .current_dir(&self.folder)
-            .env_clear();
+        make.args(["--default-signal=INT", "make", "run"]).current_dir(&self.folder).env_clear();
         for name in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"] {
             make.envs(std::env::var_os(name).map(|value| (name, value)));
         }
@@ -56,10 +51,7 @@ impl Clone {
     fn run(&self, settings: &[(&str, &str)]) -> Running {
         let mut service = Service::from_command(self.make_run(settings));
         let said = service.log_line("Abukiks answers at ");
-        assert!(
-            said.contains(&format!("http://{}/", service.address)),
-            "not where it listens: {said}"
-        );
+        assert!(said.contains(&format!("http://{}/", service.address)), "not where it listens: {said}");
         Running(service)
     }
 
@@ -102,11 +94,7 @@ impl Running {
             let parent = parent.as_raw_nonzero();
             let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
             let children = children.unwrap_or_default();
-            found.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|pid| Pid::from_raw(pid.parse().ok()?)),
-            );
+            found.extend(children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
             next += 1;
         }
         found
@@ -215,10 +203,7 @@ fn ctrl_c_drains_the_service_before_redis_stops() {
     assert_eq!(answer.number(), 2);
     let log = run.0.whole_log();
     let place = |text: &str| log.iter().position(|line| line.contains(text));
-    assert!(
-        place("\"drained\"") < place("Redis has stopped"),
-        "{log:#?}"
-    );
+    assert!(place("\"drained\"") < place("Redis has stopped"), "{log:#?}");
     assert!(!log.iter().any(|line| line.contains("at once")), "{log:#?}");
     wait_for_the_end_of(&processes);
     assert!(!clone.has(".run/redis.sock"));
@@ -305,10 +290,7 @@ fn a_port_that_is_taken_gives_one_clear_line_and_starts_nothing() {
     let output = clone.fail(&[("PORT", &port)]);
     assert!(!output.status.success());
     let said = text(&output);
-    let said: Vec<_> = said
-        .lines()
-        .filter(|line| !line.starts_with("make: "))
-        .collect();
+    let said: Vec<_> = said.lines().filter(|line| !line.starts_with("make: ")).collect();
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].contains(&format!("127.0.0.1:{port}")), "{said:?}");
     assert!(!clone.has(".run/redis.log"), "Redis was started");
@@ -360,25 +342,16 @@ fn settings_come_from_dot_env_and_the_environment_is_stronger() {
 fn dot_env_means_what_it_means_to_systemd() {
     let cases = [
         ("A=plain", "plain"),
-        (
-            "B =  spaces within   and around \t",
-            "spaces within   and around",
-        ),
+        ("B =  spaces within   and around \t", "spaces within   and around"),
         ("C=$HOME `id` $(id) * # stays", "$HOME `id` $(id) * # stays"),
-        (
-            "D=\"double $x \\\"quoted\\\" \\$ \\\\ \\n # \"",
-            "double $x \"quoted\" $ \\ \\n # ",
-        ),
+        ("D=\"double $x \\\"quoted\\\" \\$ \\\\ \\n # \"", "double $x \"quoted\" $ \\ \\n # "),
         ("E='single $x \\ \" # '", "single $x \\ \" # "),
         ("F=joined \\\nlines", "joined lines"),
         ("G=\"two\nlines\"", "two\nlines"),
         ("H=it's", "it's"),
         ("I=\"x\"  'y'z", "xyz"),
         ("J=trailing\\ ", "trailing "),
-        (
-            "K=redis://user:p%40ss=w@host/?a=b",
-            "redis://user:p%40ss=w@host/?a=b",
-        ),
+        ("K=redis://user:p%40ss=w@host/?a=b", "redis://user:p%40ss=w@host/?a=b"),
         ("L=", ""),
         ("M=the first\nM=the last", "the last"),
         ("# N=no\n; N=no\n   #N=no\nN\nN=yes", "yes"),
@@ -394,10 +367,7 @@ fn dot_env_means_what_it_means_to_systemd() {
     clone.fail(&[("ABUKIKS_PROGRAM", stub.to_str().expect("text"))]);
     let environment = fs::read_to_string(clone.folder.join("environment")).expect("written");
     for (line, meaning) in cases {
-        let name = line
-            .trim_start_matches(['#', ';', ' '])
-            .split(['=', ' '])
-            .next();
+        let name = line.trim_start_matches(['#', ';', ' ']).split(['=', ' ']).next();
         let expected = format!("{}={meaning}", name.expect("a name"));
         assert!(
             environment.split('\0').any(|entry| entry == expected),
@@ -413,13 +383,11 @@ fn what_a_build_leaves_behind_is_not_taken_for_an_earlier_run() {
     let built = env!("CARGO_BIN_EXE_abukiks");
     clone.write(
         "cargo",
-        &format!("#!/bin/sh\nsetsid sleep 60 >&- 2>&- &\necho $! >server\necho '{{\"executable\":\"{built}\"}}'\n"),
+        &format!(
+            "#!/bin/sh\nsetsid sleep 60 >&- 2>&- &\necho $! >server\necho '{{\"executable\":\"{built}\"}}'\n"
+        ),
     );
-    fs::set_permissions(
-        clone.folder.join("cargo"),
-        fs::Permissions::from_mode(0o755),
-    )
-    .expect("a mode");
+    fs::set_permissions(clone.folder.join("cargo"), fs::Permissions::from_mode(0o755)).expect("a mode");
     let path = format!(".:{}", std::env::var("PATH").expect("a path"));
     let servers = [1, 2].map(|visit| {
         let run = clone.run(&[("ABUKIKS_PROGRAM", ""), ("PATH", &path)]);

@@ -30,14 +30,7 @@ struct Deployment {
 
 /// A Redis at `port` of this address.
 fn redis_at(host: &str, port: &str, more: &[&str]) -> Redis {
-    let base = [
-        "--bind",
-        host,
-        "--port",
-        port,
-        "--replica-announce-ip",
-        host,
-    ];
+    let base = ["--bind", host, "--port", port, "--replica-announce-ip", host];
     Redis::start_with(&[&base[..], &["--repl-diskless-sync-delay", "0"], more].concat())
 }
 
@@ -50,11 +43,7 @@ pub(crate) fn start_sentinel(folder: &Path, host: &str, port: u16, settings: &st
     );
     fs::write(&file, text).expect("the folder is there");
     let sentinel = Process::spawn(
-        Command::new("redis-server")
-            .arg(&file)
-            .arg("--sentinel")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null()),
+        Command::new("redis-server").arg(&file).arg("--sentinel").stdin(Stdio::null()).stdout(Stdio::null()),
     );
     // Any answer will do, also one that asks for a password.
     eventually("the Sentinel answers", || {
@@ -85,10 +74,8 @@ impl Deployment {
              sentinel failover-timeout visits 2000\n"
         );
         let ports = FIRST_SENTINEL..FIRST_SENTINEL + sentinels;
-        let processes = ports
-            .clone()
-            .map(|port| start_sentinel(folder.path(), &host, port, &settings))
-            .collect();
+        let processes =
+            ports.clone().map(|port| start_sentinel(folder.path(), &host, port, &settings)).collect();
         for port in ports {
             eventually("the Sentinels know each other and the replica", || {
                 let state = ask(&host, port, &["SENTINEL", "MASTER", "visits"]).ok()?;
@@ -97,13 +84,7 @@ impl Deployment {
                 (state["num-slaves"] == "1" && state["num-other-sentinels"] == others).then_some(())
             });
         }
-        Self {
-            host,
-            master,
-            replica,
-            sentinels: processes,
-            _folder: folder,
-        }
+        Self { host, master, replica, sentinels: processes, _folder: folder }
     }
 
     /// The URL that names all Sentinels.
@@ -125,11 +106,7 @@ impl Deployment {
 }
 
 fn serve(url: &str, replicas: &str) -> Service {
-    Service::start_with(&[
-        ("REDIS_URL", url),
-        ("MIN_REPLICAS_ACK", replicas),
-        ("ACCESS_LOG", "off"),
-    ])
+    Service::start_with(&[("REDIS_URL", url), ("MIN_REPLICAS_ACK", replicas), ("ACCESS_LOG", "off")])
 }
 
 #[test]
@@ -255,15 +232,10 @@ fn what_sentinel_takes_for_the_master_must_be_one() {
     assert_eq!(service.get("/").number(), 1);
 
     let url = format!("redis+sentinel://{host}/vists");
-    let check = program("check-redis", &[("REDIS_URL", &url)])
-        .output()
-        .expect("it runs");
+    let check = program("check-redis", &[("REDIS_URL", &url)]).output().expect("it runs");
     assert_eq!(check.status.code(), Some(69));
     let said = String::from_utf8(check.stderr).expect("text");
-    assert!(
-        said.contains("Sentinel knows no master named vists"),
-        "{said}"
-    );
+    assert!(said.contains("Sentinel knows no master named vists"), "{said}");
 }
 
 #[test]
@@ -289,9 +261,7 @@ fn sentinels_and_servers_have_passwords_of_their_own() {
         assert!(show.status.success(), "{show:?}");
     }
     let url = format!("redis+sentinel://:of-the-server@{host}/visits");
-    let show = program("show-count", &[("REDIS_URL", &url)])
-        .output()
-        .expect("it runs");
+    let show = program("show-count", &[("REDIS_URL", &url)]).output().expect("it runs");
     assert_eq!(show.status.code(), Some(69));
     let said = String::from_utf8(show.stderr).expect("text");
     assert!(said.contains("NOAUTH"), "{said}");

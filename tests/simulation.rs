@@ -23,8 +23,7 @@ use abukiks::http::server;
 use abukiks::store::{Connector, Store, Stream};
 use fastrand::Rng;
 use tokio::io::{
-    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, copy,
-    duplex, split,
+    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, copy, duplex, split,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -78,17 +77,13 @@ enum Then {
     FallsSilent,
     /// It goes on after this long: what was given up by then is late.
     StandsStill(Duration),
-    /// Redis and whoever asks it stand still for hours, and then both sides see it end.
+    /// Redis and its clients stand still for hours, and then both sides see it end.
     HoursPass,
 }
 
 impl Break {
-    const NEVER: Self = Self {
-        to_redis: usize::MAX,
-        from_redis: usize::MAX,
-        then: Then::Ends,
-        trickles: false,
-    };
+    const NEVER: Self =
+        Self { to_redis: usize::MAX, from_redis: usize::MAX, then: Then::Ends, trickles: false };
 
     /// Most connections last; of the others each byte of the first commands has its chance.
     fn by_chance(rng: &mut Rng) -> Self {
@@ -191,11 +186,7 @@ async fn redis(world: Rc<World>) -> turmoil::Result {
             }
             accepted = listener.accept() => accepted?,
         };
-        let breaks = if world.peace.get() {
-            Break::NEVER
-        } else {
-            (world.breaks.borrow_mut())()
-        };
+        let breaks = if world.peace.get() { Break::NEVER } else { (world.breaks.borrow_mut())() };
         connections.spawn_local(converse(world.clone(), stream, breaks));
     }
 }
@@ -324,9 +315,9 @@ async fn service(world: Rc<World>) -> turmoil::Result {
             () = sleep(Duration::from_millis(20)) => {}
         }
     }
-    // Visitors of whose leaving a lost link has told nobody are refused by then.
+    // Visitors whose leaving was lost with a link are refused by then.
     sleep(BUDGET).await;
-    assert_eq!(app.metrics.waiting_visits.get(), 0, "somebody still waits");
+    assert_eq!(app.metrics.waiting_visits.get(), 0, "a visit still waits");
     connections.shutdown().await;
     drop(app);
     timeout(BUDGET, counting).await??;
@@ -341,10 +332,7 @@ async fn visit(
     stay: Duration,
 ) -> Option<Visit> {
     if connection.is_none() {
-        let stream = timeout(stay, TcpStream::connect((service, HTTP)))
-            .await
-            .ok()?
-            .ok()?;
+        let stream = timeout(stay, TcpStream::connect((service, HTTP))).await.ok()?.ok()?;
         *connection = Some(BufReader::new(stream));
     }
     // All hosts share a thread: the real clock knows in which order things happened.
@@ -364,17 +352,11 @@ async fn visit(
             None
         }
     };
-    Some(Visit {
-        began,
-        ended,
-        number,
-    })
+    Some(Visit { began, ended, number })
 }
 
 async fn ask(connection: &mut BufReader<TcpStream>) -> io::Result<(u16, String)> {
-    connection
-        .write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        .await?;
+    connection.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await?;
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if connection.read_line(&mut head).await? == 0 {
@@ -382,9 +364,7 @@ async fn ask(connection: &mut BufReader<TcpStream>) -> io::Result<(u16, String)>
         }
     }
     let status = head["HTTP/1.1 ".len()..][..3].parse().expect("a status");
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "));
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let mut content = vec![0; length.expect("a length").parse().expect("a number")];
     connection.read_exact(&mut content).await?;
     Ok((status, String::from_utf8(content).expect("text")))
@@ -406,7 +386,7 @@ async fn visitors(world: Rc<World>, mut rng: Rng) -> turmoil::Result {
     Ok(())
 }
 
-/// One visitor, who comes again and again, and once more when the trouble is over: then nobody is
+/// One visitor, who comes again and again, and once more when the trouble is over: then none is
 /// refused.
 async fn come_again(world: Rc<World>, mut rng: Rng) {
     let mut connection = None;
@@ -418,25 +398,15 @@ async fn come_again(world: Rc<World>, mut rng: Rng) {
         } else {
             2 * BUDGET
         };
-        let visit = visit(
-            &mut connection,
-            rng.choice(world.services).expect("one"),
-            stay,
-        )
-        .await;
+        let visit = visit(&mut connection, rng.choice(world.services).expect("one"), stay).await;
         world.visits.borrow_mut().extend(visit);
         if rng.u8(..4) == 0 {
             connection = None;
         }
     }
     for service in world.services {
-        let visit = visit(&mut None, service, 2 * BUDGET)
-            .await
-            .expect("a connection");
-        assert!(
-            visit.number.is_some(),
-            "{service} refuses a visit though Redis is back"
-        );
+        let visit = visit(&mut None, service, 2 * BUDGET).await.expect("a connection");
+        assert!(visit.number.is_some(), "{service} refuses a visit though Redis is back");
         world.visits.borrow_mut().push(visit);
     }
 }
@@ -493,9 +463,7 @@ impl Fault {
     fn end(self, sim: &mut Sim<'_>) {
         match self {
             // Whatever else went wrong with the link at the same time: that is over too.
-            Self::Partition([one, other])
-            | Self::OneWay([one, other])
-            | Self::Hold([one, other]) => {
+            Self::Partition([one, other]) | Self::OneWay([one, other]) | Self::Hold([one, other]) => {
                 sim.release(one, other);
                 sim.repair(one, other);
             }
@@ -512,20 +480,13 @@ impl Drop for Seed {
     fn drop(&mut self) {
         if thread::panicking() {
             let Self(seed) = self;
-            eprintln!(
-                "seed {seed} has failed; SIMULATION_SEED={seed} in the environment runs it alone"
-            );
+            eprintln!("seed {seed} has failed; SIMULATION_SEED={seed} in the environment runs it alone");
         }
     }
 }
 
 /// Plays one simulation to its end and checks it. `each_tick` may interfere.
-fn play(
-    world: &Rc<World>,
-    network: &mut Builder,
-    rng: &mut Rng,
-    mut each_tick: impl FnMut(&mut Sim<'_>),
-) {
+fn play(world: &Rc<World>, network: &mut Builder, rng: &mut Rng, mut each_tick: impl FnMut(&mut Sim<'_>)) {
     let mut sim = network
         .rng_seed(rng.u64(..))
         .enable_random_order()
@@ -610,7 +571,7 @@ fn for_each_seed(seeds: u64, run: impl Fn(u64) + Sync) {
 }
 
 #[test]
-fn whatever_breaks_each_acknowledged_visit_counts_once_and_nobody_is_refused_afterwards() {
+fn whatever_breaks_each_acknowledged_visit_counts_once_and_none_is_refused_afterwards() {
     let (late, again) = (AtomicU64::new(0), AtomicU64::new(0));
     for_each_seed(SEEDS, |seed| {
         let mut batches = HashSet::new();
@@ -668,10 +629,7 @@ fn break_at(places: Vec<Break>, seed: u64, forgetful: bool) -> Rc<World> {
     let ended = Rc::new(Cell::new(false));
     let world = World::new(&SERVICES[..1], {
         let ended = ended.clone();
-        let longer = Break {
-            to_redis: 2500,
-            ..Break::NEVER
-        };
+        let longer = Break { to_redis: 2500, ..Break::NEVER };
         let mut breaks = places.into_iter().flat_map(move |place| [place, longer]);
         move || {
             let next = breaks.next();
@@ -693,27 +651,17 @@ fn break_at(places: Vec<Break>, seed: u64, forgetful: bool) -> Rc<World> {
 
 /// The places at which the part of `seed` breaks connections: all up to these, either way.
 fn places(to_redis: usize, from_redis: usize, seed: u64) -> Vec<Break> {
-    let to_redis = (0..to_redis).map(|to_redis| Break {
-        to_redis,
-        ..Break::NEVER
-    });
-    let from_redis = (0..from_redis).map(|from_redis| Break {
-        from_redis,
-        ..Break::NEVER
-    });
+    let to_redis = (0..to_redis).map(|to_redis| Break { to_redis, ..Break::NEVER });
+    let from_redis = (0..from_redis).map(|from_redis| Break { from_redis, ..Break::NEVER });
     let (seed, parts) = ((seed % PARTS) as usize, PARTS as usize);
-    to_redis
-        .chain(from_redis)
-        .skip(seed)
-        .step_by(parts)
-        .collect()
+    to_redis.chain(from_redis).skip(seed).step_by(parts).collect()
 }
 
 fn packed(command: &[Vec<u8>]) -> Vec<u8> {
     redis::Cmd::new().arg(command).get_packed_command()
 }
 
-/// Nor is anybody refused: each visit gets a number, and so there is no gap.
+/// Nor is a visit refused: each visit gets a number, and so there is no gap.
 #[test]
 fn a_connection_to_redis_may_end_at_any_byte() {
     for forgetful in [false, true] {
@@ -725,22 +673,11 @@ fn a_connection_to_redis_may_end_at_any_byte() {
                 let alike = exchanges.iter().filter(|(command, _)| command[0] == kind);
                 alike.map(|(command, _)| packed(command).len()).max()
             };
-            let first = [
-                longest(b"GET"),
-                longest(b"EVALSHA"),
-                longest(b"EVAL"),
-                longest(b"EVALSHA"),
-            ];
+            let first = [longest(b"GET"), longest(b"EVALSHA"), longest(b"EVAL"), longest(b"EVALSHA")];
             let first = if forgetful { &first[..] } else { &first[..2] };
-            assert!(
-                first.iter().flatten().sum::<usize>() < to_redis,
-                "{first:?}"
-            );
+            assert!(first.iter().flatten().sum::<usize>() < to_redis, "{first:?}");
             let visits = world.visits.borrow();
-            assert!(
-                visits.iter().all(|visit| visit.number.is_some()),
-                "somebody was refused"
-            );
+            assert!(visits.iter().all(|visit| visit.number.is_some()), "a visit was refused");
             let count = world.redis.borrow().number(b"visitorCount");
             assert_eq!(usize::try_from(count), Ok(visits.len()));
         });
@@ -751,10 +688,7 @@ fn a_connection_to_redis_may_end_at_any_byte() {
 #[test]
 fn a_connection_to_redis_may_stand_still_at_any_byte() {
     for_each_seed(PARTS, |seed| {
-        let still = |place| Break {
-            then: Then::StandsStill(BUDGET),
-            ..place
-        };
+        let still = |place| Break { then: Then::StandsStill(BUDGET), ..place };
         let places = places(600, 50, seed).into_iter().map(still);
         break_at(places.collect(), seed, false);
     });
@@ -765,17 +699,12 @@ fn a_connection_to_redis_may_stand_still_at_any_byte() {
 #[test]
 fn a_standstill_of_hours_after_a_batch_was_counted_does_not_count_it_again() {
     for_each_seed(PARTS, |seed| {
-        let hours = |place| Break {
-            then: Then::HoursPass,
-            ..place
-        };
+        let hours = |place| Break { then: Then::HoursPass, ..place };
         let places = places(0, 80, seed).into_iter().map(hours);
         let world = break_at(places.collect(), seed, false);
         let exchanges = world.exchanges.borrow();
         assert!(
-            exchanges
-                .iter()
-                .any(|(_, answer)| answer.starts_with(b"-STALE")),
+            exchanges.iter().any(|(_, answer)| answer.starts_with(b"-STALE")),
             "no batch came when it may have been forgotten"
         );
     });
@@ -789,10 +718,7 @@ fn compare(redis: &Redis, exchanges: &[Exchange]) {
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     let mut stream = io::BufReader::new(stream);
     for (command, expected) in exchanges {
-        stream
-            .get_mut()
-            .write_all(&packed(command))
-            .expect("Redis reads");
+        stream.get_mut().write_all(&packed(command)).expect("Redis reads");
         let mut answer = Vec::new();
         read_answer(&mut stream, &mut answer).expect("Redis answers");
         if command[0] == b"TIME" {
@@ -801,11 +727,7 @@ fn compare(redis: &Redis, exchanges: &[Exchange]) {
             assert_eq!(lines(&answer), lines(expected));
         } else if command[0] == b"INFO" {
             // There is more in the real one.
-            let holds = |line: &[u8]| {
-                answer
-                    .split(|byte| *byte == b'\n')
-                    .any(|other| other == line)
-            };
+            let holds = |line: &[u8]| answer.split(|byte| *byte == b'\n').any(|other| other == line);
             assert!(expected.split(|byte| *byte == b'\n').skip(1).all(holds));
         } else {
             let command = command.join(&b' ');
@@ -847,9 +769,7 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
     for seed in 0..8 {
         let exchanges = simulate(seed);
         compare(&redis, &exchanges);
-        let evaluated = exchanges
-            .into_iter()
-            .find(|(command, _)| command[0] == b"EVAL");
+        let evaluated = exchanges.into_iter().find(|(command, _)| command[0] == b"EVAL");
         script = script.or(evaluated.map(|(mut command, _)| command.swap_remove(1)));
     }
     let script = script.expect("one has been sent");
@@ -858,26 +778,12 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
     let by_name = ("EVALSHA", name.get_hash());
     let whole = ("EVAL", script);
     let increment_until = |(kind, script), producer, batch, visits, until| {
-        vec![
-            kind,
-            script,
-            "3",
-            "count",
-            producer,
-            "{count}:epoch",
-            until,
-            visits,
-            batch,
-        ]
+        vec![kind, script, "3", "count", producer, "{count}:epoch", until, visits, batch]
     };
-    let increment = |script, producer, batch, visits| {
-        increment_until(script, producer, batch, visits, "4000003600")
-    };
+    let increment =
+        |script, producer, batch, visits| increment_until(script, producer, batch, visits, "4000003600");
     // In less than the half hour for which a memory lasts longer than its batch may be run.
-    let soon = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("a time")
-        + HALF_HOUR / 2;
+    let soon = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time") + HALF_HOUR / 2;
     let soon = soon.as_secs().to_string();
     let commands = [
         vec!["GET", "{count}:epoch"],

@@ -34,10 +34,7 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
 }
 
 /// Lets others run between two looks at something that cannot be waited for.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "between two looks at a condition, not instead of one"
-)]
+#[expect(clippy::disallowed_methods, reason = "between two looks at a condition, not instead of one")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(2));
 }
@@ -58,11 +55,7 @@ pub(crate) struct Process(Child);
 
 impl Process {
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        Self(
-            command
-                .spawn()
-                .unwrap_or_else(|error| panic!("{command:?}: {error}")),
-        )
+        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -75,9 +68,7 @@ impl Process {
 
     /// Waits for the end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        eventually("the process ends", || {
-            self.0.try_wait().expect("it is our child")
-        })
+        eventually("the process ends", || self.0.try_wait().expect("it is our child"))
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
@@ -126,10 +117,7 @@ impl Redis {
             process: None,
             folder: tempfile::tempdir().expect("a folder"),
             program: program.to_owned(),
-            arguments: arguments
-                .iter()
-                .map(|argument| (*argument).to_owned())
-                .collect(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
         };
         redis.resume();
         redis
@@ -179,26 +167,26 @@ impl Redis {
         self.process = None;
     }
 
+    /// Starts a service that counts here, with these settings, and waits until it is ready.
+    pub(crate) fn service(&self, settings: &[(&str, &str)]) -> Service {
+        Service::start_with(&[&[("REDIS_URL", &*self.url())], settings].concat())
+    }
+
     /// A connection of the test's own.
     pub(crate) fn connect(&self) -> redis::Connection {
-        redis::Client::open(self.url())
-            .and_then(|client| client.get_connection())
-            .expect("Redis answers")
+        redis::Client::open(self.url()).and_then(|client| client.get_connection()).expect("Redis answers")
     }
 
     /// Runs a command and returns its answer.
     pub(crate) fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::Cmd::new();
         command.arg(words);
-        command
-            .query(&mut self.connect())
-            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        command.query(&mut self.connect()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     /// The count as it stands in Redis.
     pub(crate) fn count(&self) -> i64 {
-        self.run::<Option<i64>>(&["GET", "visitorCount"])
-            .unwrap_or(0)
+        self.run::<Option<i64>>(&["GET", "visitorCount"]).unwrap_or(0)
     }
 }
 
@@ -221,17 +209,14 @@ pub(crate) fn program(name: &str, settings: &[(&str, &str)]) -> Command {
         other => panic!("there is no program {other}"),
     };
     let mut command = Command::new(path);
-    command
-        .env_clear()
-        .envs(settings.iter().copied())
-        .stdin(Stdio::null());
+    command.env_clear().envs(settings.iter().copied()).stdin(Stdio::null());
     command
 }
 
 impl Service {
     /// Starts one on a free port, attached to `redis`, and waits until it is ready.
     pub(crate) fn start(redis: &Redis) -> Self {
-        Self::start_with(&[("REDIS_URL", &redis.url())])
+        redis.service(&[])
     }
 
     /// Starts one on a free port with these settings, and waits until it is ready.
@@ -246,12 +231,7 @@ impl Service {
         let mut process = Process::spawn(command.stdout(Stdio::piped()));
         let log = follow(process.0.stdout.take().expect("stdout is piped"));
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
-        let mut service = Self {
-            process,
-            address,
-            log,
-            lines: Vec::new(),
-        };
+        let mut service = Self { process, address, log, lines: Vec::new() };
         let listening = service.log_line("listening");
         if let Some((_, rest)) = listening.split_once("\"listening\":\"http://") {
             let (address, _) = rest.split_once('/').expect("a URL ends with a slash");
@@ -270,10 +250,7 @@ impl Service {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let Ok(line) = self.log.recv_timeout(left) else {
-                panic!(
-                    "never logged: {text}; log so far:\n{}",
-                    self.lines.join("\n")
-                );
+                panic!("never logged: {text}; log so far:\n{}", self.lines.join("\n"));
             };
             self.lines.push(line.clone());
             if line.contains(text) {
@@ -302,9 +279,7 @@ impl Service {
     /// The value of a metric, by its full name and labels as they are printed.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         let metrics = self.get("/metrics").body;
-        let value = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
@@ -352,20 +327,13 @@ pub(crate) struct Response {
 
 impl Response {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// The visitor's number in a greeting as text.
     pub(crate) fn number(&self) -> i64 {
-        let number = self
-            .body
-            .strip_prefix("Welcome to Abukiks! Visitor count: ");
-        number
-            .and_then(|number| number.parse().ok())
-            .unwrap_or_else(|| panic!("no greeting: {self:?}"))
+        let number = self.body.strip_prefix("Welcome to Abukiks! Visitor count: ");
+        number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no greeting: {self:?}"))
     }
 }
 
@@ -374,9 +342,7 @@ impl Client {
         let stream = TcpStream::connect(address).expect("the service listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_nodelay(true).expect("a socket");
-        Self {
-            stream: BufReader::new(stream),
-        }
+        Self { stream: BufReader::new(stream) }
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
@@ -402,16 +368,10 @@ impl Client {
             if header.is_empty() {
                 break;
             }
-            let (name, value) = header
-                .split_once(':')
-                .ok_or_else(|| io::Error::other("not a header"))?;
+            let (name, value) = header.split_once(':').ok_or_else(|| io::Error::other("not a header"))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut response = Response {
-            status,
-            headers,
-            body: String::new(),
-        };
+        let mut response = Response { status, headers, body: String::new() };
         if !to_head && let Some(length) = response.header("content-length") {
             let mut body = vec![0; length.parse().map_err(io::Error::other)?];
             self.stream.read_exact(&mut body)?;
@@ -433,10 +393,7 @@ impl Client {
 
     /// GET with more header lines, each ended by `\r\n`.
     pub(crate) fn get_with(&mut self, path: &str, headers: &str) -> Response {
-        self.exchange(format!(
-            "GET {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n"
-        ))
-        .expect("an answer")
+        self.exchange(format!("GET {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n")).expect("an answer")
     }
 
     /// Whatever else comes until the other side closes.
@@ -478,10 +435,7 @@ pub(crate) fn activated_by(
         [_, _] => "3<&0 4<&2 0</dev/null 2>/dev/null",
         _ => panic!("one or two sockets"),
     };
-    let script = format!(
-        "export LISTEN_FDS={} LISTEN_PID=$$; exec \"$@\" {redirections}",
-        sockets.len()
-    );
+    let script = format!("export LISTEN_FDS={} LISTEN_PID=$$; exec \"$@\" {redirections}", sockets.len());
     let mut command = Command::new("/bin/sh");
     command
         .env_clear()
@@ -526,11 +480,7 @@ impl Manager {
 
     fn with(socket: UnixDatagram, address: String, folder: TempDir) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        Self {
-            socket,
-            address,
-            _folder: folder,
-        }
+        Self { socket, address, _folder: folder }
     }
 
     /// What `NOTIFY_SOCKET` says.

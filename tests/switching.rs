@@ -37,11 +37,7 @@ impl Host {
     fn boot(tree: &Tree) -> Option<Self> {
         let machine = nixos::boot(tree, &[])?;
         let units = machine.file("/nix/store/units");
-        Some(Self {
-            machine,
-            units,
-            generations: 0,
-        })
+        Some(Self { machine, units, generations: 0 })
     }
 
     /// Lays a generation out: the units of `tree`, with the package whose units are in `package`.
@@ -63,20 +59,14 @@ impl Host {
         let plan = self.plan(&new);
         // One call queues the jobs of all its units before it waits, as the program does.
         let systemctl = |verb: &str, units: &BTreeSet<String>| -> Result<(), String> {
-            let words = ["systemctl", verb]
-                .into_iter()
-                .chain(units.iter().map(String::as_str));
+            let words = ["systemctl", verb].into_iter().chain(units.iter().map(String::as_str));
             let words: Vec<_> = words.collect();
             if units.is_empty() {
                 return Ok(());
             }
             let output = self.machine.try_run(&words);
             let said = String::from_utf8_lossy(&output.stderr);
-            output
-                .status
-                .success()
-                .then_some(())
-                .ok_or(format!("{words:?}: {said}"))
+            output.status.success().then_some(()).ok_or(format!("{words:?}: {said}"))
         };
         let stopped = systemctl("stop", &plan.stop);
         let link = ["ln", "-sfn", &folder, "/etc/systemd/system"];
@@ -91,20 +81,11 @@ impl Host {
 
     /// Decides what a switch to the units in `new` does.
     fn plan(&self, new: &Path) -> Plan {
-        let list = [
-            "list-units",
-            "--plain",
-            "--no-legend",
-            "--state=active,activating",
-        ];
+        let list = ["list-units", "--plain", "--no-legend", "--state=active,activating"];
         let active = self.machine.systemctl(&list);
         let mut plan = Plan::default();
-        plan.start
-            .extend(["multi-user.target", "sockets.target"].map(str::to_owned));
-        for unit in active
-            .lines()
-            .filter_map(|line| line.split_whitespace().next())
-        {
+        plan.start.extend(["multi-user.target", "sockets.target"].map(str::to_owned));
+        for unit in active.lines().filter_map(|line| line.split_whitespace().next()) {
             let Some((name, kind)) = unit.rsplit_once('.') else {
                 continue;
             };
@@ -148,12 +129,7 @@ impl Host {
 
 fn drop_ins(units: &Path, unit: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(units.join(format!("{unit}.d")));
-    let mut files: Vec<_> = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let mut files: Vec<_> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     files.sort();
     files
 }
@@ -222,10 +198,7 @@ fn a_switch_from_every_host_and_release_to_every_other_keeps_its_promises() {
     let versions = PACKAGES.map(|package| {
         let program = format!("{package}/bin/abukiks");
         let said = host.machine.run(&[&program, "--version"]);
-        said.split_whitespace()
-            .nth(1)
-            .expect("a version")
-            .to_owned()
+        said.split_whitespace().nth(1).expect("a version").to_owned()
     });
     assert_ne!(versions[0], versions[1]);
     host.machine.systemctl(&["start", "abukiks@5009"]);
@@ -244,10 +217,7 @@ fn a_switch_from_every_host_and_release_to_every_other_keeps_its_promises() {
     for (index, to) in steps.into_iter().enumerate() {
         release ^= index % 2;
         let (name, tree) = &hosts[to];
-        let step = format!(
-            "{} to {name}, release {}",
-            hosts[current].0, versions[release]
-        );
+        let step = format!("{} to {name}, release {}", hosts[current].0, versions[release]);
         let moves = (hosts[current].0 == "loopback") != (*name == "loopback");
 
         let load = Load::start(&[5000, 5001], 2);
@@ -285,8 +255,7 @@ fn a_port_that_waits_for_its_first_visitor_moves_with_the_address() {
     };
     host.machine.systemctl(&["start", "abukiks@5009.socket"]);
     for (tree, open_to_all) in [(&moved, false), (&idle, true)] {
-        host.machine
-            .systemctl(&["stop", "abukiks@5001.service", "abukiks@5009.service"]);
+        host.machine.systemctl(&["stop", "abukiks@5001.service", "abukiks@5009.service"]);
         host.switch(tree, PACKAGES[0]).expect("a switch");
         for port in [5000, 5001, 5009] {
             let other = SocketAddr::from(([127, 0, 0, 2], port));
@@ -307,10 +276,7 @@ fn a_switch_restarts_only_the_instances_that_it_changes() {
     // What `nixos-rebuild dry-activate` shows, and it changes nothing.
     let (_, new) = host.build(&more, PACKAGES[0]);
     let plan = host.plan(&new);
-    assert_eq!(
-        plan.restart,
-        BTreeSet::from(["abukiks@5001.service".to_owned()])
-    );
+    assert_eq!(plan.restart, BTreeSet::from(["abukiks@5001.service".to_owned()]));
     assert!(plan.stop.is_empty());
     assert_eq!(pids(&host), before);
 
@@ -319,8 +285,7 @@ fn a_switch_restarts_only_the_instances_that_it_changes() {
     assert_eq!(after[0], before[0]);
     assert_ne!(after[1], before[1]);
     // Nothing changes: an environment file is read when an instance starts, and not before.
-    host.machine
-        .write("/etc/abukiks/5000.env", "RELEASE=from-the-file\n");
+    host.machine.write("/etc/abukiks/5000.env", "RELEASE=from-the-file\n");
     host.switch(&more, PACKAGES[0]).expect("a switch");
     assert_eq!(pids(&host), after);
     host.machine.systemctl(&["restart", "abukiks@5000"]);
@@ -361,11 +326,9 @@ fn an_admin_task_outlives_a_switch() {
     let next = next_release(host.machine.programs());
     host.machine.install_below(PACKAGES[1], next.path());
     let script = "/usr/local/libexec/abukiks/stay";
-    host.machine
-        .write(script, "#!/bin/sh\nexec sleep infinity\n");
+    host.machine.write(script, "#!/bin/sh\nexec sleep infinity\n");
     host.machine.run(&["chmod", "755", script]);
-    host.machine
-        .systemctl(&["start", "--no-block", "abukiks-admin@stay"]);
+    host.machine.systemctl(&["start", "--no-block", "abukiks-admin@stay"]);
     let run = || {
         let state = host.machine.show("abukiks-admin@stay", "SubState");
         let id = host.machine.show("abukiks-admin@stay", "InvocationID");
@@ -374,10 +337,7 @@ fn an_admin_task_outlives_a_switch() {
     let before = eventually("the task runs", run);
     host.switch(&tree, PACKAGES[1]).expect("a switch");
     assert_eq!(version(local(5000)), crate::systemd::NEXT);
-    assert_eq!(
-        host.machine.show("abukiks-admin@stay", "InvocationID"),
-        before
-    );
+    assert_eq!(host.machine.show("abukiks-admin@stay", "InvocationID"), before);
     assert_eq!(host.machine.show("abukiks-admin@stay", "SubState"), "start");
 }
 
@@ -393,17 +353,13 @@ fn a_service_that_is_disabled_closes_its_ports_and_comes_back() {
         "multi-user.target.wants/nothing.service".to_owned(),
         Entry::Link("../nothing.service".to_owned()),
     )]));
-    host.machine
-        .run(&["mkdir", "--parents", "/opt/none/lib/systemd/system"]);
+    host.machine.run(&["mkdir", "--parents", "/opt/none/lib/systemd/system"]);
     host.switch(&none, "/opt/none").expect("a switch");
     for port in [5000, 5001, 5009] {
         assert!(TcpStream::connect(local(port)).is_err(), "{port}");
     }
     host.switch(&tree, PACKAGES[0]).expect("a switch");
-    assert_eq!(
-        [5000, 5001].map(|port| host.machine.connect(port).get("/").number()),
-        [2, 3]
-    );
+    assert_eq!([5000, 5001].map(|port| host.machine.connect(port).get("/").number()), [2, 3]);
 }
 
 #[test]
@@ -414,10 +370,7 @@ fn a_release_that_does_not_start_is_switched_back_from() {
     };
     for (status, port_is_kept) in [(1, true), (78, false)] {
         let broken = tempfile::tempdir().expect("a folder");
-        for program in fs::read_dir(host.machine.programs())
-            .expect("programs")
-            .flatten()
-        {
+        for program in fs::read_dir(host.machine.programs()).expect("programs").flatten() {
             fs::copy(program.path(), broken.path().join(program.file_name())).expect("a program");
         }
         // It can be asked for its manual, as any that is installed.
@@ -429,26 +382,18 @@ fn a_release_that_does_not_start_is_switched_back_from() {
         host.switch(&tree, &package).expect_err("units fail");
         let waiting = (status == 1).then(|| {
             let mut client = host.machine.connect(5000);
-            client
-                .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-                .expect("the port is open");
+            client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("the port is open");
             client
         });
         if !port_is_kept {
-            eventually("the port is given up", || {
-                TcpStream::connect(local(5000)).is_err().then_some(())
-            });
+            eventually("the port is given up", || TcpStream::connect(local(5000)).is_err().then_some(()));
         }
         host.switch(&tree, PACKAGES[0]).expect("a switch");
         if let Some(mut client) = waiting {
             assert_eq!(client.read(false).expect("an answer").status, 200);
         }
         for port in [5000, 5001] {
-            assert_eq!(
-                host.machine.connect(port).get("/").status,
-                200,
-                "{status}: {port}"
-            );
+            assert_eq!(host.machine.connect(port).get("/").status, 200, "{status}: {port}");
         }
     }
 }

@@ -43,15 +43,9 @@ fn a_name_that_is_no_port_is_refused_with_the_reason() {
         assert!(!started.status.success(), "{name}");
         let said = String::from_utf8_lossy(&started.stderr).into_owned();
         let socket = format!("abukiks@{name}.socket");
-        assert!(
-            said.contains(&format!("Unit {socket} has a bad unit file setting")),
-            "{said}"
-        );
+        assert!(said.contains(&format!("Unit {socket} has a bad unit file setting")), "{said}");
         let journal = machine.journal(&["--identifier=systemd"]);
-        assert!(
-            journal.contains(&format!("Failed to parse address value in '{name}'")),
-            "{journal}"
-        );
+        assert!(journal.contains(&format!("Failed to parse address value in '{name}'")), "{journal}");
         assert!(journal.contains(&format!("{socket}: Unit has no Listen setting")));
     }
 }
@@ -68,9 +62,7 @@ fn the_first_connection_starts_the_instance_and_is_answered() {
     let waited = connecting.elapsed();
     assert_eq!(answer.number(), 1);
     assert_eq!(machine.show("abukiks@5001", "ActiveState"), "active");
-    report(&format!(
-        "{waited:?} from the first connection to its answer"
-    ));
+    report(&format!("{waited:?} from the first connection to its answer"));
 }
 
 #[test]
@@ -91,12 +83,7 @@ fn twenty_restarts_under_load_fail_no_request() {
     let foreign = foreign.map(Wrk::stop);
     let tally = load.stop();
     report(&format!("20 restarts: {tally}"));
-    assert!(
-        tally.is_flawless(),
-        "{tally} {:?} {:?}",
-        tally.unconnected,
-        tally.unanswered
-    );
+    assert!(tally.is_flawless(), "{tally} {:?} {:?}", tally.unconnected, tally.unanswered);
     assert!(tally.is_unique());
     for wrk in &foreign {
         assert!(load::is_flawless(wrk), "{wrk}");
@@ -124,26 +111,16 @@ fn the_units_verify_in_silence_and_expose_little() {
     let prefix = tempfile::tempdir().expect("a folder");
     let install = Command::new("systemd/install.sh")
         .arg("install")
-        .envs([
-            ("DESTDIR", "/"),
-            ("PREFIX", &prefix.path().display().to_string()),
-        ])
+        .envs([("DESTDIR", "/"), ("PREFIX", &prefix.path().display().to_string())])
         .env("BUILD", machine.programs())
         .status();
     assert!(install.expect("a shell").success());
     let path = format!("{}/lib/systemd/system:", prefix.path().display());
-    let outside = Command::new(verify[0])
-        .arg(verify[1])
-        .args(units)
-        .env("SYSTEMD_UNIT_PATH", path)
-        .output();
+    let outside = Command::new(verify[0]).arg(verify[1]).args(units).env("SYSTEMD_UNIT_PATH", path).output();
     for verified in [inside, outside] {
         let verified = verified.expect("systemd-analyze is there");
         assert!(verified.status.success(), "{verified:?}");
-        assert!(
-            verified.stderr.is_empty() && verified.stdout.is_empty(),
-            "{verified:?}"
-        );
+        assert!(verified.stderr.is_empty() && verified.stdout.is_empty(), "{verified:?}");
     }
 
     let service = "abukiks@5001.service";
@@ -180,11 +157,7 @@ fn a_redis_by_tcp_is_reached_with_the_drop_in_that_is_shipped_and_only_then() {
     let own = "/etc/systemd/system/abukiks@.service.d/addresses.conf";
     for (lines, private, reached) in [
         ("IPAddressAllow=localhost 203.0.113.7\n", true, &[0][..]),
-        (
-            "IPAddressAllow=\nIPAddressAllow=203.0.113.7\n",
-            false,
-            &[0, 69],
-        ),
+        ("IPAddressAllow=\nIPAddressAllow=203.0.113.7\n", false, &[0, 69]),
     ] {
         machine.write(own, &format!("[Service]\n{lines}"));
         machine.systemctl(&["daemon-reload"]);
@@ -192,10 +165,7 @@ fn a_redis_by_tcp_is_reached_with_the_drop_in_that_is_shipped_and_only_then() {
         assert!(allowed.contains("203.0.113.7"), "{allowed}");
         assert_eq!(allowed.contains("10.0.0.0/8"), private, "{allowed}");
         let shown = machine.try_run(&["abukiks-admin", "show-count"]).status;
-        assert!(
-            reached.contains(&shown.code().expect("a status")),
-            "{lines}: {shown}"
-        );
+        assert!(reached.contains(&shown.code().expect("a status")), "{lines}: {shown}");
     }
 }
 
@@ -207,10 +177,7 @@ fn a_changed_address_takes_effect_when_the_instance_restarts() {
     machine.systemctl(&["start", "abukiks@5001", "abukiks@5002"]);
     assert_eq!(machine.connect(5001).get("/").number(), 1);
     // Another address of this machine: without its socket the instance must not bind HOST and PORT.
-    machine.drop_in(
-        "abukiks@5001.socket",
-        "[Socket]\nListenStream=\nListenStream=127.0.0.2:%i\n",
-    );
+    machine.drop_in("abukiks@5001.socket", "[Socket]\nListenStream=\nListenStream=127.0.0.2:%i\n");
     assert_eq!(machine.connect(5001).get("/").number(), 2);
     machine.systemctl(&["restart", "abukiks@5001"]);
     let moved = SocketAddr::from(([127, 0, 0, 2], 5001));
@@ -236,10 +203,7 @@ fn uninstall_leaves_nothing_of_what_install_has_put_there() {
             .env("BUILD", programs.expect("a folder"))
             .status();
         assert!(status.expect("a shell").success());
-        let found = Command::new("find")
-            .arg(destination.path())
-            .args(["-type", "f"])
-            .output();
+        let found = Command::new("find").arg(destination.path()).args(["-type", "f"]).output();
         String::from_utf8(found.expect("find").stdout).expect("text")
     };
     let installed = run("install");
@@ -290,23 +254,14 @@ fn fifty_crashes_under_load_fail_only_what_was_in_flight() {
     load.wait_for(20);
     let tally = load.stop();
     report(&format!("{crashes} crashes: {tally}"));
-    assert!(
-        tally.unconnected.is_empty(),
-        "the port never refuses: {tally}"
-    );
+    assert!(tally.unconnected.is_empty(), "the port never refuses: {tally}");
     assert!(tally.refusals.is_empty(), "{tally}");
     assert!(tally.unanswered.len() <= clients * crashes, "{tally}");
     assert!(tally.is_unique());
     let (least, count) = (tally.numbers().len(), machine.count());
     let most = least + tally.unanswered.len();
-    assert!(
-        (least as i64..=most as i64).contains(&count),
-        "{count}: {tally}"
-    );
-    assert_eq!(
-        machine.show("abukiks@5001", "NRestarts"),
-        crashes.to_string()
-    );
+    assert!((least as i64..=most as i64).contains(&count), "{count}: {tally}");
+    assert_eq!(machine.show("abukiks@5001", "NRestarts"), crashes.to_string());
     assert_eq!(machine.show("abukiks@5001.socket", "SubState"), "running");
 }
 
@@ -314,14 +269,10 @@ fn fifty_crashes_under_load_fail_only_what_was_in_flight() {
 fn visit_in_flight(machine: &Machine, port: u16, pause_ms: u32) -> Client {
     machine.redis(&["CLIENT", "PAUSE", &pause_ms.to_string()]);
     let mut client = machine.connect(port);
-    client
-        .send("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        .expect("the service listens");
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("the service listens");
     eventually("the visit waits", || {
         let metrics = machine.connect(port).get("/metrics").body;
-        metrics
-            .contains("\nabukiks_waiting_visits 1\n")
-            .then_some(())
+        metrics.contains("\nabukiks_waiting_visits 1\n").then_some(())
     });
     client
 }
@@ -349,19 +300,13 @@ fn past_drain_timeout_what_remains_is_cut_and_logged() {
     let Some(machine) = Machine::boot() else {
         return;
     };
-    machine.write(
-        "/etc/abukiks/5001.env",
-        "REDIS_TIMEOUT=1min\nDRAIN_TIMEOUT=1s\n",
-    );
+    machine.write("/etc/abukiks/5001.env", "REDIS_TIMEOUT=1min\nDRAIN_TIMEOUT=1s\n");
     machine.systemctl(&["start", "abukiks@5001"]);
     let pause_ms = 60_000;
     let mut client = visit_in_flight(&machine, 5001, pause_ms);
     let stopping = Instant::now();
     machine.systemctl(&["stop", "abukiks@5001"]);
-    assert!(
-        stopping.elapsed().as_millis() < u128::from(pause_ms) / 2,
-        "it did not wait for Redis"
-    );
+    assert!(stopping.elapsed().as_millis() < u128::from(pause_ms) / 2, "it did not wait for Redis");
     assert!(client.read(false).is_err(), "it was cut");
     assert_eq!(machine.show("abukiks@5001", "Result"), "success");
     machine.logged(&["ANSWERING=1", "PRIORITY=4"], "DRAIN_TIMEOUT has passed");
@@ -387,10 +332,7 @@ fn settings_come_from_the_files_and_the_credential() {
     }
     // No file at all, and the URL as a secret.
     machine.run(&["rm", "-r", "/etc/abukiks"]);
-    machine.write(
-        "/etc/credstore/abukiks.redis-url",
-        "unix:///run/redis/redis-server.sock\n",
-    );
+    machine.write("/etc/credstore/abukiks.redis-url", "unix:///run/redis/redis-server.sock\n");
     machine.systemctl(&["restart", "abukiks@5001"]);
     assert_eq!(machine.connect(5001).get("/").number(), 1);
     assert_eq!(machine.count(), 1, "in the default key");
@@ -405,12 +347,9 @@ fn a_wrong_setting_fails_the_unit_once_with_one_line() {
     machine.write("/etc/abukiks/5001.env", "REDIS_TIMEOUT=soon\n");
     let started = machine.try_run(&["systemctl", "start", "abukiks@5001"]);
     assert!(!started.status.success());
-    for (property, value) in [
-        ("ActiveState", "failed"),
-        ("Result", "exit-code"),
-        ("ExecMainStatus", "78"),
-        ("NRestarts", "0"),
-    ] {
+    for (property, value) in
+        [("ActiveState", "failed"), ("Result", "exit-code"), ("ExecMainStatus", "78"), ("NRestarts", "0")]
+    {
         assert_eq!(machine.show("abukiks@5001", property), value, "{property}");
     }
     let said = machine.journal(&["--unit=abukiks@5001", "--identifier=abukiks"]);
@@ -420,21 +359,13 @@ fn a_wrong_setting_fails_the_unit_once_with_one_line() {
     // A client that waits would have it tried again for ever. The port is given up instead.
     machine.systemctl(&["start", "abukiks@5001.socket"]);
     let mut client = machine.connect(5001);
-    assert!(
-        client
-            .exchange("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-            .is_err()
-    );
+    assert!(client.exchange("GET / HTTP/1.1\r\nHost: test\r\n\r\n").is_err());
     eventually("the port is given up", || {
         (machine.show("abukiks@5001.socket", "ActiveState") == "inactive").then_some(())
     });
     assert_eq!(machine.show("abukiks@5001", "ActiveState"), "failed");
     let said = machine.journal(&["--unit=abukiks@5001", "--identifier=abukiks"]);
-    assert_eq!(
-        said.lines().count(),
-        2,
-        "one more start, one more line: {said}"
-    );
+    assert_eq!(said.lines().count(), 2, "one more start, one more line: {said}");
     // Once it is put right, starting it is all it takes.
     machine.write("/etc/abukiks/5001.env", "");
     machine.systemctl(&["start", "abukiks@5001"]);
@@ -478,9 +409,7 @@ fn the_journal_holds_every_request_with_fields_to_ask_for() {
     assert_eq!(entries.len(), burst);
     for port in ports {
         let unit = format!("abukiks@{port}.service");
-        let of_one = entries
-            .iter()
-            .filter(|entry| entry["_SYSTEMD_UNIT"] == unit.as_str());
+        let of_one = entries.iter().filter(|entry| entry["_SYSTEMD_UNIT"] == unit.as_str());
         assert_eq!(of_one.count(), burst / 2);
     }
     let entry = &entries[0];
@@ -511,27 +440,15 @@ fn the_sandbox_leaves_nothing_to_break_out_with() {
     // Runs where the service runs, as it runs, right before it. A stranger's process to look for
     // is there: Redis.
     machine.write("/probe", PROBE);
-    machine.drop_in(
-        "abukiks@5001.service",
-        "[Service]\nExecStartPre=/bin/sh /probe\n",
-    );
+    machine.drop_in("abukiks@5001.service", "[Service]\nExecStartPre=/bin/sh /probe\n");
     machine.systemctl(&["start", "abukiks@5001"]);
     let found = machine.logged(&["--unit=abukiks@5001", "--identifier=sh"], "probed");
-    let breaches: Vec<_> = found
-        .lines()
-        .filter(|line| line.starts_with("BREACH"))
-        .collect();
+    let breaches: Vec<_> = found.lines().filter(|line| line.starts_with("BREACH")).collect();
     assert!(breaches.is_empty(), "{breaches:#?}");
     // And the service itself is where the probe was.
-    let status =
-        fs::read_to_string(machine.file(&format!("/proc/{}/status", machine.main_pid(5001))));
+    let status = fs::read_to_string(machine.file(&format!("/proc/{}/status", machine.main_pid(5001))));
     let status = status.expect("it runs");
-    for line in [
-        "CapEff:\t0000000000000000",
-        "CapBnd:\t0000000000000000",
-        "NoNewPrivs:\t1",
-        "Seccomp:\t2",
-    ] {
+    for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.contains(line), "{line} in {status}");
     }
 }
@@ -576,10 +493,7 @@ fn a_stalled_event_loop_is_ended_by_the_watchdog_and_replaced() {
     let stopping = Instant::now();
     // Nobody reads this before there is another process.
     let answer = machine.connect(5001).get("/");
-    report(&format!(
-        "{:?} without an answer while the event loop stalled",
-        stopping.elapsed()
-    ));
+    report(&format!("{:?} without an answer while the event loop stalled", stopping.elapsed()));
     assert_eq!(answer.number(), 1);
     assert_ne!(machine.main_pid(5001), stalled);
     assert_eq!(machine.show("abukiks@5001", "NRestarts"), "1");
@@ -606,9 +520,8 @@ fn a_redis_outage_of_a_minute_restarts_nothing() {
     }
     assert!(refused > 10, "{refused}");
     machine.systemctl(&["start", "redis-server"]);
-    let answer = eventually("visits count again", || {
-        Some(client.get("/")).filter(|answer| answer.status == 200)
-    });
+    let answer =
+        eventually("visits count again", || Some(client.get("/")).filter(|answer| answer.status == 200));
     assert_eq!(answer.number(), 2);
     assert_eq!(machine.main_pid(5001), process);
     assert_eq!(machine.show("abukiks@5001", "NRestarts"), "0");
@@ -632,10 +545,7 @@ fn an_idle_instance_goes_and_comes_back_a_hundred_times_without_losing_a_request
         }
     }
     let starts = machine.journal(&["--unit=abukiks@5001", "--identifier=systemd"]);
-    let starts = starts
-        .lines()
-        .filter(|line| line.starts_with("Started "))
-        .count();
+    let starts = starts.lines().filter(|line| line.starts_with("Started ")).count();
     assert!(starts >= 50, "{starts}");
     assert_eq!(machine.show("abukiks@5001.socket", "Result"), "success");
 }
@@ -657,17 +567,11 @@ fn an_admin_process_runs_while_instances_count_under_load() {
     let tally = load.stop();
     assert!(tally.is_flawless(), "{tally}");
     let count = machine.count();
-    assert!(
-        count < tally.numbers().len() as i64,
-        "{count} after five resets: {tally}"
-    );
+    assert!(count < tally.numbers().len() as i64, "{count} after five resets: {tally}");
 
     let failed = machine.try_run(&["systemctl", "start", "abukiks-admin@no-such-task"]);
     assert!(!failed.status.success());
-    assert_eq!(
-        machine.show("abukiks-admin@no-such-task", "ExecMainStatus"),
-        "64"
-    );
+    assert_eq!(machine.show("abukiks-admin@no-such-task", "ExecMainStatus"), "64");
 }
 
 #[test]
@@ -678,11 +582,7 @@ fn the_admin_wrapper_passes_arguments_input_and_status_through() {
     let admin = |words: &[&str]| {
         let output = machine.try_run(&[&["abukiks-admin"], words].concat());
         let text = |bytes| String::from_utf8(bytes).expect("text");
-        (
-            output.status.code(),
-            text(output.stdout),
-            text(output.stderr),
-        )
+        (output.status.code(), text(output.stdout), text(output.stderr))
     };
     let (status, said, _) = admin(&["reset-count", "--to", "41", "--json"]);
     assert_eq!(status, Some(0));
@@ -695,19 +595,11 @@ fn the_admin_wrapper_passes_arguments_input_and_status_through() {
     assert_eq!(admin(&["show-count"]).0, Some(65));
     machine.write("/etc/abukiks/5001.env", "REDIS_TIMEOUT=soon\n");
     assert_eq!(admin(&["--instance", "5001", "show-count"]).0, Some(78));
-    for wrong in [
-        &[][..],
-        &["no-such-task"],
-        &["../abukiks"],
-        &["--instance", "x", "show-count"],
-    ] {
+    for wrong in [&[][..], &["no-such-task"], &["../abukiks"], &["--instance", "x", "show-count"]] {
         assert_eq!(admin(wrong).0, Some(64), "{wrong:?}");
     }
     // Nothing is expanded, split or swallowed on the way.
-    machine.write(
-        "/usr/local/libexec/abukiks/echo",
-        "#!/bin/sh\nprintf '[%s]' \"$@\"\n",
-    );
+    machine.write("/usr/local/libexec/abukiks/echo", "#!/bin/sh\nprintf '[%s]' \"$@\"\n");
     machine.run(&["chmod", "755", "/usr/local/libexec/abukiks/echo"]);
     let strange = ["a b", "$HOME", "${HOME}", "%n", "*", "", "--help", "'\"\\"];
     let expected: String = strange.iter().map(|word| format!("[{word}]")).collect();
@@ -747,10 +639,7 @@ fn a_drop_in_means_the_same_to_an_admin_process_as_to_the_service() {
     let refused = machine.try_run(&["abukiks-admin", "reset-count"]);
     let said = String::from_utf8(refused.stderr).expect("text");
     assert_eq!(refused.status.code(), Some(78), "{said}");
-    assert_eq!(
-        said,
-        "abukiks-admin: it cannot expand %b in the line Environment=COUNTER_KEY=%b\n"
-    );
+    assert_eq!(said, "abukiks-admin: it cannot expand %b in the line Environment=COUNTER_KEY=%b\n");
     assert_eq!(machine.redis(&["GET", "100 %i"]), "42");
 }
 
@@ -761,24 +650,12 @@ fn an_admin_process_is_confined_like_the_service() {
     };
     machine.systemctl(&["start", "abukiks@5001"]);
     // A task that stays until it is looked at.
-    machine.write(
-        "/usr/local/libexec/abukiks/stay",
-        "#!/bin/sh\nexec sleep infinity\n",
-    );
+    machine.write("/usr/local/libexec/abukiks/stay", "#!/bin/sh\nexec sleep infinity\n");
     machine.run(&["chmod", "755", "/usr/local/libexec/abukiks/stay"]);
-    let _task =
-        Process::spawn(&mut machine.command(&["abukiks-admin", "--instance", "5001", "stay"]));
-    let list = [
-        "systemctl",
-        "list-units",
-        "--plain",
-        "--no-legend",
-        "--state=running",
-        "abukiks-admin-stay-*",
-    ];
-    let unit = eventually("the task runs", || {
-        Some(machine.run(&list).split_whitespace().next()?.to_owned())
-    });
+    let _task = Process::spawn(&mut machine.command(&["abukiks-admin", "--instance", "5001", "stay"]));
+    let list =
+        ["systemctl", "list-units", "--plain", "--no-legend", "--state=running", "abukiks-admin-stay-*"];
+    let unit = eventually("the task runs", || Some(machine.run(&list).split_whitespace().next()?.to_owned()));
     let properties = |unit: &str| -> Vec<String> {
         let all = machine.systemctl(&["show", unit, "--all"]);
         let mut found: Vec<_> = all
@@ -902,9 +779,8 @@ pub(crate) fn next_release(programs: &Path) -> TempDir {
     for program in fs::read_dir(programs).expect("programs") {
         let program = program.expect("a program");
         let mut bytes = fs::read(program.path()).expect("a program");
-        let places: Vec<_> = (0..bytes.len() - old.len())
-            .filter(|&place| bytes[place..].starts_with(old))
-            .collect();
+        let places: Vec<_> =
+            (0..bytes.len() - old.len()).filter(|&place| bytes[place..].starts_with(old)).collect();
         for place in places {
             bytes[place..place + old.len()].copy_from_slice(NEXT.as_bytes());
         }
@@ -919,11 +795,7 @@ fn all_instances_start_restart_and_stop_as_one() {
         return;
     };
     for port in [5001, 5002] {
-        machine.systemctl(&[
-            "enable",
-            &format!("abukiks@{port}.socket"),
-            &format!("abukiks@{port}.service"),
-        ]);
+        machine.systemctl(&["enable", &format!("abukiks@{port}.socket"), &format!("abukiks@{port}.service")]);
     }
     machine.systemctl(&["start", "abukiks.target"]);
     let load = Load::start(&[5001, 5002], 2);
@@ -937,14 +809,8 @@ fn all_instances_start_restart_and_stop_as_one() {
         assert_ne!(machine.main_pid(port), before);
     }
     machine.systemctl(&["stop", "abukiks.target"]);
-    for unit in [
-        "abukiks@5001.service",
-        "abukiks@5001.socket",
-        "abukiks@5002.service",
-        "abukiks@5002.socket",
-    ] {
-        eventually("it stops", || {
-            (machine.show(unit, "ActiveState") == "inactive").then_some(())
-        });
+    for unit in ["abukiks@5001.service", "abukiks@5001.socket", "abukiks@5002.service", "abukiks@5002.socket"]
+    {
+        eventually("it stops", || (machine.show(unit, "ActiveState") == "inactive").then_some(()));
     }
 }

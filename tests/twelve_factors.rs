@@ -35,13 +35,7 @@ fn sources() -> Vec<PathBuf> {
 #[test]
 fn two_deploys_are_the_same_program_with_other_settings() {
     let redis = Redis::start();
-    let deploy = |name| {
-        Service::start_with(&[
-            ("REDIS_URL", &*redis.url()),
-            ("RELEASE", name),
-            ("COUNTER_KEY", name),
-        ])
-    };
+    let deploy = |name| redis.service(&[("RELEASE", name), ("COUNTER_KEY", name)]);
     let (staging, production) = (deploy("staging"), deploy("production"));
     let programs = [&staging, &production]
         .map(|deploy| fs::read_link(proc(deploy.process.pid(), "exe")).expect("a program"));
@@ -61,16 +55,9 @@ fn every_dependency_is_pinned_to_what_it_contains() {
         .current_dir(root())
         .output()
         .expect("cargo");
-    assert!(
-        tree.status.success(),
-        "{}",
-        String::from_utf8_lossy(&tree.stderr)
-    );
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let ignored = read(&root().join(".gitignore"));
-    assert!(
-        !ignored.contains(".lock"),
-        "Cargo.lock belongs into the repository"
-    );
+    assert!(!ignored.contains(".lock"), "Cargo.lock belongs into the repository");
 
     let lock = read(&root().join("Cargo.lock"));
     let unpinned: Vec<_> = lock
@@ -97,9 +84,7 @@ fn the_program_loads_nothing_but_the_c_library() {
         .collect();
     assert!(maps.contains("/abukiks\n"), "{maps}");
     let known = |file: &str| {
-        ["ld-linux", "libc.so", "libm.so", "libgcc_s.so"]
-            .iter()
-            .any(|library| file.starts_with(library))
+        ["ld-linux", "libc.so", "libm.so", "libgcc_s.so"].iter().any(|library| file.starts_with(library))
     };
     assert!(loaded.iter().all(|file| known(file)), "{loaded:?}");
 }
@@ -110,28 +95,13 @@ fn the_program_executes_no_other_one() {
     let redis = Redis::start();
     let trace = redis.folder().join("trace");
     let mut strace = Command::new("strace");
-    strace
-        .env_clear()
-        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    strace.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     // The tracer runs beside the program (-D), which so remains our own child.
     strace
-        .args([
-            "-D",
-            "-f",
-            "-qq",
-            "-e",
-            "trace=execve,execveat",
-            "-e",
-            "signal=none",
-            "-o",
-        ])
+        .args(["-D", "-f", "-qq", "-e", "trace=execve,execveat", "-e", "signal=none", "-o"])
         .arg(&trace)
         .arg(env!("CARGO_BIN_EXE_abukiks"))
-        .envs([
-            ("PORT", "0"),
-            ("LOG_FORMAT", "json"),
-            ("REDIS_URL", &redis.url()),
-        ]);
+        .envs([("PORT", "0"), ("LOG_FORMAT", "json"), ("REDIS_URL", &redis.url())]);
     let mut service = Service::from_command(strace);
     service.get("/").number();
     service.get("/readyz");
@@ -146,17 +116,13 @@ fn the_program_executes_no_other_one() {
 fn each_release_of_a_build_is_named_wherever_it_shows() {
     let redis = Redis::start();
     for release in ["first-1", "second-2"] {
-        let mut service =
-            Service::start_with(&[("REDIS_URL", &*redis.url()), ("RELEASE", release)]);
-        let version: serde_json::Value =
-            serde_json::from_str(&service.get("/version").body).expect("JSON");
+        let mut service = redis.service(&[("RELEASE", release)]);
+        let version: serde_json::Value = serde_json::from_str(&service.get("/version").body).expect("JSON");
         assert_eq!(version["release"], release);
         assert_eq!(version["version"], abukiks::VERSION);
         assert_eq!(version["commit"], abukiks::COMMIT);
         let metrics = service.get("/metrics").body;
-        let info = metrics
-            .lines()
-            .find(|line| line.starts_with("abukiks_build_info{"));
+        let info = metrics.lines().find(|line| line.starts_with("abukiks_build_info{"));
         let info = info.expect("what runs here");
         assert!(info.contains(&format!("release=\"{release}\"")), "{info}");
         let line = service.log_line("\"http_path\":\"/version\"");
@@ -168,10 +134,7 @@ fn each_release_of_a_build_is_named_wherever_it_shows() {
 /// Factor V: the build stage knows nothing of the configuration.
 #[test]
 fn a_build_takes_only_its_version_and_its_commit_from_the_environment() {
-    assert!(
-        !root().join("build.rs").exists(),
-        "a build script can read anything"
-    );
+    assert!(!root().join("build.rs").exists(), "a build script can read anything");
     let taken: BTreeSet<String> = sources()
         .iter()
         .flat_map(|path| {
@@ -220,10 +183,7 @@ fn the_service_opens_no_file_to_write_to() {
     // What this test was started with, such as a log on stderr, is not the service's.
     let inherited = open(Path::new("/proc/self/fd"));
     let own = open(&proc(service.process.pid(), "fd"));
-    assert_eq!(
-        own.difference(&inherited).collect::<Vec<_>>(),
-        Vec::<&PathBuf>::new()
-    );
+    assert_eq!(own.difference(&inherited).collect::<Vec<_>>(), Vec::<&PathBuf>::new());
 }
 
 /// Factor XII: admin processes are of the same release as the service.

@@ -27,10 +27,7 @@ fn keep_the_promise(server: &[String], version: &str) {
         }
         crowd.wait_for_numbers(25);
         let visits = crowd.go_home();
-        assert!(
-            visits.iter().all(|visit| visit.number.is_some()),
-            "{protocol}"
-        );
+        assert!(visits.iter().all(|visit| visit.number.is_some()), "{protocol}");
         assert_exact(&visits, redis.count());
         service.log_line(&format!("Redis is {version}"));
 
@@ -71,11 +68,7 @@ fn redis_6_2_keeps_the_promise() {
         .status();
     let too_new = version.is_ok_and(|status| status.success());
     let on_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(
-        !on_ci || too_new || !cfg!(target_arch = "x86_64"),
-        "{} is missing",
-        server.display()
-    );
+    assert!(!on_ci || too_new || !cfg!(target_arch = "x86_64"), "{} is missing", server.display());
     eprintln!("skipped: there is no Redis 6.2 for this machine");
 }
 

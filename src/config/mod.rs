@@ -103,7 +103,7 @@ settings! {
     MAX_BODY_BYTES max_body_bytes: usize = "65536", "values::count" count;
     /// Time from the first byte of a request to the end of its headers. Later: 408. A new connection that sends nothing for so long is closed.
     HEADER_TIMEOUT header_timeout: Duration = "10s", "values::period" period;
-    /// Time that a connection may idle between requests, or write an answer that nobody reads. Then it is closed.
+    /// Time that a connection may idle between requests, or wait for a client to read its answer. Then it is closed.
     KEEP_ALIVE_TIMEOUT keep_alive_timeout: Duration = "75s", "values::period" period;
     /// After SIGTERM, the least time for which new connections are still accepted, so that a load balancer can see `/readyz` turn 503 first.
     DRAIN_LAME_DUCK drain_lame_duck: Duration = "250ms", "values::period_or_zero" period_or_zero;
@@ -147,16 +147,12 @@ impl Config {
     ///
     /// # Errors
     /// Names every setting that is wrong or contradicts another.
-    pub fn from_vars(
-        vars: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, ConfigError> {
+    pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
         let mut problems = Problems::new();
         let names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
         let environment = Variables::environment(vars, &names, &mut problems);
         let secret = secret_redis_url(&environment, &mut problems);
-        let defaults = SETTINGS
-            .iter()
-            .map(|setting| (setting.name, setting.default.to_owned()));
+        let defaults = SETTINGS.iter().map(|setting| (setting.name, setting.default.to_owned()));
         let mut layers = Figment::from(Variables::new("default", defaults)).merge(environment);
         if let Some(secret) = secret {
             layers = layers.merge(secret);
@@ -170,9 +166,8 @@ impl Config {
                 Ok(config) => break Self { origins, ..config },
                 Err(error) => error.path,
             };
-            let wrong = SETTINGS
-                .iter()
-                .find(|setting| wrong.first().is_some_and(|name| name == setting.name));
+            let wrong =
+                SETTINGS.iter().find(|setting| wrong.first().is_some_and(|name| name == setting.name));
             let Some(setting) = wrong else {
                 let unknown = "the settings cannot be read".to_owned();
                 return Err(ConfigError(vec![unknown]));
@@ -181,8 +176,7 @@ impl Config {
             let default = [(setting.name, setting.default.to_owned())];
             layers = layers.merge(Variables::new("default", default));
         };
-        problems
-            .sort_by_key(|(wrong, _)| SETTINGS.iter().position(|setting| setting.name == *wrong));
+        problems.sort_by_key(|(wrong, _)| SETTINGS.iter().position(|setting| setting.name == *wrong));
         config.add_contradictions(&mut problems);
         if problems.is_empty() {
             return Ok(config);
@@ -261,8 +255,7 @@ impl Config {
         if self.redis_cert_file.is_some() != self.redis_key_file.is_some() {
             contradiction(
                 &["REDIS_CERT_FILE", "REDIS_KEY_FILE"],
-                "REDIS_CERT_FILE and REDIS_KEY_FILE belong together; set both or neither"
-                    .to_owned(),
+                "REDIS_CERT_FILE and REDIS_KEY_FILE belong together; set both or neither".to_owned(),
             );
         }
         if cfg!(not(feature = "tls")) && self.redis_url.is_tls() {

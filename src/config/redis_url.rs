@@ -45,9 +45,7 @@ impl RedisUrl {
         let mut url = redis::parse_redis_url(text)?;
         let unusable = match connection.addr() {
             // Its login is among the parameters.
-            redis::ConnectionAddr::Unix(_) => {
-                !url.username().is_empty() || url.password().is_some()
-            }
+            redis::ConnectionAddr::Unix(_) => !url.username().is_empty() || url.password().is_some(),
             _ => url.port() == Some(0),
         };
         if unusable || connection.redis_settings().db() < 0 {
@@ -72,11 +70,7 @@ impl RedisUrl {
                 .collect();
             url.query_pairs_mut().clear().extend_pairs(query);
         }
-        Some(Self {
-            connection,
-            sentinels: None,
-            redacted: url.to_string(),
-        })
+        Some(Self { connection, sentinels: None, redacted: url.to_string() })
     }
 
     /// `LOGIN@HOST,HOST/MASTER/DATABASE?PARAMETERS` after the scheme, read as one URL for each host.
@@ -113,11 +107,7 @@ impl RedisUrl {
         }
         let nodes = hosts.split(',').map(|host| {
             let has_port = redis::parse_redis_url(&url(host))?.port().is_some();
-            let port = if has_port {
-                String::new()
-            } else {
-                format!(":{SENTINEL_PORT}")
-            };
+            let port = if has_port { String::new() } else { format!(":{SENTINEL_PORT}") };
             let node = url(&format!("{host}{port}")).into_connection_info().ok()?;
             Some(node.set_redis_settings(settings.clone()))
         });
@@ -125,20 +115,14 @@ impl RedisUrl {
 
         let (_, shown) = whole.redacted.split_once("://")?;
         let (shown_authority, shown_path) = shown.split_once('/')?;
-        let shown_login = shown_authority
-            .rsplit_once('@')
-            .map_or("", |(login, _)| login);
+        let shown_login = shown_authority.rsplit_once('@').map_or("", |(login, _)| login);
         let at = if shown_login.is_empty() { "" } else { "@" };
         let slash = if database.is_empty() { "" } else { "/" };
         let shown_path = shown_path.trim_end_matches('?');
-        let redacted =
-            format!("{scheme}+sentinel://{shown_login}{at}{hosts}/{master}{slash}{shown_path}");
+        let redacted = format!("{scheme}+sentinel://{shown_login}{at}{hosts}/{master}{slash}{shown_path}");
         Some(Self {
             connection: whole.connection,
-            sentinels: Some(MasterName {
-                master: master.to_owned(),
-                nodes,
-            }),
+            sentinels: Some(MasterName { master: master.to_owned(), nodes }),
             redacted,
         })
     }
@@ -169,11 +153,8 @@ mod tests {
 
     #[test]
     fn a_password_is_kept_and_not_shown() {
-        for text in [
-            "redis://:a%40b@db/",
-            "unix:///r.sock?pass=a%40b",
-            "redis+sentinel://:a%40b@s,t/master",
-        ] {
+        for text in ["redis://:a%40b@db/", "unix:///r.sock?pass=a%40b", "redis+sentinel://:a%40b@s,t/master"]
+        {
             let url = RedisUrl::read(text).expect("a URL");
             assert_eq!(url.connection.redis_settings().password(), Some("a@b"));
             assert_eq!(url.to_string(), text.replace("a%40b", "***"));
@@ -182,11 +163,7 @@ mod tests {
 
     #[test]
     fn a_raw_character_that_ends_the_host_early_is_refused() {
-        for text in [
-            "redis://u:12?secret@db/",
-            "redis://u:12#secret@db/",
-            "redis://u:12/secret@db/",
-        ] {
+        for text in ["redis://u:12?secret@db/", "redis://u:12#secret@db/", "redis://u:12/secret@db/"] {
             assert!(RedisUrl::read(text).is_none(), "{text}");
         }
     }
@@ -197,16 +174,9 @@ mod tests {
         let url = RedisUrl::read(text).expect("a URL");
         assert_eq!(url.connection.redis_settings().db(), 3);
         let sentinels = url.sentinels.expect("two Sentinels");
-        let nodes: Vec<_> = sentinels
-            .nodes
-            .iter()
-            .map(|node| node.addr().to_string())
-            .collect();
+        let nodes: Vec<_> = sentinels.nodes.iter().map(|node| node.addr().to_string()).collect();
         assert_eq!(nodes, ["s:26379", "t:7"]);
-        let passwords = sentinels
-            .nodes
-            .iter()
-            .map(|node| node.redis_settings().password());
+        let passwords = sentinels.nodes.iter().map(|node| node.redis_settings().password());
         assert!(passwords.eq([Some("s"), Some("s")]));
     }
 }

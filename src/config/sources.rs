@@ -23,14 +23,8 @@ pub(super) struct Variables {
 }
 
 impl Variables {
-    pub(super) fn new(
-        origin: &str,
-        values: impl IntoIterator<Item = (&'static str, String)>,
-    ) -> Self {
-        Self {
-            origin: origin.to_owned(),
-            values: values.into_iter().collect(),
-        }
+    pub(super) fn new(origin: &str, values: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        Self { origin: origin.to_owned(), values: values.into_iter().collect() }
     }
 
     /// Those of `vars` that are `known`. An empty variable counts as absent, as `NAME=` in a file means.
@@ -64,9 +58,8 @@ impl Provider for Variables {
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         let values = self.values.iter();
-        let dict: Dict = values
-            .map(|(name, value)| ((*name).to_owned(), Value::from(value.clone())))
-            .collect();
+        let dict: Dict =
+            values.map(|(name, value)| ((*name).to_owned(), Value::from(value.clone()))).collect();
         Ok(Profile::Default.collect(dict))
     }
 }
@@ -75,59 +68,33 @@ impl Provider for Variables {
 const CREDENTIAL: &str = "systemd credential $CREDENTIALS_DIRECTORY/redis-url";
 
 /// The Redis URL from `REDIS_URL_FILE` or the systemd credential, if there is one.
-pub(super) fn secret_redis_url(
-    environment: &Variables,
-    problems: &mut Problems,
-) -> Option<Variables> {
-    let named = environment
-        .values
-        .get("REDIS_URL_FILE")
-        .filter(|file| values::is_path(file))
-        .map(|file| (PathBuf::from(file), format!("REDIS_URL_FILE {file}")));
-    let credential = environment
-        .values
-        .get(CREDENTIALS_DIRECTORY)
+pub(super) fn secret_redis_url(environment: &Variables, problems: &mut Problems) -> Option<Variables> {
+    let value = |name| environment.values.get(name);
+    let named = value("REDIS_URL_FILE").filter(|file| values::is_path(file));
+    let credential = value(CREDENTIALS_DIRECTORY)
         .map(|folder| Path::new(folder).join("redis-url"))
         // One that is there and cannot be looked at is an error, not absent.
-        .filter(|file| file.try_exists().unwrap_or(true))
-        .map(|file| (file, CREDENTIAL.to_owned()));
-
-    let inline = environment
-        .values
-        .contains_key("REDIS_URL")
-        .then(|| "REDIS_URL".to_owned());
-    let given: Vec<String> = inline
-        .into_iter()
-        .chain(
-            [&named, &credential]
-                .into_iter()
-                .flatten()
-                .map(|(_, origin)| origin.clone()),
-        )
-        .collect();
-    if given.len() > 1 {
-        problems.push((
-            "REDIS_URL",
-            format!(
-                "the Redis URL is given more than once, by {}; keep one of them",
-                given.join(" and by ")
-            ),
-        ));
+        .filter(|file| file.try_exists().unwrap_or(true));
+    let named = named.map(|file| (format!("REDIS_URL_FILE {file}"), PathBuf::from(file)));
+    let credential = credential.map(|file| (CREDENTIAL.to_owned(), file));
+    let files: Vec<_> = named.into_iter().chain(credential).collect();
+    let inline = value("REDIS_URL").map(|_| "REDIS_URL");
+    let origins = inline.into_iter().chain(files.iter().map(|(origin, _)| &**origin));
+    let origins: Vec<&str> = origins.collect();
+    let mut report = |problem| problems.push(("REDIS_URL", problem));
+    if origins.len() > 1 {
+        let all = origins.join(" and by ");
+        report(format!("the Redis URL is given more than once, by {all}; keep one of them"));
         return None;
     }
-    let (file, origin) = named.or(credential)?;
-    match std::fs::read_to_string(&file) {
+    let (origin, file) = files.first()?;
+    match std::fs::read_to_string(file) {
         Ok(text) => {
             let url = text.lines().next().unwrap_or_default().to_owned();
-            Some(Variables::new(&origin, [("REDIS_URL", url)]))
+            Some(Variables::new(origin, [("REDIS_URL", url)]))
         }
         Err(error) => {
-            problems.push((
-                "REDIS_URL",
-                format!(
-                    "{origin} cannot be read ({error}); it takes a readable file with a Redis URL"
-                ),
-            ));
+            report(format!("{origin} cannot be read ({error}); it takes a readable file with a Redis URL"));
             None
         }
     }

@@ -51,9 +51,9 @@ macro_rules! kinds {
             use super::*;
 
             /// Ends the sentence "X takes ...".
-            pub(in crate::config) const ACCEPTS: &str = $accepts;
+            pub(crate) const ACCEPTS: &str = $accepts;
 
-            pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
                 deserializer: D,
             ) -> Result<$type, D::Error> {
                 let read: fn(&str) -> Option<$type> = $read;
@@ -61,7 +61,7 @@ macro_rules! kinds {
                 read(&text).ok_or_else(|| D::Error::custom(ACCEPTS))
             }
 
-            pub(in crate::config) fn serialize<S: Serializer>(
+            pub(crate) fn serialize<S: Serializer>(
                 value: &$type,
                 serializer: S,
             ) -> Result<S::Ok, S::Error> {
@@ -186,9 +186,7 @@ mod tests {
         assert_eq!(read("10"), Some(Duration::from_secs(10)));
         assert_eq!(read("1m 30s"), Some(Duration::from_secs(90)));
         assert_eq!(read("24h"), Some(DAY));
-        for wrong in [
-            "", "0", "-1s", "1.5", "24h 1ms", "soon", "1us", "1s ago", " 1",
-        ] {
+        for wrong in ["", "0", "-1s", "1.5", "24h 1ms", "soon", "1us", "1s ago", " 1"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
         assert_eq!(time("0", Duration::ZERO, DAY), Some(Duration::ZERO));
@@ -197,16 +195,7 @@ mod tests {
     #[test]
     fn a_number_is_digits_alone() {
         assert_eq!(whole("007", 1, 10), Some(7));
-        for wrong in [
-            "",
-            "0",
-            "11",
-            "+1",
-            "-1",
-            "1 ",
-            "0x1",
-            "99999999999999999999",
-        ] {
+        for wrong in ["", "0", "11", "+1", "-1", "1 ", "0x1", "99999999999999999999"] {
             assert_eq!(whole(wrong, 1, 10), None, "{wrong}");
         }
     }

@@ -222,13 +222,7 @@ impl Batcher {
         }
         let number = self.next_batch;
         self.next_batch += 1;
-        Some(Batch {
-            number,
-            size,
-            members,
-            expires_at: 0,
-            may_have_run: false,
-        })
+        Some(Batch { number, size, members, expires_at: 0, may_have_run: false })
     }
 
     /// What Redis replies to the increment that was sent at `sent`; an error when it is silent for too

@@ -1,5 +1,4 @@
-//! Whether Redis counts: for the log, which is told of changes and not of every refused visit, and for
-//! the metrics.
+//! Whether Redis counts: for the metrics, and for the log, which has changes and not every refused visit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,18 +96,12 @@ impl LinkState {
         self.metrics.redis_up.set(0);
         let now = Instant::now();
         if !matches!(self.state, State::Down(_)) {
-            self.state = State::Down(Outage {
-                since: now,
-                last_logged: None,
-                reasons: Vec::new(),
-            });
+            self.state = State::Down(Outage { since: now, last_logged: None, reasons: Vec::new() });
         }
         if let State::Down(outage) = &mut self.state
             && !outage.reasons.contains(reason)
             && outage.reasons.len() < MAX_REASONS
-            && outage
-                .last_logged
-                .is_none_or(|logged| now.duration_since(logged) >= LOG_INTERVAL)
+            && outage.last_logged.is_none_or(|logged| now.duration_since(logged) >= LOG_INTERVAL)
         {
             tracing::error!(%reason, "Redis does not count; visits get 503");
             outage.last_logged = Some(now);
@@ -130,11 +123,7 @@ impl LinkState {
         self.metrics.set_durable(None);
         // The inspection of an earlier link is cancelled.
         self.inspection = JoinSet::new();
-        self.inspection.spawn(inspect(
-            store.clone(),
-            self.metrics.clone(),
-            self.last_logged.clone(),
-        ));
+        self.inspection.spawn(inspect(store.clone(), self.metrics.clone(), self.last_logged.clone()));
     }
 }
 

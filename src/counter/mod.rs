@@ -1,6 +1,6 @@
 //! Joins the visits that wait at one time into a single increment, and gives each its own number.
 //!
-//! One task, the [`batcher`], owns the link to Redis. While a batch is on its way the next one gathers, so
+//! One task (`batcher.rs`) owns the link to Redis. While a batch is on its way the next one gathers, so
 //! all its visits share the cost of a round trip, and a lone visit is sent at once. Nothing outlives its
 //! request: a process holds no count (factor VI).
 //!

@@ -42,11 +42,7 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(purpose: Purpose, deadline: Instant, reply: oneshot::Sender<Answer>) -> Self {
-        Self {
-            purpose,
-            deadline,
-            reply: Some(reply),
-        }
+        Self { purpose, deadline, reply: Some(reply) }
     }
 
     pub(super) fn is_visit(&self) -> bool {

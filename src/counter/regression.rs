@@ -19,12 +19,7 @@ pub(super) struct Regression {
 
 impl Regression {
     pub(super) fn new(fence: bool, metrics: Arc<Metrics>) -> Self {
-        Self {
-            fence,
-            highest: None,
-            reported: false,
-            metrics,
-        }
+        Self { fence, highest: None, reported: false, metrics }
     }
 
     /// The number of the first visit of an applied batch of `size` visits. An error when the fence
@@ -98,18 +93,12 @@ mod tests {
         for fence in [false, true] {
             let mut regression = regression(fence);
             assert!(regression.first_number(1, total(10, 0)).is_ok());
-            assert!(
-                matches!(regression.first_number(1, total(1, 5)), Ok(1)),
-                "a reset"
-            );
+            assert!(matches!(regression.first_number(1, total(1, 5)), Ok(1)), "a reset");
             for count in [1, 1] {
                 let lost = regression.first_number(1, total(count, 4));
                 assert_eq!(matches!(lost, Err(Refusal::Fenced)), fence);
             }
-            assert_eq!(
-                regression.metrics.counter_went_back.get(),
-                if fence { 1 } else { 2 }
-            );
+            assert_eq!(regression.metrics.counter_went_back.get(), if fence { 1 } else { 2 });
         }
     }
 }

@@ -75,18 +75,10 @@ impl App {
         let metrics = &self.metrics;
         format!(
             "{}: {} connections open, {} requests answered, Redis {}",
-            if self.is_draining() {
-                "draining"
-            } else {
-                "serving"
-            },
+            if self.is_draining() { "draining" } else { "serving" },
             metrics.connections.get(),
             metrics.requests(),
-            if metrics.redis_up.get() == 1 {
-                "answers"
-            } else {
-                "does not answer or was not needed yet"
-            },
+            if metrics.redis_up.get() == 1 { "answers" } else { "does not answer or was not needed yet" },
         )
     }
 }

@@ -133,13 +133,8 @@ impl Activity {
 /// Serves one connection until either side ends it.
 pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: Socket) {
     let (app, connection) = (&*app, &*connection);
-    let mut io = MonitoredIo {
-        socket,
-        connection,
-        last_bytes: [0; 4],
-    };
-    let service =
-        service_fn(async |request| Ok::<_, Infallible>(respond(app, connection, &request).await));
+    let mut io = MonitoredIo { socket, connection, last_bytes: [0; 4] };
+    let service = service_fn(async |request| Ok::<_, Infallible>(respond(app, connection, &request).await));
     let end = {
         let mut exchanges = pin!(app.http.serve_connection(TokioIo::new(&mut io), service));
         loop {
@@ -182,16 +177,9 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
 }
 
 /// Answers one request, and logs it.
-async fn respond(
-    app: &App,
-    connection: &Connection,
-    request: &Request<Incoming>,
-) -> Response<Full<Bytes>> {
+async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let arrived = Instant::now();
-    connection
-        .activity
-        .lock()
-        .set_state(State::Answering, arrived);
+    connection.activity.lock().set_state(State::Answering, arrived);
     let client = connection.client.as_deref();
     let meta = RequestMeta::of(request, arrived, client, app.max_body_bytes);
     let cut = LogIfCut { app, meta: &meta };
@@ -228,14 +216,7 @@ impl Drop for LogIfCut<'_> {
 }
 
 /// Measures and logs a request that is over.
-fn log(
-    app: &App,
-    meta: &RequestMeta<'_>,
-    status: u16,
-    bytes: u64,
-    visit: Option<i64>,
-    over: Instant,
-) {
+fn log(app: &App, meta: &RequestMeta<'_>, status: u16, bytes: u64, visit: Option<i64>, over: Instant) {
     let access = Access {
         method: Some(meta.method.as_str()),
         path: meta.path,
@@ -277,8 +258,7 @@ fn log_unreadable(app: &App, connection: &Connection, status: StatusCode) {
 
 fn account(app: &App, route: Route, access: &Access<'_>) {
     let seconds = access.duration.as_secs_f64();
-    app.metrics
-        .count_request(route.name(), access.status, seconds);
+    app.metrics.count_request(route.name(), access.status, seconds);
     if let Some(log) = &app.access_log {
         log.write(access);
     }
@@ -397,11 +377,7 @@ impl AsyncWrite for MonitoredIo<'_> {
         match activity.state {
             State::Sending => {
                 let since = activity.since;
-                let next = if self.has_begun_another() {
-                    State::Receiving
-                } else {
-                    State::Idle
-                };
+                let next = if self.has_begun_another() { State::Receiving } else { State::Idle };
                 activity.set_state(next, since);
             }
             State::Answering if activity.heeds_reset => self.socket.check_reset(context)?,

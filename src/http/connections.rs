@@ -90,9 +90,7 @@ impl Connections {
             let (state, lasted) = connection.state(now);
             let (allowed, hits) = match state {
                 State::Opened | State::Receiving => (self.header_timeout, &limits.header_timeout),
-                State::Sending | State::Idle => {
-                    (self.keep_alive_timeout, &limits.keep_alive_timeout)
-                }
+                State::Sending | State::Idle => (self.keep_alive_timeout, &limits.keep_alive_timeout),
                 State::Answering => {
                     if lasted > SWEEP_INTERVAL / 2 {
                         connection.heed_reset();

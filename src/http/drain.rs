@@ -40,11 +40,7 @@ pub(crate) struct Times {
 
 impl Times {
     pub(crate) fn of(config: &Config) -> Self {
-        Self {
-            lame_duck: config.drain_lame_duck,
-            idle: config.drain_idle,
-            timeout: config.drain_timeout,
-        }
+        Self { lame_duck: config.drain_lame_duck, idle: config.drain_idle, timeout: config.drain_timeout }
     }
 }
 
@@ -100,11 +96,8 @@ pub(crate) async fn drain(
     let mut notified = supervisor::notify_stopping();
     let mut last_notified = begun;
     let mut stop_accepting = Some(stop_accepting);
-    let mut old: Vec<_> = connections
-        .open()
-        .iter()
-        .map(|(_, connection)| Arc::downgrade(connection))
-        .collect();
+    let mut old: Vec<_> =
+        connections.open().iter().map(|(_, connection)| Arc::downgrade(connection)).collect();
     loop {
         let now = Instant::now();
         let waited = now - begun;
@@ -183,12 +176,7 @@ mod tests {
     };
 
     fn step(waited: Duration, accepting: bool, old: usize, open: usize) -> Step {
-        let progress = Progress {
-            waited,
-            accepting,
-            old,
-            open,
-        };
+        let progress = Progress { waited, accepting, old, open };
         progress.next_step(&TIMES)
     }
 

@@ -26,12 +26,7 @@ static MEDIA_TYPES: [(Form, MediaType<'_>); 4] = [
     (Form::Json, MediaType::new(names::APPLICATION, names::JSON)),
     (
         Form::Json,
-        MediaType::from_parts(
-            names::APPLICATION,
-            Name::new_unchecked("problem"),
-            Some(names::JSON),
-            &[],
-        ),
+        MediaType::from_parts(names::APPLICATION, Name::new_unchecked("problem"), Some(names::JSON), &[]),
     ),
 ];
 
@@ -42,11 +37,8 @@ impl Form {
     /// or wants something that there is not: a greeting in a plain form beats none.
     pub(crate) fn wanted(headers: &HeaderMap) -> Self {
         // Case means nothing here.
-        let all: Vec<_> = headers
-            .get_all(ACCEPT)
-            .iter()
-            .map(|accept| accept.as_bytes().to_ascii_uppercase())
-            .collect();
+        let all: Vec<_> =
+            headers.get_all(ACCEPT).iter().map(|accept| accept.as_bytes().to_ascii_uppercase()).collect();
         // What nearly all clients say that are not browsers.
         if matches!(&*all, [] | [_] if all.first().is_none_or(|accept| accept == b"*/*")) {
             return Self::Text;
@@ -58,17 +50,12 @@ impl Form {
         }
         let Some(accept) = std::str::from_utf8(&all).ok().and_then(|all| {
             let all = in_utf_8(all);
-            Accept::from_str(&all)
-                .or_else(|_| readable(&all).parse())
-                .ok()
+            Accept::from_str(&all).or_else(|_| readable(&all).parse()).ok()
         }) else {
             return Self::Text;
         };
         let chosen = accept.negotiate(MEDIA_TYPES.iter().map(|(_, known)| known));
-        MEDIA_TYPES
-            .iter()
-            .find(|(_, known)| Some(known) == chosen)
-            .map_or(Self::Text, |(form, _)| *form)
+        MEDIA_TYPES.iter().find(|(_, known)| Some(known) == chosen).map_or(Self::Text, |(form, _)| *form)
     }
 
     /// The content type of a greeting in this form.
@@ -118,14 +105,7 @@ mod tests {
     fn a_browser_gets_html_and_a_client_that_does_not_care_gets_text() {
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
         assert_eq!(wanted(&[browser]), Form::Html);
-        for accepts in [
-            &[][..],
-            &["*/*"],
-            &["text/*"],
-            &["image/png"],
-            &["nonsense"],
-            &[""],
-        ] {
+        for accepts in [&[][..], &["*/*"], &["text/*"], &["image/png"], &["nonsense"], &[""]] {
             assert_eq!(wanted(accepts), Form::Text, "{accepts:?}");
         }
     }
@@ -134,10 +114,7 @@ mod tests {
     fn quality_and_precision_decide() {
         assert_eq!(wanted(&["application/json"]), Form::Json);
         assert_eq!(wanted(&["application/problem+json"]), Form::Json);
-        assert_eq!(
-            wanted(&["text/plain;q=0.1, application/json;q=0.2"]),
-            Form::Json
-        );
+        assert_eq!(wanted(&["text/plain;q=0.1, application/json;q=0.2"]), Form::Json);
         assert_eq!(wanted(&["text/plain;q=0", "TEXT/HTML"]), Form::Html);
         assert_eq!(wanted(&["application/json; charset=utf-8"]), Form::Json);
         assert_eq!(wanted(&["*, , text/html"]), Form::Html);

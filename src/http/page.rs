@@ -1,4 +1,4 @@
-//! The greeting, and what is said instead when there is none, as text, HTML and JSON.
+//! The greeting, and the problem in its place, as text, HTML and JSON.
 
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -41,25 +41,17 @@ pub(crate) fn problem(form: Form, status: StatusCode, detail: &str) -> (HeaderVa
     match form {
         Form::Text => (form.content_type(), format!("{title}: {detail}")),
         Form::Html => {
-            let detail = detail
-                .replace('&', "&amp;")
-                .replace('<', "&lt;")
-                .replace('>', "&gt;");
-            let main = format!(
-                "<h1>{title}</h1>\n<p>{detail} <strong>{code}</strong></p>",
-                code = status.as_u16()
-            );
+            let detail = detail.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            let main =
+                format!("<h1>{title}</h1>\n<p>{detail} <strong>{code}</strong></p>", code = status.as_u16());
             (form.content_type(), fill_in(title, &main))
         }
-        // RFC 9457. The type about:blank says: no more than the status means.
+        // RFC 9457. With the type about:blank it means no more than the status.
         Form::Json => {
             let problem = serde_json::json!({
                 "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
             });
-            (
-                HeaderValue::from_static("application/problem+json"),
-                problem.to_string(),
-            )
+            (HeaderValue::from_static("application/problem+json"), problem.to_string())
         }
     }
 }
@@ -78,9 +70,6 @@ mod tests {
         let (style_sheet, _) = rest.split_once("</style>").expect("its end");
         let hash = BASE64_STANDARD.encode(digest(&SHA256, style_sheet.as_bytes()));
         let source = format!("style-src 'sha256-{hash}'");
-        assert!(
-            CONTENT_SECURITY_POLICY.contains(&source),
-            "the policy wants {source}"
-        );
+        assert!(CONTENT_SECURITY_POLICY.contains(&source), "the policy wants {source}");
     }
 }

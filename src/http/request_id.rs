@@ -24,9 +24,7 @@ impl RequestId {
 
     fn is_sane(id: &[u8]) -> bool {
         (1..=128).contains(&id.len())
-            && id
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+            && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
     }
 
     /// A new id: 128 random bits, as 32 hexadecimal digits.
@@ -66,17 +64,11 @@ impl TraceParent {
         let Some((fields, rest)) = value.split_at_checked(55) else {
             return false;
         };
-        let hex = |part: &[u8]| {
-            part.iter()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        let (version, trace, parent, flags) =
-            (&fields[..2], &fields[3..35], &fields[36..52], &fields[53..]);
+        let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let (version, trace, parent, flags) = (&fields[..2], &fields[3..35], &fields[36..52], &fields[53..]);
         [fields[2], fields[35], fields[52]] == *b"---"
             && [version, trace, parent, flags].into_iter().all(hex)
-            && [trace, parent]
-                .into_iter()
-                .all(|id| id.iter().any(|byte| *byte != b'0'))
+            && [trace, parent].into_iter().all(|id| id.iter().any(|byte| *byte != b'0'))
             && version != b"ff"
             && (rest.is_empty() || version != b"00" && rest[0] == b'-')
     }

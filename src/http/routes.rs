@@ -21,7 +21,7 @@ use crate::version::{COMMIT, VERSION};
 /// Room for all headers that an answer can have, hyper's own included.
 const HEADERS: usize = 12;
 
-/// An answer, and what the log is told of it.
+/// An answer, and what is logged of it.
 pub(crate) struct Answer {
     pub(crate) response: Response<Full<Bytes>>,
     /// The number that was given out.
@@ -39,14 +39,8 @@ impl Answer {
         }
         headers.insert(header::CONTENT_TYPE, content_type);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        );
-        Self {
-            response,
-            visit: None,
-        }
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        Self { response, visit: None }
     }
 
     fn text(status: StatusCode, text: &'static str) -> Self {
@@ -73,22 +67,14 @@ impl Answer {
 /// The head of a greeting in each form. To put it together for every visit takes a tenth of the
 /// instructions of a request.
 static GREETING_HEADS: LazyLock<[Parts; 3]> = LazyLock::new(|| {
-    let head = |form| {
-        without_content(form, StatusCode::OK)
-            .response
-            .into_parts()
-            .0
-    };
+    let head = |form| without_content(form, StatusCode::OK).response.into_parts().0;
     Form::ALL.map(head)
 });
 
 /// A page without scripts, forms or frames needs none of what these forbid.
 fn put_page_headers(headers: &mut HeaderMap) {
     let page_only = [
-        (
-            header::CONTENT_SECURITY_POLICY,
-            page::CONTENT_SECURITY_POLICY,
-        ),
+        (header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
     ];
@@ -109,9 +95,7 @@ pub(crate) async fn answer(app: &App, meta: &RequestMeta<'_>) -> Answer {
         }
         Ok(_) => match (meta.method, meta.route) {
             // A browser throws it away, and asks again when the visit is real.
-            (&Method::GET, Route::Root) if meta.is_prefetch => {
-                without_content(form, StatusCode::NO_CONTENT)
-            }
+            (&Method::GET, Route::Root) if meta.is_prefetch => without_content(form, StatusCode::NO_CONTENT),
             (&Method::GET, Route::Root) => greet(form, app.counter.visit(meta.arrived).await),
             (&Method::GET | &Method::HEAD, Route::Readyz) => readiness(app, form).await,
             _ => without_counter(app, meta),
@@ -129,28 +113,23 @@ fn without_counter(app: &App, meta: &RequestMeta<'_>) -> Answer {
     // Not so OPTIONS * and CONNECT, which are about the server itself.
     let names_resource = meta.path.starts_with('/');
     match (meta.method, route) {
-        (_, Route::Unknown | Route::Malformed) if names_resource => Answer::problem(
-            form,
-            StatusCode::NOT_FOUND,
-            "There is nothing at this address.",
-        ),
+        (_, Route::Unknown | Route::Malformed) if names_resource => {
+            Answer::problem(form, StatusCode::NOT_FOUND, "There is nothing at this address.")
+        }
         (&Method::HEAD, Route::Root) => without_content(form, StatusCode::OK),
         (&Method::GET | &Method::HEAD, Route::Healthz) => Answer::text(StatusCode::OK, "ok\n"),
         (&Method::GET | &Method::HEAD, Route::Version) => version(app),
-        (&Method::GET | &Method::HEAD, Route::Metrics) => Answer::new(
-            StatusCode::OK,
-            HeaderValue::from_static(CONTENT_TYPE),
-            app.metrics.render(),
-        ),
+        (&Method::GET | &Method::HEAD, Route::Metrics) => {
+            Answer::new(StatusCode::OK, HeaderValue::from_static(CONTENT_TYPE), app.metrics.render())
+        }
         _ => {
             let detail = "Only GET and HEAD are understood here.";
-            Answer::problem(form, StatusCode::METHOD_NOT_ALLOWED, detail)
-                .with(header::ALLOW, "GET, HEAD")
+            Answer::problem(form, StatusCode::METHOD_NOT_ALLOWED, detail).with(header::ALLOW, "GET, HEAD")
         }
     }
 }
 
-/// `GET /`: greets the visitor who was counted, or says why the visit was not.
+/// `GET /`: greets the visitor with a number, or gives the reason for a refusal.
 fn greet(form: Form, visit: Result<i64, Refusal>) -> Answer {
     match visit {
         Ok(number) => Answer {
@@ -161,11 +140,9 @@ fn greet(form: Form, visit: Result<i64, Refusal>) -> Answer {
             visit: Some(number),
         },
         Err(refusal) => {
-            // The log says why; the visitor learns no more than helps.
+            // The reason is in the log; the visitor learns no more than helps.
             let detail = match refusal {
-                Refusal::QueueFull => {
-                    "Too many visitors are waiting. Please try again in a second."
-                }
+                Refusal::QueueFull => "Too many visitors are waiting. Please try again in a second.",
                 Refusal::Unreachable(_) | Refusal::Uncountable(_) | Refusal::Fenced => {
                     "Visitors cannot be counted right now. Please try again in a second."
                 }
@@ -200,9 +177,5 @@ fn version(app: &App) -> Answer {
     let version = serde_json::json!({
         "version": VERSION, "commit": COMMIT, "release": app.release,
     });
-    Answer::new(
-        StatusCode::OK,
-        Form::Json.content_type(),
-        version.to_string(),
-    )
+    Answer::new(StatusCode::OK, Form::Json.content_type(), version.to_string())
 }

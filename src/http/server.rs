@@ -79,18 +79,10 @@ pub async fn run(
         accepting.spawn(acceptor.run(stopped.clone()));
     }
     drop(stopped);
-    tracing::info!(
-        release = app.release,
-        version = VERSION,
-        commit = COMMIT,
-        max_connections,
-        "ready"
-    );
+    tracing::info!(release = app.release, version = VERSION, commit = COMMIT, max_connections, "ready");
     // Ends with this function, and not before: a drain may take longer than the watchdog waits.
     let mut reporting = JoinSet::new();
-    reporting.spawn(supervisor::report(move || {
-        (app.is_draining(), app.status())
-    }));
+    reporting.spawn(supervisor::report(move || (app.is_draining(), app.status())));
 
     let mut times = drain::Times::of(config);
     tokio::select! {
@@ -117,10 +109,7 @@ pub async fn run(
 /// Serves HTTP on a stream that the caller has opened, as [`run`] does on a socket that it has accepted,
 /// until either side ends it. The simulation and the fuzz target come this way; the limits of time and
 /// number are for them to keep.
-pub async fn serve_stream(
-    app: Arc<App>,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) {
+pub async fn serve_stream(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
     let connection = Arc::new(Connection::new(None));
     connection::serve(app, connection, Socket::Other(Box::new(stream))).await;
 }
@@ -129,9 +118,7 @@ pub async fn serve_stream(
 fn max_connections(config: &Config, listeners: usize) -> usize {
     let limit = config.max_connections.unwrap_or_else(|| {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let files = files
-            .and_then(|files| usize::try_from(files).ok())
-            .unwrap_or(usize::MAX);
+        let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
         files.saturating_sub(RESERVED_FILES + listeners).max(1)
     });
     limit.min(Semaphore::MAX_PERMITS)
@@ -263,9 +250,7 @@ impl Acceptor {
         waited_for: &mut Option<OwnedSemaphorePermit>,
     ) -> Option<(io::Result<(Socket, Connection)>, OwnedSemaphorePermit)> {
         poll_fn(|context| {
-            let permit = waited_for
-                .take()
-                .or_else(|| self.permits.clone().try_acquire_owned().ok());
+            let permit = waited_for.take().or_else(|| self.permits.clone().try_acquire_owned().ok());
             let Some(permit) = permit else {
                 return Poll::Ready(None);
             };

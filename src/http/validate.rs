@@ -6,9 +6,7 @@
 
 use std::net::Ipv6Addr;
 
-use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING,
-};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Uri, Version};
 
@@ -45,18 +43,12 @@ pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Co
     // hyper drops a Content-Length beside it, so the two together can no longer be told apart from
     // one alone, and nothing here takes content anyway.
     if headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Fault::Malformed(
-            "Transfer-Encoding is not accepted: nothing here takes content",
-        ));
+        return Err(Fault::Malformed("Transfer-Encoding is not accepted: nothing here takes content"));
     }
     let length = match headers.get(CONTENT_LENGTH) {
         None => 0,
         // hyper has made sure that it is one number.
-        Some(length) => length
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(u64::MAX),
+        Some(length) => length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX),
     };
     // In HTTP/1.0 an expectation means nothing (RFC 9110, section 10.1.1).
     let expects = request.version() != Version::HTTP_10 && headers.contains_key(EXPECT);
@@ -64,9 +56,7 @@ pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Co
         return Ok(Content::None);
     }
     if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Fault::Malformed(
-            "a GET or HEAD request must not announce content",
-        ));
+        return Err(Fault::Malformed("a GET or HEAD request must not announce content"));
     }
     if length > max_body_bytes as u64 {
         return Err(Fault::TooLarge);
@@ -118,9 +108,7 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Fault> {
 fn is_host(authority: &Authority) -> bool {
     let host = authority.host();
     let host_is_valid = match host.strip_prefix('[') {
-        Some(address) => address
-            .strip_suffix(']')
-            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        Some(address) => address.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
         // With a comma, a program in front may have made one of two (RFC 9110, section 5.3).
         None => !host.is_empty() && !host.contains(','),
     };
@@ -149,9 +137,7 @@ fn resembles_length_header(name: &HeaderName) -> bool {
 /// Whether `Connection` is there once and says `close` alone.
 pub(crate) fn says_close(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(CONNECTION).iter();
-    let close = values
-        .next()
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+    let close = values.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
     close && values.next().is_none()
 }
 
@@ -163,9 +149,7 @@ mod tests {
 
     fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<()> {
         let request = Request::builder().method(method).uri(target);
-        let request = headers.iter().fold(request, |request, (name, value)| {
-            request.header(*name, *value)
-        });
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         request.body(()).expect("a request")
     }
 
@@ -175,32 +159,13 @@ mod tests {
 
     #[test]
     fn one_valid_host_is_needed_from_http_1_1_on() {
-        for host in [
-            "a",
-            "example.org.",
-            "a:",
-            "a_b:80",
-            "127.0.0.1:5000",
-            "[::1]:5000",
-        ] {
-            assert_eq!(
-                check(&request("GET", "/", &[("host", host)]), 0),
-                Ok(Content::None)
-            );
+        for host in ["a", "example.org.", "a:", "a_b:80", "127.0.0.1:5000", "[::1]:5000"] {
+            assert_eq!(check(&request("GET", "/", &[("host", host)]), 0), Ok(Content::None));
         }
-        for host in [
-            "", "user@a", "a b", "a,b", "a/b", "a:b", "a:99999", ":80", "[::1", "[x]:1",
-        ] {
-            assert!(
-                is_malformed(&request("GET", "/", &[("host", host)])),
-                "{host}"
-            );
+        for host in ["", "user@a", "a b", "a,b", "a/b", "a:b", "a:99999", ":80", "[::1", "[x]:1"] {
+            assert!(is_malformed(&request("GET", "/", &[("host", host)])), "{host}");
         }
-        assert!(is_malformed(&request(
-            "GET",
-            "/",
-            &[("host", "a"), ("host", "a")]
-        )));
+        assert!(is_malformed(&request("GET", "/", &[("host", "a"), ("host", "a")])));
         let mut without = request("GET", "/", &[]);
         assert!(is_malformed(&without));
         *without.version_mut() = Version::HTTP_10;
@@ -210,18 +175,9 @@ mod tests {
     #[test]
     fn content_is_for_methods_that_can_have_it_and_bounded() {
         let with = |method, name, value| request(method, "/", &[("host", "a"), (name, value)]);
-        assert_eq!(
-            check(&with("POST", "content-length", "10"), 10),
-            Ok(Content::Announced)
-        );
-        assert_eq!(
-            check(&with("POST", "content-length", "11"), 10),
-            Err(Fault::TooLarge)
-        );
-        assert_eq!(
-            check(&with("GET", "content-length", "0"), 10),
-            Ok(Content::None)
-        );
+        assert_eq!(check(&with("POST", "content-length", "10"), 10), Ok(Content::Announced));
+        assert_eq!(check(&with("POST", "content-length", "11"), 10), Err(Fault::TooLarge));
+        assert_eq!(check(&with("GET", "content-length", "0"), 10), Ok(Content::None));
         for (method, name, value) in [
             ("GET", "content-length", "1"),
             ("GET", "expect", "100-continue"),
@@ -237,22 +193,12 @@ mod tests {
     fn the_target_has_the_form_of_its_method() {
         let host = [("host", "a")];
         for (method, target) in [("GET", "/a?b"), ("OPTIONS", "*"), ("CONNECT", "a:80")] {
-            assert!(
-                !is_malformed(&request(method, target, &host)),
-                "{method} {target}"
-            );
+            assert!(!is_malformed(&request(method, target, &host)), "{method} {target}");
         }
-        for (method, target) in [
-            ("GET", "*"),
-            ("GET", "a:80"),
-            ("CONNECT", "/"),
-            ("GET", "http://u@a/"),
-            ("get", "/"),
-        ] {
-            assert!(
-                is_malformed(&request(method, target, &host)),
-                "{method} {target}"
-            );
+        for (method, target) in
+            [("GET", "*"), ("GET", "a:80"), ("CONNECT", "/"), ("GET", "http://u@a/"), ("get", "/")]
+        {
+            assert!(is_malformed(&request(method, target, &host)), "{method} {target}");
         }
     }
 

@@ -93,18 +93,11 @@ impl Listeners {
         let mut handed_over = ListenFd::from_env();
         if handed_over.len() == 0 {
             let address = address.ok_or(ListenError::NoneHandedOver)?;
-            return Ok(Self {
-                sockets: vec![bind(address)?],
-                inherited: false,
-            });
+            return Ok(Self { sockets: vec![bind(address)?], inherited: false });
         }
-        let sockets = (0..handed_over.len())
-            .map(|index| adopt(&mut handed_over, index))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            sockets,
-            inherited: true,
-        })
+        let sockets =
+            (0..handed_over.len()).map(|index| adopt(&mut handed_over, index)).collect::<Result<_, _>>()?;
+        Ok(Self { sockets, inherited: true })
     }
 }
 

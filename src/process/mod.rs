@@ -1,4 +1,4 @@
-//! What the operating system and its service manager give a process, and what they are told.
+//! Sockets, signals and messages between the process, the operating system and its service manager.
 
 use std::io;
 
@@ -17,8 +17,5 @@ const MAX_LOOKUPS: usize = 24;
 /// # Errors
 /// When the system gives no descriptors.
 pub fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(MAX_LOOKUPS)
-        .build()
+    Builder::new_current_thread().enable_all().max_blocking_threads(MAX_LOOKUPS).build()
 }

@@ -2,10 +2,14 @@
 
 use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 
-use crate::store::session::{NO_REDIS, TOO_LONG, without_arguments};
-
-/// What Redis says of a number that has no next one.
+/// The words of Redis for a number that has no next one.
 pub(super) const OVERFLOW: &str = "would overflow";
+
+/// How the error for a longer reply reads.
+pub(super) const TOO_LONG: &str = "the server gave a longer answer than Redis would";
+
+/// How the error begins for a server that is not Redis.
+pub(super) const NO_REDIS: &str = "what answers is no Redis";
 
 /// How much is kept of a server's reason for a refusal, in letters.
 const MAX_DETAIL: usize = 300;
@@ -68,17 +72,18 @@ impl From<RedisError> for StoreError {
                 Some(code) => {
                     let detail = error.detail().unwrap_or_default();
                     let detail = without_arguments(detail);
-                    let said = format!("{code} {detail}");
-                    let said = said.chars().take(MAX_DETAIL);
-                    let said = said.map(|letter| if letter.is_control() { ' ' } else { letter });
-                    let said = said.collect();
+                    let reason = format!("{code} {detail}");
+                    let letters = reason.chars().take(MAX_DETAIL);
+                    let printable = letters.map(|letter| match letter.is_control() {
+                        true => ' ',
+                        false => letter,
+                    });
+                    let reason = printable.collect();
                     match kind {
                         ErrorKind::Server(
-                            ServerErrorKind::Moved
-                            | ServerErrorKind::Ask
-                            | ServerErrorKind::TryAgain,
-                        ) => Self::Moved(said),
-                        _ => Self::Refused(said),
+                            ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain,
+                        ) => Self::Moved(reason),
+                        _ => Self::Refused(reason),
                     }
                 }
                 None => Self::Unreachable(error.to_string()),
@@ -95,4 +100,21 @@ pub(super) fn not_of_redis() -> StoreError {
 fn error_contains(error: &RedisError, words: &str) -> bool {
     error.code().is_some_and(|code| code == words)
         || error.detail().is_some_and(|detail| detail.contains(words))
+}
+
+/// An error's detail without the arguments that Redis quotes of a command that it does not know: a
+/// password may be among them.
+pub(super) fn without_arguments(detail: &str) -> &str {
+    detail.split_once(", with args").map_or(detail, |(detail, _)| detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_arguments;
+
+    #[test]
+    fn arguments_are_left_out_of_errors() {
+        let detail = "unknown command 'HELLO', with args beginning with: 'secret'";
+        assert_eq!(without_arguments(detail), "unknown command 'HELLO'");
+    }
 }

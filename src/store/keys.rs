@@ -18,11 +18,7 @@ impl Keys {
             .split_once('{')
             .and_then(|(_, rest)| rest.split_once('}'))
             .is_some_and(|(tag, _)| !tag.is_empty());
-        let stem = if tagged {
-            counter.to_owned()
-        } else {
-            format!("{{{counter}}}")
-        };
+        let stem = if tagged { counter.to_owned() } else { format!("{{{counter}}}") };
         let id = u128::from(getrandom::u64()?) << 64 | u128::from(getrandom::u64()?);
         Ok(Self {
             counter: counter.to_owned(),
@@ -38,11 +34,9 @@ mod tests {
 
     #[test]
     fn all_keys_have_the_tag_of_the_counter() {
-        for (counter, epoch) in [
-            ("visits", "{visits}:epoch"),
-            ("a{b}c", "a{b}c:epoch"),
-            ("a{}b", "{a{}b}:epoch"),
-        ] {
+        for (counter, epoch) in
+            [("visits", "{visits}:epoch"), ("a{b}c", "a{b}c:epoch"), ("a{}b", "{a{}b}:epoch")]
+        {
             let keys = Keys::new(counter).expect("random numbers");
             assert_eq!(keys.epoch, epoch);
             let stem = epoch.trim_end_matches("epoch");

@@ -86,18 +86,15 @@ impl Total {
             return Err(not_of_redis());
         };
         let count = count.parse().map_err(|_| not_of_redis())?;
-        let epoch = epoch
-            .parse()
-            .map_err(|_| StoreError::Uncountable("the epoch is no number".to_owned()))?;
+        let epoch =
+            epoch.parse().map_err(|_| StoreError::Uncountable("the epoch is no number".to_owned()))?;
         Ok(Self { count, epoch })
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
-            .field("keys", &self.keys)
-            .finish_non_exhaustive()
+        f.debug_struct("Link").field("keys", &self.keys).finish_non_exhaustive()
     }
 }
 
@@ -139,13 +136,7 @@ impl Link {
         }
     }
 
-    fn increment_command(
-        &self,
-        batch: u64,
-        visits: usize,
-        expires_at: u64,
-        send_script: bool,
-    ) -> Cmd {
+    fn increment_command(&self, batch: u64, visits: usize, expires_at: u64, send_script: bool) -> Cmd {
         let (evaluate, script) = match send_script {
             true => ("EVAL", INCREMENT),
             false => ("EVALSHA", &**INCREMENT_SHA),
@@ -232,9 +223,7 @@ impl Link {
             None => Ok(None),
             Some(text) => match integer(&text) {
                 Some(count) => Ok(Some(count)),
-                None => Err(StoreError::Uncountable(
-                    self.describe_key("not an integer").await,
-                )),
+                None => Err(StoreError::Uncountable(self.describe_key("not an integer").await)),
             },
         }
     }
@@ -249,13 +238,7 @@ impl Link {
     pub async fn reset(&mut self, to: i64) -> Result<Option<String>, StoreError> {
         let until = (self.time_at(Instant::now()) + self.budget).as_millis();
         let mut reset = redis::cmd("EVAL");
-        reset
-            .arg(RESET)
-            .arg(2)
-            .arg(&self.keys.counter)
-            .arg(&self.keys.epoch)
-            .arg(to)
-            .arg(until.to_string());
+        reset.arg(RESET).arg(2).arg(&self.keys.counter).arg(&self.keys.epoch).arg(to).arg(until.to_string());
         let error = match self.ask::<Option<Vec<u8>>>(&reset).await {
             Ok(held) => return Ok(held.map(truncate)),
             Err(error) => error,
@@ -301,9 +284,7 @@ impl Link {
 
     async fn explain(&mut self, error: StoreError) -> StoreError {
         match error {
-            StoreError::Uncountable(reason) => {
-                StoreError::Uncountable(self.describe_key(&reason).await)
-            }
+            StoreError::Uncountable(reason) => StoreError::Uncountable(self.describe_key(&reason).await),
             other => other,
         }
     }
@@ -337,12 +318,7 @@ impl Link {
             Ok("string") => {
                 let text: Result<Vec<u8>, _> = self.ask(&Cmd::getrange(key, 0, 63)).await;
                 let text = text.unwrap_or_default();
-                let other = || {
-                    format!(
-                        "holds {:?}, which is not an integer",
-                        String::from_utf8_lossy(&text)
-                    )
-                };
+                let other = || format!("holds {:?}, which is not an integer", String::from_utf8_lossy(&text));
                 integer(&text).map(Some).ok_or_else(other)
             }
             Ok(kind) => Err(format!("holds a {kind}, not a plain integer")),
@@ -374,9 +350,7 @@ async fn within<T, E: Into<StoreError>>(
 ) -> Result<T, StoreError> {
     match timeout(budget, answer).await {
         Ok(answer) => answer.map_err(Into::into),
-        Err(_) => Err(StoreError::Unreachable(format!(
-            "no answer within {budget:?}"
-        ))),
+        Err(_) => Err(StoreError::Unreachable(format!("no answer within {budget:?}"))),
     }
 }
 
@@ -391,10 +365,7 @@ mod tests {
         assert_eq!((total.count, total.epoch), (-12, 7));
         assert!(matches!(read("12 x"), Err(StoreError::Uncountable(_))));
         for other in ["", "12", "x 7", "99999999999999999999 7"] {
-            assert!(
-                matches!(read(other), Err(StoreError::Unreachable(_))),
-                "{other}"
-            );
+            assert!(matches!(read(other), Err(StoreError::Unreachable(_))), "{other}");
         }
     }
 

@@ -110,10 +110,9 @@ impl Store {
         // A node of a Redis Cluster names the one that has the keys.
         let Some(node) = self.moved(&error) else {
             return Err(match StoreError::from(error) {
-                StoreError::Uncountable(_) => StoreError::Uncountable(format!(
-                    "key {} does not hold a plain integer",
-                    self.keys.epoch
-                )),
+                StoreError::Uncountable(_) => {
+                    StoreError::Uncountable(format!("key {} does not hold a plain integer", self.keys.epoch))
+                }
                 other => other.at(&session.address),
             });
         };
@@ -155,16 +154,9 @@ impl Store {
     /// Another server than that of the URL, to be reached in the way that the URL says.
     fn other(&self, host: String, port: u16) -> ConnectionInfo {
         let address = match self.server.addr().clone() {
-            ConnectionAddr::TcpTls {
-                insecure,
-                tls_params,
-                ..
-            } => ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure,
-                tls_params,
-            },
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                ConnectionAddr::TcpTls { host, port, insecure, tls_params }
+            }
             _ => ConnectionAddr::Tcp(host, port),
         };
         self.server.clone().set_addr(address)
@@ -190,9 +182,7 @@ impl Store {
         let opening = async {
             let stream: Stream = match (&self.connector, server.addr()) {
                 (Some(connector), _) => connector.connect().await?,
-                (None, ConnectionAddr::Tcp(host, port)) => {
-                    Box::pin(connect_tcp(host, *port).await?)
-                }
+                (None, ConnectionAddr::Tcp(host, port)) => Box::pin(connect_tcp(host, *port).await?),
                 (None, ConnectionAddr::Unix(path)) => Box::pin(UnixStream::connect(path).await?),
                 #[cfg(feature = "tls")]
                 (None, ConnectionAddr::TcpTls { host, port, .. }) if let Some(tls) = &self.tls => {

@@ -23,11 +23,7 @@ pub(super) struct Sentinels {
 
 impl Sentinels {
     pub(super) fn new(named: &MasterName) -> Self {
-        Self {
-            master: named.master.clone(),
-            nodes: named.nodes.clone(),
-            next: AtomicUsize::new(0),
-        }
+        Self { master: named.master.clone(), nodes: named.nodes.clone(), next: AtomicUsize::new(0) }
     }
 
     /// All of them, beginning with another one each time.
@@ -38,16 +34,11 @@ impl Sentinels {
     }
 
     /// Asks a Sentinel for the address of the master.
-    pub(super) async fn master_address(
-        &self,
-        sentinel: &mut Session,
-    ) -> Result<(String, u16), StoreError> {
+    pub(super) async fn master_address(&self, sentinel: &mut Session) -> Result<(String, u16), StoreError> {
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.master);
         let answer: Option<(String, u16)> = sentinel.ask_at(&question).await?;
-        answer.ok_or_else(|| {
-            StoreError::Refused(format!("Sentinel knows no master named {}", self.master))
-        })
+        answer.ok_or_else(|| StoreError::Refused(format!("Sentinel knows no master named {}", self.master)))
     }
 }
 

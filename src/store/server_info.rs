@@ -23,10 +23,7 @@ impl ServerInfo {
     pub(super) async fn of(session: &mut Session) -> Result<Self, StoreError> {
         let info: Option<String> = session.ask_if_allowed(&redis::cmd("INFO")).await?;
         let field = |name: &str| {
-            let line = info
-                .as_deref()?
-                .lines()
-                .find_map(|line| line.strip_prefix(name))?;
+            let line = info.as_deref()?.lines().find_map(|line| line.strip_prefix(name))?;
             Some(line.strip_prefix(':')?.trim().to_owned())
         };
         let mut question = redis::cmd("CONFIG");
@@ -45,25 +42,16 @@ impl ServerInfo {
     /// Whether an acknowledged visit survives a crash of the server; `None` when it cannot be known.
     #[must_use]
     pub fn is_durable(&self) -> Option<bool> {
-        if self.append_only? {
-            Some(self.append_fsync.as_deref()? == "always")
-        } else {
-            Some(false)
-        }
+        if self.append_only? { Some(self.append_fsync.as_deref()? == "always") } else { Some(false) }
     }
 }
 
 impl fmt::Display for ServerInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = self
-            .version
-            .as_deref()
-            .unwrap_or("a server of unknown version");
+        let version = self.version.as_deref().unwrap_or("a server of unknown version");
         let role = self.role.as_deref().unwrap_or("of unknown role");
         let durability = match (self.is_durable(), self.append_only) {
-            (Some(true), _) => {
-                "a counted visit survives a crash of the server (appendfsync always)"
-            }
+            (Some(true), _) => "a counted visit survives a crash of the server (appendfsync always)",
             (Some(false), Some(true)) => {
                 "a crash of the server can lose the last visits (appendfsync is not always)"
             }
@@ -81,12 +69,8 @@ mod tests {
     #[test]
     fn only_an_append_only_file_that_is_always_synced_is_durable() {
         let durable = |append_only, fsync: Option<&str>| {
-            let info = ServerInfo {
-                version: None,
-                role: None,
-                append_only,
-                append_fsync: fsync.map(str::to_owned),
-            };
+            let info =
+                ServerInfo { version: None, role: None, append_only, append_fsync: fsync.map(str::to_owned) };
             info.is_durable()
         };
         assert_eq!(durable(Some(true), Some("always")), Some(true));

@@ -64,9 +64,7 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         if let Some(file) = &config.redis_ca_file {
             for authority in certificates(CA_FILE, file)? {
-                roots
-                    .add(authority)
-                    .map_err(|error| in_file(CA_FILE, file, error))?;
+                roots.add(authority).map_err(|error| in_file(CA_FILE, file, error))?;
             }
         } else {
             // One that cannot be read is no reason to distrust the others.
@@ -94,9 +92,7 @@ impl Tls {
             }
             _ => builder.with_no_client_auth(),
         };
-        Ok(Self {
-            connector: Arc::new(client).into(),
-        })
+        Ok(Self { connector: Arc::new(client).into() })
     }
 
     /// Connects and checks the server's certificate.
@@ -116,19 +112,16 @@ fn stable_message(error: io::Error) -> io::Error {
         Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { .. })) => {
             "invalid peer certificate: certificate expired"
         }
-        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
-            ..
-        })) => "invalid peer certificate: certificate not valid yet",
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { .. })) => {
+            "invalid peer certificate: certificate not valid yet"
+        }
         _ => return error,
     };
     io::Error::new(error.kind(), message)
 }
 
 /// The certificates in the file that a setting names, at least one.
-fn certificates(
-    name: &'static str,
-    file: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+fn certificates(name: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
         .map_err(|error| in_file(name, file, error))?;
@@ -150,14 +143,6 @@ fn expected(name: &str) -> &'static str {
     }
 }
 
-fn in_file(
-    name: &'static str,
-    file: &Path,
-    error: impl Into<Box<dyn Error + Send + Sync>>,
-) -> TlsSetupError {
-    TlsSetupError::File {
-        name,
-        file: file.to_owned(),
-        error: error.into(),
-    }
+fn in_file(name: &'static str, file: &Path, error: impl Into<Box<dyn Error + Send + Sync>>) -> TlsSetupError {
+    TlsSetupError::File { name, file: file.to_owned(), error: error.into() }
 }

@@ -3,10 +3,8 @@
 //! Factor XI: events go to the journal or to stdout, structured, in the order in which they happened.
 //! Where they end up is the platform's business.
 
-use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use tracing::Subscriber;
@@ -84,8 +82,8 @@ fn text<S>(output: Arc<Output>) -> impl Layer<S>
 where
     S: Subscriber + for<'a> registry::LookupSpan<'a>,
 {
-    let colours = io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours =
+        io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(colours)
@@ -109,13 +107,8 @@ fn is_journal(stream: impl AsFd) -> bool {
     let Ok(announced) = std::env::var("JOURNAL_STREAM") else {
         return false;
     };
-    let Ok(stream) = stream.as_fd().try_clone_to_owned() else {
-        return false;
-    };
-    let Ok(stream) = File::from(stream).metadata() else {
-        return false;
-    };
-    announced == format!("{}:{}", stream.dev(), stream.ino())
+    let stream = rustix::fs::fstat(stream);
+    stream.is_ok_and(|stream| announced == format!("{}:{}", stream.st_dev, stream.st_ino))
 }
 
 /// A line, handed over whole when it is complete.
@@ -126,10 +119,7 @@ struct Line {
 
 impl Line {
     fn new(output: Arc<Output>) -> Self {
-        Self {
-            output,
-            bytes: Vec::new(),
-        }
+        Self { output, bytes: Vec::new() }
     }
 }
 
@@ -146,8 +136,7 @@ impl io::Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.output
-            .line(|lines| lines.extend_from_slice(&self.bytes));
+        self.output.line(|lines| lines.extend_from_slice(&self.bytes));
         self.output.flush_now();
     }
 }

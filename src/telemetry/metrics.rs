@@ -150,18 +150,9 @@ impl Metrics {
             redis_up,
             redis_durable,
             redis_errors: counter("redis_errors", "Failed commands and connection attempts"),
-            redis_connection_attempts: counter(
-                "redis_connection_attempts",
-                "Attempts to connect to Redis",
-            ),
-            counter_went_back: counter(
-                "counter_went_back",
-                "Times that the count went back without a reset",
-            ),
-            log_lines_dropped: counter(
-                "log_lines_dropped",
-                "Log lines dropped because nobody read them",
-            ),
+            redis_connection_attempts: counter("redis_connection_attempts", "Attempts to connect to Redis"),
+            counter_went_back: counter("counter_went_back", "Times that the count went back without a reset"),
+            log_lines_dropped: counter("log_lines_dropped", "Log lines dropped because stdout was not read"),
             registry,
         }
     }

@@ -83,12 +83,8 @@ impl Sink {
             return Ok(Self::Socket(stdout.into()));
         }
         if kind.is_fifo() || kind.is_char_device() {
-            let nonblocking =
-                i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-            let reopened = OpenOptions::new()
-                .write(true)
-                .custom_flags(nonblocking)
-                .open("/proc/self/fd/1");
+            let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+            let reopened = OpenOptions::new().write(true).custom_flags(nonblocking).open("/proc/self/fd/1");
             if let Ok(reopened) = reopened {
                 return Ok(Self::Reopened(reopened));
             }
@@ -195,9 +191,7 @@ impl Output {
     pub fn finish(&self) {
         let until = Instant::now() + MAX_FINISH;
         while self.write_lines() == Written::Blocked {
-            let wait = until
-                .saturating_duration_since(Instant::now())
-                .min(MAX_STALL);
+            let wait = until.saturating_duration_since(Instant::now()).min(MAX_STALL);
             let mut stdout = [PollFd::new(&self.sink, PollFlags::OUT)];
             if rustix::event::poll(&mut stdout, wait.try_into().ok().as_ref()) == Ok(0) {
                 return;
@@ -236,16 +230,13 @@ impl Output {
             if dropped == 0 {
                 return Written::All;
             }
-            tracing::warn!(dropped, "log lines were dropped because nobody read them");
+            tracing::warn!(dropped, "log lines were dropped because stdout was not read");
         }
     }
 }
 
 /// The sink on the event loop, for as long as this is kept.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe; a descriptor that is borrowed stays open"
-)]
+#[expect(deprecated, reason = "its successor is unsafe; a descriptor that is borrowed stays open")]
 fn writable(sink: &Sink) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     AsyncFd::with_interest(sink.as_fd(), Interest::WRITABLE)
 }

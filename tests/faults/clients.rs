@@ -97,9 +97,7 @@ faults![
         how: "400 clients send half of it and reset the connection",
         inject: |scene| for turn in 0..400 {
             let mut client = scene.connect(turn);
-            client
-                .send(&VISIT[..turn % VISIT.len()])
-                .expect("it listens");
+            client.send(&VISIT[..turn % VISIT.len()]).expect("it listens");
             client.reset();
         },
         ..WITHIN_BUDGET
@@ -112,10 +110,7 @@ faults![
         stage: || {
             // For this process, which holds the other ends, and for those that it starts.
             let files = getrlimit(Resource::Nofile);
-            let enough = Rlimit {
-                current: files.current.max(Some(16_384)),
-                ..files
-            };
+            let enough = Rlimit { current: files.current.max(Some(16_384)), ..files };
             setrlimit(Resource::Nofile, enough).expect("below the hard limit");
             Stage::patient().set("HEADER_TIMEOUT", "60s")
         },
@@ -145,11 +140,7 @@ faults![
         name: "there are more connections than `MAX_CONNECTIONS`",
         how: "400 that say nothing, where 32 are allowed; `HEADER_TIMEOUT=100ms`",
         faulty_see: &[Seen::Cut],
-        stage: || {
-            Stage::patient()
-                .set("MAX_CONNECTIONS", "32")
-                .set("HEADER_TIMEOUT", "100ms")
-        },
+        stage: || { Stage::patient().set("MAX_CONNECTIONS", "32").set("HEADER_TIMEOUT", "100ms") },
         inject: |scene| {
             let silent: Vec<_> = (0..400).map(|turn| scene.connect(turn)).collect();
             for mut client in silent {
@@ -164,8 +155,7 @@ faults![
         how: "too long a line, too large a head, too many headers, too much content, 20 times each",
         faulty_see: &[Seen::Status(413), Seen::Status(431)],
         inject: |scene| {
-            let visit_with =
-                |headers: &str| format!("GET / HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
+            let visit_with = |headers: &str| format!("GET / HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
             let requests = [
                 format!("GET /{} HTTP/1.1\r\nHost: test\r\n\r\n", "x".repeat(16_384)),
                 visit_with(&format!("X: {}\r\n", "x".repeat(16_384))),
@@ -178,8 +168,7 @@ faults![
     },
     malformed = Fault {
         name: "requests are malformed",
-        how: "no Host or two, no version, bare line feeds, spaces and NUL where none may be, 20 \
-              times each",
+        how: "no Host or two, no version, spaces and NUL where none may be, 20 times each",
         faulty_see: &[Seen::Status(400)],
         inject: |scene| send_all(scene, MALFORMED, 20),
         ..WITHIN_BUDGET
@@ -205,7 +194,6 @@ const MALFORMED: &[&[u8]] = &[
     b"GET / HTTP/1.1\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
-    b"GET / HTTP/1.1\nHost: test\n\n",
     b"GET / HTTP/1.1\r\nHost : test\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: test\r\n X: folded\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: test\r\nX: \0\r\n\r\n",

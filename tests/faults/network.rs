@@ -11,13 +11,7 @@ use crate::proxy::Fate;
 use crate::support::{Process, eventually, last_for};
 
 /// Succeeds where networks can be made and broken.
-const NETWORKS: &[&str] = &[
-    "unshare",
-    "--net",
-    "sh",
-    "-c",
-    "PATH=$PATH:/usr/sbin iptables -L",
-];
+const NETWORKS: &[&str] = &["unshare", "--net", "sh", "-c", "PATH=$PATH:/usr/sbin iptables -L"];
 
 faults![
     cut_before_the_request = Fault {
@@ -185,9 +179,7 @@ fn strike(scene: &Scene, fate: Fate) {
 /// A rule for what goes to the proxy (`--dport`) or comes from it (`--sport`).
 fn firewall(scene: &Scene, action: &str, port: &str, rule: &str) {
     let number = scene.proxy().address().port();
-    let script = format!(
-        "PATH=$PATH:/usr/sbin iptables --wait {action} INPUT -p tcp {port} {number} {rule}"
-    );
+    let script = format!("PATH=$PATH:/usr/sbin iptables --wait {action} INPUT -p tcp {port} {number} {rule}");
     let status = Command::new("sh").args(["-c", &script]).status();
     assert!(status.expect("a shell").success(), "{script}");
 }
@@ -205,15 +197,7 @@ impl OwnNetwork {
         let script = "ip link set lo up && echo up && exec sleep infinity";
         let keeper = Process::spawn(
             Command::new("setpriv")
-                .args([
-                    "--pdeathsig",
-                    "KILL",
-                    "unshare",
-                    "--net",
-                    "sh",
-                    "-c",
-                    script,
-                ])
+                .args(["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", script])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null()),
         );
@@ -224,10 +208,7 @@ impl OwnNetwork {
             (name == "sleep\n").then_some(network)
         });
         enter(&inside).expect("root may");
-        Self {
-            outside,
-            _keeper: keeper,
-        }
+        Self { outside, _keeper: keeper }
     }
 }
 

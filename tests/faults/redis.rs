@@ -120,10 +120,7 @@ faults![
             scene.outage(
                 |_| {
                     script.set(Some(std::thread::spawn(move || {
-                        ::redis::cmd("EVAL")
-                            .arg("while true do end")
-                            .arg(0)
-                            .exec(&mut other)
+                        ::redis::cmd("EVAL").arg("while true do end").arg(0).exec(&mut other)
                     })));
                 },
                 |scene| scene.commands(&[&["SCRIPT", "KILL"]]),
@@ -149,20 +146,14 @@ faults![
         inject: |scene| {
             scene.outage(
                 |scene| {
-                    let _ = ::redis::cmd("SHUTDOWN")
-                        .arg("SAVE")
-                        .exec(&mut scene.redis.connect());
+                    let _ = ::redis::cmd("SHUTDOWN").arg("SAVE").exec(&mut scene.redis.connect());
                     scene.redis.kill();
                     scene.redis.resume();
                 },
                 |scene| {
-                    scene
-                        .redis
-                        .run::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);
+                    scene.redis.run::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);
                     eventually("Redis has loaded", || {
-                        let pong = ::redis::cmd("GET")
-                            .arg("key:1")
-                            .exec(&mut scene.redis.connect());
+                        let pong = ::redis::cmd("GET").arg("key:1").exec(&mut scene.redis.connect());
                         pong.ok()
                     });
                 },
@@ -184,10 +175,7 @@ faults![
         how: "`REPLICAOF` a master that is not there; later `REPLICAOF NO ONE`",
         logs: &["READONLY"],
         inject: |scene| {
-            scene.outage_by(
-                &[&["REPLICAOF", "127.0.0.1", "1"]],
-                &[&["REPLICAOF", "NO", "ONE"]],
-            );
+            scene.outage_by(&[&["REPLICAOF", "127.0.0.1", "1"]], &[&["REPLICAOF", "NO", "ONE"]]);
         },
         ..OUTAGE
     },
@@ -197,10 +185,7 @@ faults![
         logs: &["MASTERDOWN"],
         inject: |scene| {
             scene.outage_by(
-                &[
-                    &["CONFIG", "SET", "replica-serve-stale-data", "no"],
-                    &["REPLICAOF", "127.0.0.1", "1"],
-                ],
+                &[&["CONFIG", "SET", "replica-serve-stale-data", "no"], &["REPLICAOF", "127.0.0.1", "1"]],
                 &[&["REPLICAOF", "NO", "ONE"]],
             );
         },
@@ -211,10 +196,7 @@ faults![
         how: "`CONFIG SET maxmemory 1`, `noeviction`; later 0",
         logs: &["OOM"],
         inject: |scene| {
-            scene.outage_by(
-                &[&["CONFIG", "SET", "maxmemory", "1"]],
-                &[&["CONFIG", "SET", "maxmemory", "0"]],
-            );
+            scene.outage_by(&[&["CONFIG", "SET", "maxmemory", "1"]], &[&["CONFIG", "SET", "maxmemory", "0"]]);
         },
         ..OUTAGE
     },
@@ -243,10 +225,7 @@ faults![
         },
         inject: |scene| {
             scene.outage_by(
-                &[
-                    &["ACL", "SETUSER", "visitor", "resetpass", ">changed"],
-                    SHOW_OUT,
-                ],
+                &[&["ACL", "SETUSER", "visitor", "resetpass", ">changed"], SHOW_OUT],
                 &[&["ACL", "SETUSER", "visitor", "resetpass", ">secret"]],
             );
         },
@@ -393,16 +372,12 @@ fn durable() -> Stage {
 fn to_follow() -> Stage {
     let at_once = ["--repl-diskless-sync-delay", "0"];
     let redis = Redis::start_with(&at_once);
-    Stage::with(redis)
-        .set("REDIS_TIMEOUT", "10s")
-        .through_proxy()
+    Stage::with(redis).set("REDIS_TIMEOUT", "10s").through_proxy()
 }
 
 fn shut_down_now(scene: &mut Scene) {
     // It ends without an answer.
-    let _ = ::redis::cmd("SHUTDOWN")
-        .arg("NOSAVE")
-        .exec(&mut scene.redis.connect());
+    let _ = ::redis::cmd("SHUTDOWN").arg("NOSAVE").exec(&mut scene.redis.connect());
     scene.redis.kill();
 }
 
@@ -450,10 +425,8 @@ fn identity(scene: &Scene, name: &str, spoil: impl FnOnce(&mut CertificateParams
 fn shows(scene: &mut Scene, bad: &Identity) {
     let host = &scene.tls.as_ref().expect("a stage with TLS").host;
     let folder = bad.key.parent().expect("a folder");
-    let good = Identity {
-        certificate: folder.join(format!("{host}.pem")),
-        key: folder.join(format!("{host}.key")),
-    };
+    let good =
+        Identity { certificate: folder.join(format!("{host}.pem")), key: folder.join(format!("{host}.key")) };
     let set = |identity: &Identity| {
         let file = |path: &std::path::Path| path.display().to_string();
         [
@@ -466,8 +439,6 @@ fn shows(scene: &mut Scene, bad: &Identity) {
         ]
     };
     let (bad, good) = (set(bad), set(&good));
-    scene.outage_by(
-        &[&bad.each_ref().map(String::as_str), SHOW_OUT],
-        &[&good.each_ref().map(String::as_str)],
-    );
+    scene
+        .outage_by(&[&bad.each_ref().map(String::as_str), SHOW_OUT], &[&good.each_ref().map(String::as_str)]);
 }

@@ -96,9 +96,7 @@ impl Stage {
     pub(super) fn tls(tls: Tls, redis: Redis) -> Self {
         let url = tls.url();
         let authority = tls.file("ca.pem").display().to_string();
-        let mut stage = Self::with(redis)
-            .set("REDIS_URL", url)
-            .set("REDIS_CA_FILE", authority);
+        let mut stage = Self::with(redis).set("REDIS_URL", url).set("REDIS_CA_FILE", authority);
         stage.tls = Some(tls);
         stage
     }
@@ -127,12 +125,7 @@ impl Instance {
     fn new(stage: &Stage) -> Self {
         let socket = held_socket();
         let (settings, wrapper) = (stage.settings.clone(), stage.wrapper.clone());
-        Self {
-            service: start(&socket, &settings, &wrapper),
-            socket,
-            settings,
-            wrapper,
-        }
+        Self { service: start(&socket, &settings, &wrapper), socket, settings, wrapper }
     }
 
     /// Starts the next process, when the last one has ended.
@@ -151,22 +144,16 @@ impl Instance {
     }
 
     fn attempts(&self) -> f64 {
-        self.service
-            .metric("abukiks_redis_connection_attempts_total")
+        self.service.metric("abukiks_redis_connection_attempts_total")
     }
 
     fn has_readiness(&self, status: u16) {
-        eventually("/readyz says so", || {
-            (self.service.get("/readyz").status == status).then_some(())
-        });
+        eventually("/readyz says so", || (self.service.get("/readyz").status == status).then_some(()));
     }
 }
 
 fn start(socket: &TcpListener, settings: &[(&'static str, String)], wrapper: &[String]) -> Service {
-    let settings: Vec<_> = settings
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
     Service::from_command(activated_by(&wrapper, &[socket.as_fd()], &settings))
 }
@@ -281,12 +268,8 @@ impl Scene {
     /// How many connections Redis has ever accepted.
     fn connections_received(&mut self) -> f64 {
         let info: String = self.command(&["INFO", "stats"]);
-        let total = info
-            .lines()
-            .find_map(|line| line.strip_prefix("total_connections_received:"));
-        total
-            .and_then(|total| total.parse().ok())
-            .expect("a number")
+        let total = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        total.and_then(|total| total.parse().ok()).expect("a number")
     }
 
     /// Lifts the count so far up, for as long as Redis does not forget it, that each process is sure
@@ -305,11 +288,7 @@ impl Scene {
 
     /// A visit of somebody who is not among the load, ended just now.
     fn visit(&self, number: Option<i64>) -> Visit {
-        Visit {
-            began: self.opened,
-            ended: Instant::now(),
-            number,
-        }
+        Visit { began: self.opened, ended: Instant::now(), number }
     }
 
     /// A faulty client's connection, to either process by turns.

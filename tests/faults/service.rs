@@ -55,11 +55,7 @@ faults![
         name: "no file descriptor is left",
         how: "`prlimit --nofile=40` and 80 more connections, until accepting fails",
         needs: &["prlimit", "--version"],
-        stage: || {
-            Stage::patient()
-                .wrapped(&["prlimit", "--nofile=40"])
-                .set("MAX_CONNECTIONS", "1000")
-        },
+        stage: || { Stage::patient().wrapped(&["prlimit", "--nofile=40"]).set("MAX_CONNECTIONS", "1000") },
         inject: |scene| {
             let crowd: Vec<_> = (0..160).map(|turn| scene.connect(turn)).collect();
             for instance in &mut scene.instances {
@@ -81,10 +77,7 @@ faults![
                 .set("MAX_HEADER_BYTES", "1048576")
         },
         inject: |scene| {
-            let head = format!(
-                "GET / HTTP/1.1\r\nHost: test\r\nX: {}",
-                "x".repeat(1_000_000)
-            );
+            let head = format!("GET / HTTP/1.1\r\nHost: test\r\nX: {}", "x".repeat(1_000_000));
             let mut crowd = Vec::new();
             // As many as wait for a process that has ended, when nobody accepts them any more.
             while !scene.instances[0].service.process.has_ended() && crowd.len() < 120 {
@@ -161,9 +154,7 @@ faults![
     disk_full = Fault {
         name: "the disk with the log is full",
         how: "stdout is a file on a `tmpfs` of 64 KiB",
-        needs: &[
-            "unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"
-        ],
+        needs: &["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
         stage: || {
             let script = "mount -t tmpfs -o size=64k tmpfs /mnt && touch /mnt/log && \
                           { tail --pid=$$ -n +1 -f /mnt/log 3<&- & } && exec \"$@\" >/mnt/log";
@@ -185,15 +176,12 @@ fn starve(scene: &mut Scene) {
     let bind = |pid: Pid| sched_setaffinity(Some(pid), &one).expect("they are ours");
     for instance in &scene.instances {
         let pid = instance.service.process.pid();
-        let idle = Command::new("chrt")
-            .args(["--idle", "--pid", "0", &pid.to_string()])
-            .status();
+        let idle = Command::new("chrt").args(["--idle", "--pid", "0", &pid.to_string()]).status();
         assert!(idle.expect("chrt is there").success());
         bind(pid);
     }
-    let busy: Vec<_> = (0..2)
-        .map(|_| Process::spawn(Command::new("sh").args(["-c", "while :; do :; done"])))
-        .collect();
+    let busy: Vec<_> =
+        (0..2).map(|_| Process::spawn(Command::new("sh").args(["-c", "while :; do :; done"]))).collect();
     for process in &busy {
         bind(process.pid());
     }
@@ -211,10 +199,8 @@ fn by_a_clock_to_set() -> Stage {
     let folder = tempfile::tempdir().expect("a folder");
     let clock = folder.path().join("clock");
     fs::write(&clock, "+0").expect("a file");
-    let library = Command::new("faketime")
-        .args(["-f", "+0", "printenv", "LD_PRELOAD"])
-        .output()
-        .expect("it is there");
+    let library =
+        Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output().expect("it is there");
     let library = String::from_utf8(library.stdout).expect("a path");
     let clock = clock.display().to_string();
     let environment = [
@@ -226,26 +212,19 @@ fn by_a_clock_to_set() -> Stage {
     let pairs = environment.map(|(name, value)| format!("{name}={value}"));
     let mut wrapper = vec!["env"];
     wrapper.extend(pairs.iter().map(String::as_str));
-    Stage::patient()
-        .set("ACCESS_LOG", "on")
-        .wrapped(&wrapper)
-        .in_folder(folder)
+    Stage::patient().set("ACCESS_LOG", "on").wrapped(&wrapper).in_folder(folder)
 }
 
 /// Processes with a reader of stdout that can be stopped.
 fn piped() -> Stage {
     let script = "exec \"$@\" > >(exec cat 3<&-)";
-    Stage::patient()
-        .set("ACCESS_LOG", "on")
-        .wrapped(&["bash", "-c", script, "bash"])
+    Stage::patient().set("ACCESS_LOG", "on").wrapped(&["bash", "-c", script, "bash"])
 }
 
 fn reader(instance: &Instance, signal: Signal) {
     let pid = instance.service.process.pid();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let reader = children
-        .ok()
-        .and_then(|children| Pid::from_raw(children.trim().parse().ok()?));
+    let reader = children.ok().and_then(|children| Pid::from_raw(children.trim().parse().ok()?));
     let reader = reader.expect("it is the only child");
     rustix::process::kill_process(reader, signal).expect("it is there");
 }

@@ -28,9 +28,7 @@ pub(crate) fn check(input: &[u8]) {
         return;
     };
     let settings = SETTINGS[usize::from(*first) % SETTINGS.len()];
-    let settings = settings
-        .iter()
-        .map(|(name, value)| (name.into(), value.into()));
+    let settings = settings.iter().map(|(name, value)| (name.into(), value.into()));
     let config = Config::from_vars(settings).expect("settings");
     let store = || {
         let store = Store::new(&config).expect("a store");
@@ -79,9 +77,8 @@ impl Connector for Server {
             tokio::spawn(async move {
                 for reply in replies.split(|byte| *byte == 0) {
                     let asked = there.read(&mut [0; 4096]).await;
-                    // Whoever asked may have left.
-                    if !asked.is_ok_and(|count| count > 0) || there.write_all(reply).await.is_err()
-                    {
+                    // The service may have left.
+                    if !asked.is_ok_and(|count| count > 0) || there.write_all(reply).await.is_err() {
                         return;
                     }
                 }

@@ -34,9 +34,7 @@ pub(crate) fn check(input: &[u8]) {
     let mut places = Rng::with_seed(input.iter().map(|byte| u64::from(*byte)).sum());
     let mut later = input;
     let parts = std::iter::from_fn(|| {
-        let (part, others) = later
-            .split_at_checked(places.usize(1..8))
-            .unwrap_or((later, &[]));
+        let (part, others) = later.split_at_checked(places.usize(1..8)).unwrap_or((later, &[]));
         later = others;
         (!part.is_empty()).then_some(part)
     });
@@ -61,13 +59,8 @@ impl Connector for Nowhere {
 /// answers. Each visit is refused, for there is no Redis.
 fn serve<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     static CONFIG: LazyLock<Config> = LazyLock::new(|| {
-        let settings = [
-            ("LOG_FORMAT", "json"),
-            ("LOG_LEVEL", "error"),
-            ("REDIS_TIMEOUT", "1ms"),
-        ];
-        Config::from_vars(settings.map(|(name, value)| (name.into(), value.into())))
-            .expect("settings")
+        let settings = [("LOG_FORMAT", "json"), ("LOG_LEVEL", "error"), ("REDIS_TIMEOUT", "1ms")];
+        Config::from_vars(settings.map(|(name, value)| (name.into(), value.into()))).expect("settings")
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -95,8 +88,7 @@ fn serve<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
             read.read_to_end(&mut answers).await.expect("it ends");
             answers
         };
-        let exchange =
-            async { tokio::join!(server::serve_stream(app, stream), sending, receiving).2 };
+        let exchange = async { tokio::join!(server::serve_stream(app, stream), sending, receiving).2 };
         let exchange = tokio::time::timeout(Duration::from_secs(60), exchange).await;
         exchange.expect("the connection ends")
     })
@@ -129,39 +121,22 @@ struct Answer {
 impl Answer {
     /// Takes the first answer off `answers`.
     fn take(answers: &mut &[u8], to_head: bool) -> Self {
-        let end = answers
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .expect("a whole head");
+        let end = answers.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
         let head = std::str::from_utf8(&answers[..end]).expect("a head in ASCII");
         *answers = &answers[end + 4..];
         let (first, fields) = head.split_once("\r\n").expect("headers");
-        let version = ["HTTP/1.0 ", "HTTP/1.1 "]
-            .into_iter()
-            .find(|version| first.starts_with(version));
+        let version = ["HTTP/1.0 ", "HTTP/1.1 "].into_iter().find(|version| first.starts_with(version));
         let (status, _) = first[version.expect("a version").len()..].split_at(3);
         let status: u16 = status.parse().expect("a status");
-        let fields: Vec<_> = fields
-            .split("\r\n")
-            .map(|field| field.split_once(": ").expect("a field"))
-            .collect();
-        let value = |wanted| {
-            fields
-                .iter()
-                .find(|(name, _)| *name == wanted)
-                .map(|(_, value)| *value)
-        };
+        let fields: Vec<_> =
+            fields.split("\r\n").map(|field| field.split_once(": ").expect("a field")).collect();
+        let value = |wanted| fields.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
         if !to_head && status != 204 {
             let length = value("content-length").expect("a length");
-            *answers = answers
-                .split_at_checked(length.parse().expect("a number"))
-                .expect("all of the content")
-                .1;
+            *answers =
+                answers.split_at_checked(length.parse().expect("a number")).expect("all of the content").1;
         }
-        Self {
-            status,
-            is_last: value("connection") == Some("close"),
-        }
+        Self { status, is_last: value("connection") == Some("close") }
     }
 }
 
@@ -196,20 +171,13 @@ fn check_head(head: &[u8]) -> Result<(), &'static str> {
         let line = line.strip_suffix(b"\n").ok_or("a line has no end")?;
         // A recipient may take LF alone for the end of a line (section 2.2).
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line
-            .iter()
-            .any(|byte| byte.is_ascii_control() && *byte != b'\t')
-        {
+        if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
             return Err("there is a control character");
         }
         lines.push(line);
     }
     let mut lines = lines.into_iter().filter(|line| !line.is_empty());
-    let request: Vec<&[u8]> = lines
-        .next()
-        .ok_or("it is empty")?
-        .split(|byte| *byte == b' ')
-        .collect();
+    let request: Vec<&[u8]> = lines.next().ok_or("it is empty")?.split(|byte| *byte == b' ').collect();
     let [method, target, version] = request[..] else {
         return Err("the request line has not three parts");
     };
@@ -218,10 +186,7 @@ fn check_head(head: &[u8]) -> Result<(), &'static str> {
     }
     let (mut hosts, mut lengths) = (0, Vec::new());
     for line in lines {
-        let colon = line
-            .iter()
-            .position(|byte| *byte == b':')
-            .ok_or("a header has no colon")?;
+        let colon = line.iter().position(|byte| *byte == b':').ok_or("a header has no colon")?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.is_empty() || !name.iter().all(is_token) {
             return Err("a header's name is not valid");

@@ -16,10 +16,7 @@ pub(crate) fn check(input: &[u8]) {
         .filter_map(|line| {
             let equals = line.iter().position(|byte| *byte == b'=')?;
             let (name, mut value) = (line[..equals].to_owned(), line[equals + 1..].to_owned());
-            if [&b"_FILE"[..], b"_DIRECTORY"]
-                .iter()
-                .any(|end| name.ends_with(end))
-            {
+            if [&b"_FILE"[..], b"_DIRECTORY"].iter().any(|end| name.ends_with(end)) {
                 // Nothing outside of the folder of the fuzzer is read, /dev/zero least of all.
                 value.retain(|byte| *byte != b'/');
             }
@@ -33,15 +30,9 @@ pub(crate) fn check(input: &[u8]) {
             shown
         }
         Err(error) => {
-            let names: Vec<_> = variables
-                .iter()
-                .map(|(name, _)| String::from_utf8_lossy(name))
-                .collect();
+            let names: Vec<_> = variables.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
             for line in error.split('\n') {
-                assert!(
-                    names.iter().any(|name| line.contains(&**name)),
-                    "{line:?} names no variable"
-                );
+                assert!(names.iter().any(|name| line.contains(&**name)), "{line:?} names no variable");
             }
             error
         }
@@ -53,8 +44,7 @@ pub(crate) fn check(input: &[u8]) {
 
 fn read(variables: &[(Vec<u8>, Vec<u8>)]) -> Result<Config, String> {
     let variables = variables.iter().cloned();
-    let variables =
-        variables.map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)));
+    let variables = variables.map(|(name, value)| (OsString::from_vec(name), OsString::from_vec(value)));
     Config::from_vars(variables).map_err(|error| error.to_string())
 }
 
@@ -76,15 +66,10 @@ fn check_effective(shown: &str) {
         .collect();
     let files = values().any(|(name, value)| name.ends_with("_FILE") && !value.is_empty());
     if !files {
-        let again = read(&given)
-            .unwrap_or_else(|error| panic!("{error}"))
-            .effective();
+        let again = read(&given).unwrap_or_else(|error| panic!("{error}")).effective();
         for ((line, (name, value)), setting) in again.lines().zip(values()).zip(SETTINGS) {
             if !name.starts_with("REDIS_URL") {
-                assert!(
-                    line.starts_with(&format!("{}={value}  # ", setting.name)),
-                    "{line}"
-                );
+                assert!(line.starts_with(&format!("{}={value}  # ", setting.name)), "{line}");
             }
         }
     }
@@ -94,12 +79,7 @@ fn check_effective(shown: &str) {
 fn holds_password(variables: &[(Vec<u8>, Vec<u8>)]) -> bool {
     let all: Vec<_> = variables
         .iter()
-        .map(|(name, value)| {
-            (
-                String::from_utf8_lossy(name),
-                String::from_utf8_lossy(value),
-            )
-        })
+        .map(|(name, value)| (String::from_utf8_lossy(name), String::from_utf8_lossy(value)))
         .collect();
     let times: usize = all
         .iter()
@@ -121,9 +101,7 @@ fn holds_password(variables: &[(Vec<u8>, Vec<u8>)]) -> bool {
             }
             "unix" | "redis+unix" => {
                 let ends = after.is_empty() || after.starts_with('&');
-                ["?pass=", "&pass="]
-                    .iter()
-                    .any(|name| before.ends_with(name))
+                ["?pass=", "&pass="].iter().any(|name| before.ends_with(name))
                     && ends
                     && before.contains('?')
                     && !before.contains('#')
@@ -131,8 +109,5 @@ fn holds_password(variables: &[(Vec<u8>, Vec<u8>)]) -> bool {
             _ => false,
         }
     };
-    times == 1
-        && all
-            .iter()
-            .any(|(name, value)| name == "REDIS_URL" && belongs(value))
+    times == 1 && all.iter().any(|(name, value)| name == "REDIS_URL" && belongs(value))
 }

@@ -33,8 +33,7 @@ impl ScriptedRedis {
     /// Two hours pass, after which it has forgotten every producer.
     pub(super) fn stand_still(&mut self) {
         self.leapt += 2 * 60 * 60;
-        self.values
-            .retain(|key, _| !text(key).contains(":producer:"));
+        self.values.retain(|key, _| !text(key).contains(":producer:"));
     }
 
     /// Somebody sets the clock back by three hours.
@@ -53,9 +52,7 @@ impl ScriptedRedis {
         let words: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
         match words[..] {
             [b"GET", key] => bulk(self.values.get(key).map(Vec::as_slice)),
-            [b"DEL", key] => {
-                format!(":{}\r\n", usize::from(self.values.remove(key).is_some())).into()
-            }
+            [b"DEL", key] => format!(":{}\r\n", usize::from(self.values.remove(key).is_some())).into(),
             [b"SCRIPT", b"FLUSH"] => {
                 self.forget_scripts();
                 b"+OK\r\n".into()
@@ -65,9 +62,7 @@ impl ScriptedRedis {
                 format!("*2\r\n${}\r\n{seconds}\r\n$1\r\n0\r\n", seconds.len()).into()
             }
             [b"INFO"] => bulk(Some(b"role:master\r\naof_enabled:1\r\n")),
-            [b"CONFIG", b"GET", b"appendfsync"] => {
-                b"*2\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n".into()
-            }
+            [b"CONFIG", b"GET", b"appendfsync"] => b"*2\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n".into(),
             [
                 evaluate @ (b"EVAL" | b"EVALSHA"),
                 script,
