@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
@@ -88,14 +88,14 @@ fn is_over(state: State, lasted: Duration, waited: Duration, times: &Times) -> b
 pub(crate) async fn drain(
     connections: &Connections,
     stop_accepting: watch::Sender<()>,
-    mut accepting: JoinSet<()>,
+    accepting: JoinHandle<()>,
     times: Times,
 ) -> bool {
     let begun = Instant::now();
     connections.app.begin_draining();
     let mut notified = supervisor::notify_stopping();
     let mut last_notified = begun;
-    let mut stop_accepting = Some(stop_accepting);
+    let mut accepting = Some((stop_accepting, accepting));
     let mut old: Vec<_> =
         connections.open().iter().map(|(_, connection)| Arc::downgrade(connection)).collect();
     loop {
@@ -111,14 +111,17 @@ pub(crate) async fn drain(
         old.retain(|connection| connection.strong_count() > 0);
         let progress = Progress {
             waited,
-            accepting: stop_accepting.is_some(),
+            accepting: accepting.is_some(),
             old: old.len(),
             open: connections.open().len(),
         };
         match progress.next_step(&times) {
             Step::StopAccepting => {
-                drop(stop_accepting.take());
-                while accepting.join_next().await.is_some() {}
+                if let Some((stop, task)) = accepting.take() {
+                    drop(stop);
+                    // It has let in the backlog.
+                    let _ = task.await;
+                }
                 continue;
             }
             Step::Finish => {

@@ -2,15 +2,15 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -64,21 +64,13 @@ pub async fn run(
     signals: &mut StopSignals,
 ) -> io::Result<Ended> {
     let max_connections = max_connections(config, listeners.sockets.len());
-    let permits = Arc::new(Semaphore::new(max_connections));
     let connections = Arc::new(Connections::new(config, app.clone()));
-    let (stop_accepting, stopped) = watch::channel(());
-    let mut accepting = JoinSet::new();
-    for socket in listeners.sockets {
+    for socket in &listeners.sockets {
         tracing::info!(listening = %socket, inherited = listeners.inherited, "listening");
-        let acceptor = Acceptor {
-            listener: AsyncListener::new(socket)?,
-            inherited: listeners.inherited,
-            permits: permits.clone(),
-            connections: connections.clone(),
-        };
-        accepting.spawn(acceptor.run(stopped.clone()));
     }
-    drop(stopped);
+    let (stop_accepting, stopped) = watch::channel(());
+    let acceptor = Acceptor::new(listeners, max_connections, connections.clone())?;
+    let accepting = tokio::spawn(acceptor.run(stopped));
     tracing::info!(release = app.release, version = VERSION, commit = COMMIT, max_connections, "ready");
     // Ends with this function, and not before: a drain may take longer than the watchdog waits.
     let mut reporting = JoinSet::new();
@@ -124,109 +116,59 @@ fn max_connections(config: &Config, listeners: usize) -> usize {
     limit.min(Semaphore::MAX_PERMITS)
 }
 
-/// A listening socket on the event loop.
-enum AsyncListener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl AsyncListener {
-    fn new(listener: Listener) -> io::Result<Self> {
-        Ok(match listener {
-            Listener::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
-            Listener::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
-        })
-    }
-
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Socket, Connection)>> {
-        match self {
-            Self::Tcp(listener) => {
-                let accepted = ready!(listener.poll_accept(context));
-                Poll::Ready(accepted.map(|(stream, client)| accepted_tcp(stream, client)))
-            }
-            Self::Unix(listener) => {
-                let accepted = ready!(listener.poll_accept(context));
-                let accepted = accepted.map(|(stream, _)| Socket::Unix(stream));
-                Poll::Ready(accepted.map(|socket| (socket, Connection::new(None))))
-            }
-        }
-    }
-
-    /// Accepts all connections that are in the backlog, by the kernel's word: the event loop may not have
-    /// heard of them yet.
-    fn accept_backlog(self, mut accepted: impl FnMut(Socket, Connection)) -> io::Result<()> {
-        match self {
-            Self::Tcp(listener) => {
-                let listener = listener.into_std()?;
-                loop {
-                    let (stream, client) = listener.accept()?;
-                    stream.set_nonblocking(true)?;
-                    let (socket, connection) = accepted_tcp(stream.try_into()?, client);
-                    accepted(socket, connection);
-                }
-            }
-            Self::Unix(listener) => {
-                let listener = listener.into_std()?;
-                loop {
-                    let (stream, _) = listener.accept()?;
-                    stream.set_nonblocking(true)?;
-                    accepted(Socket::Unix(stream.try_into()?), Connection::new(None));
-                }
-            }
-        }
-    }
-}
-
-fn accepted_tcp(stream: TcpStream, client: SocketAddr) -> (Socket, Connection) {
-    // Without it the kernel may hold an answer back until the last one is acknowledged. It fails on
-    // a connection that is gone, as reading from it soon will.
-    let _ = stream.set_nodelay(true);
-    let client = client.ip().to_canonical();
-    (Socket::Tcp(stream), Connection::new(Some(client)))
-}
-
-/// Accepts from one socket.
+/// Accepts from all listening sockets.
 struct Acceptor {
-    listener: AsyncListener,
-    /// systemd holds the socket too.
+    sockets: Vec<AsyncFd<Listener>>,
+    /// systemd holds the sockets too.
     inherited: bool,
     permits: Arc<Semaphore>,
     connections: Arc<Connections>,
 }
 
 impl Acceptor {
-    /// Accepts until `stop` closes. Then, where the socket is this process's own and about to close, the
-    /// clients in its backlog are still let in: closing would reset them. Where it is systemd's, they
-    /// wait there for the next process.
+    #[expect(deprecated, reason = "its successor is unsafe; the descriptor stays open while it is kept")]
+    fn new(listeners: Listeners, max_connections: usize, connections: Arc<Connections>) -> io::Result<Self> {
+        let register = |socket| AsyncFd::with_interest(socket, Interest::READABLE);
+        Ok(Self {
+            sockets: listeners.sockets.into_iter().map(register).collect::<Result<_, _>>()?,
+            inherited: listeners.inherited,
+            permits: Arc::new(Semaphore::new(max_connections)),
+            connections,
+        })
+    }
+
+    /// Accepts until `stop` closes. Then, where the sockets are this process's own and about to close, the
+    /// clients in their backlog are still let in: closing would reset them. Where they are systemd's, the
+    /// clients wait there for the next process.
     async fn run(self, mut stop: watch::Receiver<()>) {
         tokio::select! {
             () = self.accept_all() => {}
             _ = stop.changed() => {}
         }
         if !self.inherited {
-            // Ends with the error that says that the backlog is empty.
-            let _ = self.listener.accept_backlog(|socket, connection| {
-                let permit = self.permits.clone().try_acquire_owned().ok();
-                self.connections.serve(socket, connection, permit);
-            });
+            for socket in &self.sockets {
+                // By the kernel's word: the event loop may not have heard of them yet.
+                while let Ok((socket, connection)) = accept_from(socket.get_ref()) {
+                    let permit = self.permits.clone().try_acquire_owned().ok();
+                    self.connections.serve(socket, connection, permit);
+                }
+            }
         }
     }
 
     async fn accept_all(&self) {
         let metrics = &self.connections.app.metrics;
         let mut failing = false;
-        let mut waited_for = None;
         loop {
-            let Some((accepted, permit)) = self.accept(&mut waited_for).await else {
+            // The permit comes before the connection, so that one too many waits in the backlog.
+            if self.permits.available_permits() == 0 {
                 metrics.limit_hits.connections.inc();
-                // The semaphore is never closed.
-                waited_for = self.permits.clone().acquire_owned().await.ok();
-                continue;
-            };
-            match accepted {
+            }
+            let permit = self.permits.clone().acquire_owned().await.ok();
+            match self.accept().await {
                 Ok((socket, connection)) => {
                     failing = false;
-                    self.connections.serve(socket, connection, Some(permit));
+                    self.connections.serve(socket, connection, permit);
                 }
                 // The client was faster in leaving than this process in accepting.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -241,22 +183,40 @@ impl Acceptor {
         }
     }
 
-    /// Accepts one connection. `None` when all permits are taken.
-    ///
-    /// The permit comes before the connection, so that one too many waits in the backlog. It is held
-    /// only while a connection is there: the next may come to another socket.
-    async fn accept(
-        &self,
-        waited_for: &mut Option<OwnedSemaphorePermit>,
-    ) -> Option<(io::Result<(Socket, Connection)>, OwnedSemaphorePermit)> {
+    /// Accepts one connection, from a socket that is chosen at random so that none waits for another.
+    async fn accept(&self) -> io::Result<(Socket, Connection)> {
         poll_fn(|context| {
-            let permit = waited_for.take().or_else(|| self.permits.clone().try_acquire_owned().ok());
-            let Some(permit) = permit else {
-                return Poll::Ready(None);
-            };
-            let accepted = ready!(self.listener.poll_accept(context));
-            Poll::Ready(Some((accepted, permit)))
+            let first = fastrand::usize(..self.sockets.len());
+            let (later, sooner) = self.sockets.split_at(first);
+            for socket in sooner.iter().chain(later) {
+                while let Poll::Ready(mut ready) = socket.poll_read_ready(context)? {
+                    if let Ok(accepted) = ready.try_io(|socket| accept_from(socket.get_ref())) {
+                        return Poll::Ready(accepted);
+                    }
+                }
+            }
+            Poll::Pending
         })
         .await
+    }
+}
+
+/// Takes the next connection out of the backlog.
+fn accept_from(listener: &Listener) -> io::Result<(Socket, Connection)> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, client) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            // Without it the kernel may hold an answer back until the last one is acknowledged. It fails on
+            // a connection that is gone, as reading from it soon will.
+            let _ = stream.set_nodelay(true);
+            let connection = Connection::new(Some(client.ip().to_canonical()));
+            Ok((Socket::Tcp(TcpStream::from_std(stream)?), connection))
+        }
+        Listener::Unix(listener) => {
+            let (stream, _) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((Socket::Unix(UnixStream::from_std(stream)?), Connection::new(None)))
+        }
     }
 }
