@@ -590,7 +590,11 @@ in
       # make an overrides.conf for it.
       targets = {
         multi-user.wants = map (port: "abukiks@${port}.service") eagerPorts;
-        sockets.wants = map (port: "abukiks@${port}.socket") ports;
+        # A socket wants the second one too, but not when it was opened before the unit said so.
+        sockets.wants = lib.concatMap (port: [
+          "abukiks@${port}.socket"
+          "abukiks-listen@${port}.service"
+        ]) ports;
         abukiks = {
           overrideStrategy = "asDropin";
           wantedBy = [ "multi-user.target" ];

@@ -266,6 +266,32 @@ fn a_port_that_waits_for_its_first_visitor_moves_with_the_address() {
 }
 
 #[test]
+fn a_host_that_was_set_up_before_addresses_could_change_learns_to() {
+    let [local, loopback] = ["local", "loopback"].map(Tree::golden);
+    let mut old = local.clone();
+    old.0.retain(|path, _| !path.starts_with("abukiks-listen"));
+    for entry in old.0.values_mut() {
+        if let Entry::Text(text) = entry {
+            let lines = text
+                .lines()
+                .filter(|line| !line.ends_with("=abukiks-listen@%i.service"));
+            let kept: String = lines.map(|line| format!("{line}\n")).collect();
+            let wants = |port| format!(" abukiks-listen@{port}.service");
+            *text = kept.replace(&wants(5000), "").replace(&wants(5001), "");
+        }
+    }
+    let Some(mut host) = Host::boot(&old) else {
+        return;
+    };
+    let open_to_all = || TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), 5000)).is_ok();
+    host.switch(&local, PACKAGES[0]).expect("a switch");
+    assert!(open_to_all());
+    host.switch(&loopback, PACKAGES[0]).expect("a switch");
+    assert!(!open_to_all());
+    assert_eq!(host.machine.connect(5000).get("/").status, 200);
+}
+
+#[test]
 fn a_switch_restarts_only_the_instances_that_it_changes() {
     let (local, more) = (Tree::golden("local"), Tree::golden("more"));
     let Some(mut host) = Host::boot(&local) else {
