@@ -272,9 +272,7 @@ fn a_host_that_was_set_up_before_addresses_could_change_learns_to() {
     old.0.retain(|path, _| !path.starts_with("abukiks-listen"));
     for entry in old.0.values_mut() {
         if let Entry::Text(text) = entry {
-            let lines = text
-                .lines()
-                .filter(|line| !line.ends_with("=abukiks-listen@%i.service"));
+            let lines = text.lines().filter(|line| !line.ends_with("=abukiks-listen@%i.service"));
             let kept: String = lines.map(|line| format!("{line}\n")).collect();
             let wants = |port| format!(" abukiks-listen@{port}.service");
             *text = kept.replace(&wants(5000), "").replace(&wants(5001), "");

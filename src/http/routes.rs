@@ -14,6 +14,7 @@ use crate::http::app::App;
 use crate::http::negotiation::Form;
 use crate::http::page;
 use crate::http::request::{RequestMeta, Route};
+use crate::http::request_id::REQUEST_ID;
 use crate::http::validate::{Content, Fault};
 use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::version::{COMMIT, VERSION};
@@ -67,8 +68,12 @@ impl Answer {
 /// The head of a greeting in each form. To put it together for every visit takes a tenth of the
 /// instructions of a request.
 static GREETING_HEADS: LazyLock<[Parts; 3]> = LazyLock::new(|| {
-    let head = |form| without_content(form, StatusCode::OK).response.into_parts().0;
-    Form::ALL.map(head)
+    Form::ALL.map(|form| {
+        let (mut head, _) = without_content(form, StatusCode::OK).response.into_parts();
+        // A clone has no room for one more header: this is the place of the request's id.
+        head.headers.insert(&REQUEST_ID, HeaderValue::from_static(""));
+        head
+    })
 });
 
 /// A page without scripts, forms or frames needs none of what these forbid.

@@ -1,5 +1,7 @@
 //! What the process measures of itself, as OpenMetrics text, which Prometheus reads.
 
+use std::sync::OnceLock;
+
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -49,14 +51,23 @@ pub struct LimitHits {
     pub waiting_visits: Counter,
 }
 
+/// What most requests are measured by, at hand: a look into `requests` hashes both labels.
+#[derive(Debug)]
+struct RouteMetrics {
+    route: &'static str,
+    durations: Histogram,
+    /// That of `requests` with the status 200, once there is one.
+    ok: OnceLock<Counter>,
+}
+
 /// The measurements of one process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    routes: Vec<RouteMetrics>,
     /// All of `requests` together.
     all_requests: Counter,
-    durations: Family<RouteLabel, Histogram>,
     /// Times that a limit was hit.
     pub limit_hits: LimitHits,
     /// Connections open now.
@@ -105,14 +116,16 @@ impl Metrics {
             // 50 us to 1.6 s, doubling.
             Histogram::new(doubling(0.000_05, 16))
         });
-        for route in routes {
-            drop(durations.get_or_create(&RouteLabel { route }));
-        }
+        let of_route = |route| {
+            let durations = durations.get_or_create_owned(&RouteLabel { route });
+            RouteMetrics { route, durations, ok: OnceLock::new() }
+        };
+        let routes = routes.into_iter().map(of_route).collect();
         registry.register_with_unit(
             "http_request_duration",
             "From the end of a request's headers to its answer",
             Unit::Seconds,
-            durations.clone(),
+            durations,
         );
         let limits = Family::default();
         let what = "Times that a limit was hit";
@@ -133,7 +146,7 @@ impl Metrics {
         Self {
             requests,
             all_requests: Counter::default(),
-            durations,
+            routes,
             limit_hits: LimitHits {
                 headers: limit("headers"),
                 header_timeout: limit("header_timeout"),
@@ -159,11 +172,17 @@ impl Metrics {
 
     /// Counts one answered request.
     pub(crate) fn count_request(&self, route: &'static str, status: u16, seconds: f64) {
-        let labels = RequestLabels { route, status };
-        self.requests.get_or_create(&labels).inc();
+        let of_labels = || self.requests.get_or_create_owned(&RequestLabels { route, status });
         self.all_requests.inc();
-        let durations = self.durations.get_or_create(&RouteLabel { route });
-        durations.observe(seconds);
+        let Some(known) = self.routes.iter().find(|known| known.route == route) else {
+            of_labels().inc();
+            return;
+        };
+        known.durations.observe(seconds);
+        match status {
+            200 => known.ok.get_or_init(of_labels).inc(),
+            _ => of_labels().inc(),
+        };
     }
 
     /// How many requests have been answered.
