@@ -6,6 +6,7 @@
 
 use std::io;
 
+use bytes::BufMut as _;
 use redis::{
     Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, Parser, RedisConnectionInfo, RedisError, Value,
 };
@@ -97,8 +98,9 @@ impl Session {
         if self.received.len() > MAX_REPLY {
             return Err(io::Error::new(io::ErrorKind::InvalidData, TOO_LONG));
         }
-        self.received.reserve(self.received.len().max(MIN_READ));
-        match self.stream.read_buf(&mut self.received).await? {
+        // One byte more than is read tells a longer reply.
+        let room = self.received.len().max(MIN_READ).min(MAX_REPLY + 1 - self.received.len());
+        match self.stream.read_buf(&mut (&mut self.received).limit(room)).await? {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             _ => Ok(()),
         }
