@@ -1,16 +1,12 @@
 //! Joins the visits that wait at one time into a single increment, and gives each its own number.
 //!
-//! One task (`batcher.rs`) owns the link to Redis. While a batch is on its way the next one gathers, so
-//! all its visits share the cost of a round trip, and a lone visit is sent at once. Nothing outlives its
-//! request: a process holds no count (factor VI).
-//!
-//! Three rules make the numbers right, whatever breaks:
-//! * A batch is fixed once it has been sent. A visit that comes later joins the next one, so it
-//!   never gets a number that was drawn before it came.
-//! * A batch whose answer was lost is sent again, as the same batch, until its visits' deadlines.
-//!   [`Store`] makes that safe. After that its visits are refused and its number is never reused.
-//! * The link carries one command at a time and is dropped on any doubt. A new one is sought while a
-//!   visit or a probe waits, at most ten times a second, so nothing is sent again more often than that.
+//! One task (`batcher.rs`) owns the link to Redis. While a batch is on its way the next one gathers, and a
+//! lone visit is sent at once. A process holds no count (factor VI). Three rules make the numbers right:
+//! * A batch is fixed once it has been sent. A visit that comes later joins the next one, so it never gets a
+//!   number that was drawn before it came.
+//! * A batch whose answer was lost is sent again, as the same batch, until its visits' deadlines. [`Store`]
+//!   makes that safe. After that its visits are refused and its number is never reused.
+//! * The link carries one command at a time and is dropped on any doubt.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -178,25 +178,21 @@ mod tests {
         timeout: Duration::from_secs(30),
     };
 
-    fn step(waited: Duration, accepting: bool, old: usize, open: usize) -> Step {
-        let progress = Progress { waited, accepting, old, open };
-        progress.next_step(&TIMES)
-    }
-
     #[test]
-    fn accepting_stops_after_the_lame_duck_time_when_no_old_connection_is_left() {
-        let before = TIMES.lame_duck - Duration::from_millis(1);
-        assert_eq!(step(before, true, 0, 0), Step::Wait);
-        assert_eq!(step(TIMES.lame_duck, true, 1, 1), Step::Wait);
-        assert_eq!(step(TIMES.lame_duck, true, 0, 5), Step::StopAccepting);
-    }
-
-    #[test]
-    fn the_end_comes_with_the_last_connection_or_at_the_timeout() {
-        assert_eq!(step(TIMES.lame_duck, false, 0, 1), Step::Wait);
-        assert_eq!(step(TIMES.lame_duck, false, 0, 0), Step::Finish);
-        assert_eq!(step(TIMES.timeout, false, 0, 1), Step::Cut);
-        assert_eq!(step(TIMES.timeout, true, 1, 1), Step::Cut);
+    fn a_drain_waits_for_connections_and_for_its_times() {
+        let (early, lame_duck, timeout) = (TIMES.lame_duck / 2, TIMES.lame_duck, TIMES.timeout);
+        for (waited, accepting, old, open, expected) in [
+            (early, true, 0, 0, Step::Wait),
+            (lame_duck, true, 1, 1, Step::Wait),
+            (lame_duck, true, 0, 5, Step::StopAccepting),
+            (lame_duck, false, 0, 1, Step::Wait),
+            (lame_duck, false, 0, 0, Step::Finish),
+            (timeout, false, 0, 1, Step::Cut),
+            (timeout, true, 1, 1, Step::Cut),
+        ] {
+            let progress = Progress { waited, accepting, old, open };
+            assert_eq!(progress.next_step(&TIMES), expected, "{progress:?}");
+        }
     }
 
     #[test]

@@ -14,23 +14,13 @@ use crate::store::session::Session;
 
 /// The idempotent increment: what makes it safe to send a batch again when its answer was lost.
 ///
-/// For each producer (a running process) Redis keeps the number of the last batch that it applied
-/// and what came of it. A greater number is applied and remembered, the same number gets the
-/// remembered result again, and a smaller one is refused: a command that timed out here and that
-/// Redis runs late must not count. If no record exists, a batch whose record may have expired is refused
-/// too.
+/// Redis keeps, for each producer (a running process), the number of the last batch and what came of it. A
+/// greater number is applied, the same number gets the kept result, and a smaller one is refused. Without a
+/// record, a batch is refused whose record may have expired. The result is the new total and its epoch.
 ///
-/// The result is the new total and the epoch in which it was drawn, as one: a total that is not
-/// above an earlier one of the same epoch shows that Redis has lost data.
-///
-/// A repetition writes what stands there already. So it renews the memory, a replica refuses it, and
-/// `WAIT` has something to wait for: on a new connection that has written nothing, it returns at
-/// once (Redis 7.2 and later).
-///
-/// `INCRBY` stands before the `SET` that remembers it, and is taken back by the same command when
-/// that `SET` is refused (say by an ACL), so an error always means "not applied". A script runs
-/// alone, so no other command sees the number in between. Lua's numbers are doubles, and have an exponent from
-/// 10^14 on when they become text: a total beyond that is read back.
+/// * A repetition writes what stands there already, so that `WAIT` has something to wait for.
+/// * `INCRBY` is taken back when the `SET` that remembers it is refused: an error means "not applied".
+/// * Lua's numbers have an exponent from 10^14 on when they become text: such a total is read back.
 const INCREMENT: &str = include_str!("scripts/increment.lua");
 
 /// The name that Redis has for [`INCREMENT`].
@@ -43,19 +33,12 @@ const RESET: &str = include_str!("scripts/reset.lua");
 /// How much is shown of what stands at a key, in bytes. `reset.lua` knows it too.
 const MAX_SHOWN: usize = 1000;
 
-/// How long after a batch is first sent its memory lasts.
+/// How long after a batch is first sent its record lasts.
 ///
-/// A copy of a batch would count twice if it ran after the memory of an earlier copy had expired.
-/// That cannot happen: each copy says until when it is to be remembered, by the clock of Redis, and
-/// Redis runs it only until half an hour before that, where it remembers nothing of the producer. No
-/// copy says less than one before it, nor one of a batch more than one of it that may be under way. So
-/// a copy that comes after Redis, this process or the network has stood still for hours, or the clock
-/// of Redis was set forward or back, finds either the memory or its own time past. (Not so when the
-/// clock goes forward by more than half an hour and back again while a copy is under way.) Visits do
-/// not wait as long by far (`REDIS_TIMEOUT`, at most a minute).
-///
-/// Memory and count are written by one script, and so replicated as one: a replica that is promoted
-/// has both or neither. The half hour is for its clock, which may differ.
+/// A copy of a batch that ran after the record had expired would count twice. So each copy says until when
+/// Redis keeps the record, and Redis runs a copy without a record only until half an hour before that, by
+/// its own clock. A copy that comes hours late finds either the record or its own time past. The half hour
+/// is for a promoted replica, whose clock may differ. Visits wait for a minute at most.
 const DEDUP_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// A session with the server that counts, in which one thing is asked at a time.
@@ -110,14 +93,12 @@ impl Link {
         time + now.saturating_duration_since(then)
     }
 
-    /// Counts `visits` up, at most once for each `batch`, which Redis remembers until `expires_at`, and
-    /// returns the new total. No visits at all show whether some could be counted. `send_script` sends
-    /// the whole script, which is needed once after Redis forgot it.
+    /// Counts `visits` up, at most once for each `batch`, which Redis remembers until `expires_at`, and returns
+    /// the new total. `send_script` sends the whole script, which is needed once after Redis forgot it.
     ///
     /// # Errors
-    /// After [`StoreError::Unreachable`] the batch may or may not have been applied, and after
-    /// [`StoreError::Unreplicated`] it was, for now: send the same one again. After the others this
-    /// copy of it was not applied.
+    /// After [`StoreError::Unreachable`] and [`StoreError::Unreplicated`] send the same batch again: it may
+    /// have been applied. After the others it was not.
     pub(crate) async fn increment(
         &mut self,
         batch: u64,
@@ -233,8 +214,7 @@ impl Link {
     ///
     /// # Errors
     /// [`StoreError::Uncountable`] when the key holds no text at all; then nothing is changed. After
-    /// [`StoreError::Unreachable`] it may or may not have been; it is not any more when the time budget
-    /// of a visit has passed, by the clock of Redis.
+    /// [`StoreError::Unreachable`] it may have been, within the time budget of a visit.
     pub async fn reset(&mut self, to: i64) -> Result<Option<String>, StoreError> {
         let until = (self.time_at(Instant::now()) + self.budget).as_millis();
         let mut reset = redis::cmd("EVAL");
@@ -289,8 +269,7 @@ impl Link {
         }
     }
 
-    /// Describes what stands at the counter's key or at the epoch's, of which one cannot be counted up,
-    /// as Redis or the script has said.
+    /// Describes what stands at the counter's key or at the epoch's, of which one cannot be counted up.
     async fn describe_key(&mut self, reason: &str) -> String {
         let keys = self.keys.clone();
         let count = self.integer_at(&keys.counter).await;
@@ -356,7 +335,7 @@ async fn within<T, E: Into<StoreError>>(
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_SHOWN, StoreError, Total, integer, truncate};
+    use super::{StoreError, Total, integer};
 
     #[test]
     fn a_total_is_a_count_and_an_epoch() {
@@ -375,12 +354,5 @@ mod tests {
         for other in ["+5", "007", "", "1.0", " 1", "9223372036854775808"] {
             assert_eq!(integer(other.as_bytes()), None, "{other}");
         }
-    }
-
-    #[test]
-    fn a_long_value_is_cut_and_marked() {
-        let long = truncate(vec![b'x'; MAX_SHOWN + 1]);
-        assert!(long.len() == MAX_SHOWN + 3 && long.ends_with("x..."));
-        assert_eq!(truncate(vec![b'x'; MAX_SHOWN]).len(), MAX_SHOWN);
     }
 }
