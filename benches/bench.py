@@ -150,7 +150,7 @@ class Rounds:
             started = {server.name: Running(server, redis) for server in [*SERVERS, AXUM_SCRIPT]}
             for running in started.values():
                 running.first_answer()
-            # Whoever is compared is measured within seconds: the machine may be slower a minute later.
+            # Servers that are compared are measured within seconds: the machine may be slower a minute later.
             for connections, compared in COMPARED.items():
                 for server in random.sample(compared, len(compared)):
                     self.load(started[server.name], redis, connections)

@@ -128,7 +128,7 @@ class Redis:
         return int(self.ask("GET", "visitorCount") or 0)
 
     def settled_count(self):
-        """The count, once nobody is being counted any more whose client has gone."""
+        """The count, once no visit is under way any more whose client has gone."""
         count = None
         while count != (count := self.count()):
             time.sleep(0.05)

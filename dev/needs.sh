@@ -18,7 +18,7 @@ test bench | hash ip                          | iproute2          | makes the ne
 test       | PATH+=:/usr/sbin; hash iptables  | iptables          | drops their packets
 test       | hash faketime                    | faketime          | sets the clock of a process
 test       | hash strace                      | strace            | shows what the program asks of the system
-test bench | hash wrk                         | wrk               | is an HTTP client that somebody else wrote
+test bench | hash wrk                         | wrk               | is an HTTP client of another project
 test       | hash chromium chromedriver       | chromium chromium-driver | shows the page as visitors see it
 test bench | python3 -c 'import ensurepip'    | python3-venv      | holds schemathesis, which compares the answers with docs/openapi.yaml, and Flask
 test bench | hash systemd-nspawn              | systemd-container | boots a systemd of the tests' own
@@ -48,8 +48,8 @@ as_root() {
     if ((EUID == 0)); then "$@"; else sudo "$@"; fi
 }
 
-# Debian starts a service as soon as it is installed, and again at each boot. Nobody who wanted to try
-# Abukiks asked for a Redis on port 6379 of the whole machine: forbid the start while installing
+# Debian starts a service as soon as it is installed, and again at each boot. To try Abukiks
+# does not ask for a Redis on port 6379 of the whole machine: forbid the start while installing
 # (invoke-rc.d(8)), and switch it off for the next boot.
 install_quietly() {
     local policy=/usr/sbin/policy-rc.d

@@ -31,7 +31,7 @@ declare -A first=(
     [TZ]=UTC [LC_ALL]=C [umask]=0022 [jobs]=1 [mtime]=2001-01-01
 )
 declare -A second=(
-    [folder]=$work/another/and-longer/folder [HOME]=$work/home-b [CARGO_HOME]=$work/cargo-b [USER]=somebody-else
+    [folder]=$work/another/and-longer/folder [HOME]=$work/home-b [CARGO_HOME]=$work/cargo-b [USER]=another-user
     [TZ]=Pacific/Kiritimati [LC_ALL]=$other_locale [umask]=0077 [jobs]=$(($(nproc) + 1)) [mtime]=2026-02-03
 )
 

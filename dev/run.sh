@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # make run: the service with a Redis of its own, in this folder and in the foreground.
 #
-# Nothing stays behind, whoever is killed and however:
+# Nothing stays behind, whichever process is killed and however:
 #
 #   make -- this script -+- abukiks             gets SIGTERM when the script dies (setpriv)
 #                        `- keeper              notices when script and service are gone: it reads a

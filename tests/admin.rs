@@ -126,7 +126,7 @@ fn a_text_of_any_length_at_the_key_is_no_number_and_can_be_reset() {
 #[test]
 fn a_replica_is_not_a_redis_to_count_in() {
     let first = Redis::start();
-    // A replica of nobody: it looks for its primary and refuses writes meanwhile.
+    // A replica without a primary: it looks for its primary and refuses writes meanwhile.
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", "1"]);
     let output = run("check-redis", &[("REDIS_URL", &replica.url())], &[]);
     assert_eq!(output.status.code(), Some(69), "{output:?}");
@@ -242,7 +242,7 @@ fn a_reset_while_instances_count_separates_the_visits_before_from_those_after() 
     }
 }
 
-/// A copy that was delayed on its way, whoever asked having been told that nobody answers.
+/// A copy that was delayed on its way, after its sender was told that Redis does not answer.
 #[test]
 fn a_reset_that_comes_too_late_changes_nothing() {
     let redis = Redis::start();

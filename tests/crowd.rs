@@ -100,7 +100,7 @@ impl Shared {
 }
 
 /// Checks that the numbers are what `count`, which has started at zero, allows: no number twice,
-/// none that was never counted, nothing counted that nobody asked for, and in order.
+/// none that was never counted, nothing counted that no visitor asked for, and in order.
 pub(crate) fn assert_exact(visits: &[Visit], count: i64) {
     let numbers: Vec<i64> = visits.iter().filter_map(|visit| visit.number).collect();
     let refused = visits.len() - numbers.len();

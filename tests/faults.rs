@@ -1,4 +1,4 @@
-//! The fault suite: whatever breaks, a visit that got a number is counted exactly once and nobody
+//! The fault suite: whatever breaks, a visit that got a number is counted exactly once and no other visitor
 //! else ever gets that number, and a visit that got an error is counted at most once. Each fault
 //! strikes a scene of a real Redis and two processes that serve one counter to visitors who come
 //! without a pause; docs/faults.md is the table of what came of it.

@@ -73,13 +73,13 @@ impl Drop for Podman {
 #[test]
 fn the_image_serves_and_drains_without_a_writable_root_or_any_privilege() {
     let podman = Podman::with_the_image();
-    // Whoever the container runs as.
+    // Whichever user the container runs as.
     let redis = Redis::start_with(&["--unixsocketperm", "777"]);
     let mut service = Service::from_command(podman.container(&redis, &["--name", "counter"]));
 
     let mut idle = service.connect();
     assert_eq!(idle.get("/").number(), 1);
-    // Its log is JSON lines on stdout, to whoever collects them.
+    // Its log is JSON lines on stdout, for a collector.
     let event = service.log_line("http_status");
     assert!(event.starts_with('{') && event.ends_with('}'), "{event}");
 

@@ -327,7 +327,7 @@ fn without_a_terminal_there_is_json_and_text_has_no_colour() {
         let held = held_socket();
         let settings = [
             ("LOG_FORMAT", format),
-            // Somebody else's stream, as behind a shell that redirects stdout.
+            // The stream of another process, as behind a shell that redirects stdout.
             ("JOURNAL_STREAM", "1:1"),
             ("IDLE_EXIT", "1ms"),
         ];

@@ -266,7 +266,7 @@ impl Drop for Machine {
                 eventually("its control groups can go", || remove_cgroup(&cgroup).ok());
             }
         }
-        // The folder that overlayfs works in may be read by nobody, root aside.
+        // Only root may read the folder that overlayfs works in.
         let _ = fs::remove_dir_all(self.layer.path());
     }
 }

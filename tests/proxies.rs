@@ -96,7 +96,7 @@ fn start(
     let log = fs::File::create(folder.path().join("log")).expect("a file");
     let mut process = Process::spawn(
         Command::new(program)
-            // Where Debian has what only root needs, whoever runs the tests.
+            // Where Debian has what only root needs, whichever user runs the tests.
             .env("PATH", format!("{}:/usr/sbin", env!("PATH")))
             .args(arguments)
             .arg(file)

@@ -314,10 +314,10 @@ fn says(words: &'static str) -> SocketAddr {
 
 #[test]
 fn a_url_that_leads_to_no_redis_is_named_with_what_was_found_there() {
-    // Below those that are given out to whoever asks for a free one.
-    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    // Below those that the kernel gives out as free ones.
+    let unused = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     for (address, found) in [
-        (nobody, "Connection refused"),
+        (unused, "Connection refused"),
         (says("HTTP/1.1 400 Bad Request\r\n\r\n"), "it says \"HTTP/1.1 400 Bad Request"),
         (says("+HELLO\r\n"), "what answers is no Redis"),
     ] {

@@ -1,4 +1,4 @@
-//! The same source gives the same bytes, whoever builds it and wherever. `make reproduce` shows it
+//! The same source gives the same bytes, on each machine and for each user. `make reproduce` shows it
 //! for the release; here it is shown that a leak would be noticed, on crates of a few lines.
 
 use std::fs;

@@ -245,7 +245,7 @@ fn it_runs_again_after_everything_was_killed_and_counts_on() {
     let run = clone.run(&[]);
     assert_eq!(run.visit(), 2);
     kill(&run.processes());
-    assert!(clone.has(".run/redis.sock"), "nobody was left to remove it");
+    assert!(clone.has(".run/redis.sock"), "no process was left to remove it");
 
     let run = clone.run(&[]);
     assert_eq!(run.visit(), 3);

@@ -97,7 +97,7 @@ impl Deployment {
     /// Waits until the replica has been made a master.
     fn wait_for_promotion(&self) {
         eventually("the replica is promoted", || {
-            // Whoever is connected is shown out at that moment.
+            // Connected clients are closed at that moment.
             let info = ask(&self.host, 6380, &["INFO", "replication"]).ok()?;
             let info: String = redis::from_redis_value(info).ok()?;
             info.contains("role:master").then_some(())

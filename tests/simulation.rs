@@ -811,7 +811,7 @@ fn the_scripted_redis_answers_as_redis_does_byte_for_byte() {
         vec!["DEL", "a"],
         increment(by_name, "a", "10", "1"),
         vec!["GET", "count"],
-        // Late: whoever is remembered is answered, and nobody else.
+        // Late: a producer that is remembered is answered, and no other.
         increment_until(whole, "a", "10", "1", &soon),
         increment_until(by_name, "a", "11", "1", &soon),
         increment_until(by_name, "c", "1", "1", &soon),

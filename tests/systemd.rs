@@ -491,7 +491,7 @@ fn a_stalled_event_loop_is_ended_by_the_watchdog_and_replaced() {
     let stalled = machine.main_pid(5001);
     machine.systemctl(&["kill", "--signal=STOP", "abukiks@5001"]);
     let stopping = Instant::now();
-    // Nobody reads this before there is another process.
+    // This is not read before there is another process.
     let answer = machine.connect(5001).get("/");
     report(&format!("{:?} without an answer while the event loop stalled", stopping.elapsed()));
     assert_eq!(answer.number(), 1);

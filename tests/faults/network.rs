@@ -67,7 +67,7 @@ faults![
         ..WITHIN_BUDGET
     },
     mistaken = Fault {
-        name: "answers are somebody else's",
+        name: "answers belong to another question",
         how: "`+OK`, `:1`, nil and an empty text in their place, for every third batch",
         stage: through_proxy,
         inject: |scene| for instead in ["+OK\r\n", ":1\r\n", "$-1\r\n", "$0\r\n\r\n"] {
@@ -77,7 +77,7 @@ faults![
     },
     half_open = Fault {
         name: "links are half-open",
-        how: "they carry nothing more and nobody is told; new ones do; visits have 6 s",
+        how: "they carry nothing more and neither end is told; new ones do; visits have 6 s",
         stage: || through_proxy().set("REDIS_TIMEOUT", "6s"),
         inject: |scene| scene.proxy().silence(),
         ..WITHIN_BUDGET

@@ -44,7 +44,7 @@ faults![
             scene.raise();
             scene.outage(
                 |scene| {
-                    // What is counted after this, nobody will know.
+                    // What is counted after this is lost.
                     scene.commands(&[&["CLIENT", "PAUSE", "60000", "WRITE"]]);
                     let from = scene.redis.count();
                     scene.losses.push(Loss { from, to: 0 });
@@ -94,7 +94,7 @@ faults![
         ..WITHIN_BUDGET
     },
     paused = Fault {
-        name: "Redis answers nobody for 0.5 s",
+        name: "Redis answers no client for 0.5 s",
         how: "`CLIENT PAUSE 500 ALL`",
         inject: |scene| scene.commands(&[&["CLIENT", "PAUSE", "500", "ALL"]]),
         ..WITHIN_BUDGET

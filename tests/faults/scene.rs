@@ -286,7 +286,7 @@ impl Scene {
         }
     }
 
-    /// A visit of somebody who is not among the load, ended just now.
+    /// A visit of a client that is not among the load, ended just now.
     fn visit(&self, number: Option<i64>) -> Visit {
         Visit { began: self.opened, ended: Instant::now(), number }
     }

@@ -79,7 +79,7 @@ faults![
         inject: |scene| {
             let head = format!("GET / HTTP/1.1\r\nHost: test\r\nX: {}", "x".repeat(1_000_000));
             let mut crowd = Vec::new();
-            // As many as wait for a process that has ended, when nobody accepts them any more.
+            // As many as wait for a process that has ended, when no process accepts them any more.
             while !scene.instances[0].service.process.has_ended() && crowd.len() < 120 {
                 let mut client = scene.connect(0);
                 let stream = client.stream.get_ref();
@@ -123,7 +123,7 @@ faults![
         ..WITHIN_BUDGET
     },
     unread = Fault {
-        name: "nobody reads the log",
+        name: "the log is not read",
         how: "`SIGSTOP` to the reader of its stdout, until lines are dropped",
         needs: &["bash", "-c", "true"],
         stage: piped,
@@ -194,7 +194,7 @@ fn starve(scene: &mut Scene) {
 }
 
 /// Processes that go by a clock which a file in the scene's folder sets. Durations stay true, as they
-/// do when somebody sets the clock of a machine.
+/// do when an administrator sets the clock of a machine.
 fn by_a_clock_to_set() -> Stage {
     let folder = tempfile::tempdir().expect("a folder");
     let clock = folder.path().join("clock");

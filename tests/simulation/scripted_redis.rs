@@ -36,7 +36,7 @@ impl ScriptedRedis {
         self.values.retain(|key, _| !text(key).contains(":producer:"));
     }
 
-    /// Somebody sets the clock back by three hours.
+    /// An administrator sets the clock back by three hours.
     pub(super) fn set_clock_back(&mut self) {
         self.leapt -= 3 * 60 * 60;
     }

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 async fn main() -> std::io::Result<()> {
     let port = std::env::var("PORT").unwrap_or_else(|_| "5000".to_owned());
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
-    // Without a service manager there is nobody to tell.
+    // Without a service manager there is nothing to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     loop {
         let (stream, _) = listener.accept().await?;
