@@ -1,5 +1,5 @@
 # The settings of the service that a host may set, each as a typed option: the names, types and
-# meanings of src/config.rs. What is left at null is not set, and has the default of the service.
+# meanings of src/config/mod.rs. What is left at null is not set, and has the default of the service.
 { lib }:
 
 let
@@ -91,7 +91,7 @@ in
       "Time from the first byte of a request to the end of its headers.";
   KEEP_ALIVE_TIMEOUT =
     setting period "75s"
-      "Time that a connection may idle between requests, or write an answer that the client does not read.";
+      "Time that a connection may idle between requests, or wait for a client to read its answer.";
   DRAIN_LAME_DUCK =
     setting period "2s"
       "After SIGTERM, the least time for which new connections are still accepted, so that a load balancer can see `/readyz` turn 503 first.";
