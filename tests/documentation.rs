@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use abukiks::config::SETTINGS;
+use abukiks::config::{SETTINGS, Setting};
+
+use crate::support::{Redis, Service};
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -25,35 +27,137 @@ fn table(document: &str, heading: &str) -> String {
         .collect()
 }
 
-#[test]
-fn dot_env_example_shows_every_setting_with_its_default_and_nothing_else() {
-    let settings: String = SETTINGS
-        .iter()
-        .map(|setting| {
-            let (name, default) = (setting.name, setting.default);
-            format!("\n# {}\n# {name}={default}\n", setting.meaning.trim())
-        })
-        .collect();
-    let example = read(".env.example");
-    let (_introduction, listed) = example.split_once("\n\n").expect("an introduction");
-    assert_same(".env.example", &format!("\n{listed}"), &settings);
+/// Set, it has docs/settings.md and .env.example written from the code.
+const WRITE: &str = "WRITE_DOCS";
+
+/// Holds the part of a document behind `mark` against what the code says, or writes it.
+fn hold(path: &str, mark: &str, generated: &str) {
+    let document = read(path);
+    let (introduction, listed) =
+        document.split_once(mark).unwrap_or_else(|| panic!("{path} has no {mark:?}"));
+    if std::env::var_os(WRITE).is_some() {
+        fs::write(file(path), format!("{introduction}{mark}{generated}")).expect("a document can be written");
+    } else {
+        assert_same(path, listed, generated);
+    }
+}
+
+fn default(setting: &Setting) -> String {
+    match setting.default {
+        "" => "none".to_owned(),
+        default => format!("`{default}`"),
+    }
 }
 
 #[test]
-fn readme_lists_every_setting_with_its_default_and_nothing_else() {
-    let settings: String = SETTINGS
+fn dot_env_example_shows_every_setting_with_its_default_and_nothing_else() {
+    let settings: Vec<String> = SETTINGS
         .iter()
         .map(|setting| {
-            let default = match setting.default {
-                "" => "none".to_owned(),
-                default => format!("`{default}`"),
-            };
-            let (name, meaning) = (setting.name, setting.meaning.trim());
-            format!("| `{name}` | {default} | {meaning} |\n")
+            let (name, default) = (setting.name, setting.default);
+            format!("# {}\n# {name}={default}\n", setting.meaning.trim())
         })
         .collect();
+    hold(".env.example", "\n\n", &settings.join("\n"));
+}
+
+#[test]
+fn settings_md_lists_every_setting_as_the_code_has_it() {
+    let rows = SETTINGS.iter().map(|setting| {
+        let Setting { name, accepts, .. } = setting;
+        format!("| `{name}` | {} | {accepts} | {} |\n", default(setting), setting.meaning.trim())
+    });
+    hold("docs/settings.md", "|---|---|---|---|\n", &rows.collect::<String>());
+}
+
+#[test]
+fn readme_lists_some_settings_as_the_code_has_them() {
+    let all: Vec<String> = SETTINGS
+        .iter()
+        .map(|setting| format!("| `{}` | {} | {} |", setting.name, default(setting), setting.meaning.trim()))
+        .collect();
     let listed = table(&read("README.md"), "## Settings");
-    assert_same("README.md", &listed, &settings);
+    assert!(listed.lines().count() >= 3, "README shows a few settings");
+    for row in listed.lines() {
+        assert!(all.iter().any(|other| other == row), "the code says otherwise: {row}");
+    }
+}
+
+/// The messages of all events in the source, as far as they are fixed.
+fn messages(folder: &Path) -> Vec<String> {
+    let mut messages = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            messages.extend(self::messages(&path));
+            continue;
+        }
+        let source = fs::read_to_string(&path).expect("a source file");
+        for call in ["tracing::error!(", "tracing::warn!(", "tracing::info!(", "tracing::debug!("] {
+            for rest in source.split(call).skip(1) {
+                let arguments = rest.split(");").next().unwrap_or_default();
+                // The message is the last text of an event.
+                let text = arguments.rsplit('"').nth(1).unwrap_or_default();
+                let text = text.split(['{', ':']).next().unwrap_or_default().trim();
+                messages.push(text.to_owned());
+            }
+        }
+    }
+    messages
+}
+
+#[test]
+fn operations_md_explains_every_message() {
+    let document = read("docs/operations.md");
+    let messages = messages(&file("src"));
+    assert!(messages.len() >= 15, "{messages:?}");
+    for message in messages.iter().filter(|message| !message.is_empty()) {
+        assert!(document.contains(&format!("| `{message}")), "docs/operations.md lacks {message:?}");
+    }
+}
+
+#[test]
+fn operations_md_explains_every_metric_and_no_other() {
+    let redis = Redis::start();
+    let mut service = Service::start(&redis);
+    assert_eq!(service.get("/").number(), 1);
+    // What Redis can promise is known by then.
+    service.log_line("Redis is");
+    let metrics = service.get("/metrics").body;
+    let families = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let mut names: Vec<String> = families
+        .map(|family| match family.split_once(' ') {
+            Some((name, "counter")) => format!("{name}_total"),
+            Some((name, "info")) => format!("{name}_info"),
+            other => other.expect("a name and a type").0.to_owned(),
+        })
+        .collect();
+    let explained = table(&read("docs/operations.md"), "## Metrics");
+    let mut listed: Vec<String> =
+        explained.lines().filter_map(|row| quoted(row).into_iter().next()).collect();
+    names.sort();
+    listed.sort();
+    assert_eq!(listed, names);
+}
+
+#[test]
+fn documents_name_targets_that_make_has() {
+    let makefile = read("Makefile");
+    for document in documents() {
+        let text = fs::read_to_string(&document).expect("a document");
+        // In a sentence `make run`, in a block the beginning of a line.
+        let named =
+            ["`make ", "\n$ make ", "\nmake "].into_iter().flat_map(|before| text.split(before).skip(1));
+        for rest in named {
+            let end = rest.find(|char: char| !(char.is_ascii_lowercase() || char == '-'));
+            let target = &rest[..end.unwrap_or(rest.len())];
+            assert!(
+                makefile.lines().any(|line| line.starts_with(&format!("{target}:"))),
+                "{}: make has no target {target:?}",
+                document.display()
+            );
+        }
+    }
 }
 
 /// Says which lines differ, so that they can be copied into the document.
