@@ -27,7 +27,11 @@ taken() {
     alloc | build | core | deps | examples | incremental | proc-macro | std | test) ;;
     assert | inherit | or | rec | then | with | config | default | lib | nixpkgs | oci-image | pkgs | prev) ;;
     daemon | keeper | main | nginx | nobody | promises | prometheus | root | systemd) ;;
-    *) cat Cargo.toml Cargo.lock fuzz/Cargo.lock | grep --quiet --line-regexp "name = \"$1\"" ;;
+    # A package that Cargo.toml or a Nix file asks for.
+    *)
+        grep --quiet --line-regexp "name = \"$1\"" Cargo.toml Cargo.lock fuzz/Cargo.lock ||
+            grep --quiet --line-regexp -E " *$1( \?.*)?,?" flake.nix nixos/*.nix
+        ;;
     esac
 }
 

@@ -121,7 +121,7 @@ fn a_name_that_cannot_be_used_everywhere_is_refused_with_what_is_accepted() {
         assert_eq!(status, Some(64), "{name}: {said}");
         assert!(said.contains("letters, digits and inner hyphens"), "{name}: {said}");
     }
-    for name in ["match", "test", "redis", "show-count", "root"] {
+    for name in ["match", "test", "redis", "show-count", "runc", "root"] {
         let (status, said) = rename(copy.path(), &[name]);
         assert_eq!(status, Some(64), "{name}: {said}");
         assert!(said.contains(&format!("my-{name}")), "{name}: {said}");
