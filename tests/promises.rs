@@ -39,6 +39,7 @@ mod outages;
 mod page;
 mod proxies;
 mod redis_url;
+mod rename;
 mod replication;
 mod reproducible;
 mod run;

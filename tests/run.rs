@@ -101,6 +101,8 @@ impl Running {
     }
 
     fn process(&self, name: &str) -> Option<Pid> {
+        // The kernel keeps 15 bytes of it.
+        let name = &name[..name.len().min(15)];
         self.processes().into_iter().find(|pid| {
             let comm = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
             comm.is_ok_and(|comm| comm.trim_end() == name)
