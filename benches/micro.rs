@@ -15,7 +15,7 @@ use abukiks::counter::Counter;
 use abukiks::http::app::App;
 use abukiks::http::server;
 use abukiks::process;
-use abukiks::process::listener::{Listener, Listeners};
+use abukiks::process::listener::Listeners;
 use abukiks::process::signals::StopSignals;
 use abukiks::store::Store;
 use abukiks::telemetry::metrics::Metrics;
@@ -111,7 +111,7 @@ fn answer_with_access_log(bencher: Bencher<'_, '_>, access_log: &str) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("an address");
-        let listeners = Listeners { sockets: vec![Listener::Tcp(listener)], inherited: true };
+        let listeners = Listeners { sockets: vec![listener.into()], inherited: true };
         let mut signals = StopSignals::listen().expect("signals");
         tokio::spawn(async move { server::run(&config, listeners, app, &mut signals).await });
         let client = TcpStream::connect(address).await.expect("it listens");

@@ -215,57 +215,41 @@ impl Config {
             }
         };
         if self.drain_lame_duck > self.drain_timeout {
-            contradiction(
-                &["DRAIN_LAME_DUCK", "DRAIN_TIMEOUT"],
-                format!(
-                    "DRAIN_LAME_DUCK={} is longer than DRAIN_TIMEOUT={}; it takes at most that",
-                    format_duration(self.drain_lame_duck),
-                    format_duration(self.drain_timeout)
-                ),
+            let [lame_duck, timeout] = [self.drain_lame_duck, self.drain_timeout].map(format_duration);
+            let text = format!(
+                "DRAIN_LAME_DUCK={lame_duck} is longer than DRAIN_TIMEOUT={timeout}; it takes at most that"
             );
+            contradiction(&["DRAIN_LAME_DUCK", "DRAIN_TIMEOUT"], text);
         }
+        let url = &self.redis_url;
         let tls_files = [
             ("REDIS_CA_FILE", &self.redis_ca_file),
             ("REDIS_CERT_FILE", &self.redis_cert_file),
             ("REDIS_KEY_FILE", &self.redis_key_file),
         ];
         for (name, file) in tls_files {
-            if let Some(path) = file {
-                if !self.redis_url.is_tls() {
-                    contradiction(
-                        &[name, "REDIS_URL"],
-                        format!(
-                            "{name}={} is set, but the Redis URL {} is not encrypted; {name} takes effect with rediss:// only",
-                            path.display(),
-                            self.redis_url
-                        ),
-                    );
-                } else if let Err(error) = std::fs::File::open(path) {
-                    // Only opened: a pipe gives its content once.
-                    contradiction(
-                        &[name],
-                        format!(
-                            "{name}={} cannot be read ({error}); it takes a readable PEM file",
-                            path.display()
-                        ),
-                    );
-                }
+            let Some(path) = file else { continue };
+            let file = format!("{name}={}", path.display());
+            if !url.is_tls() {
+                let text = format!(
+                    "{file} is set, but the Redis URL {url} is not encrypted; {name} takes effect with rediss:// only"
+                );
+                contradiction(&[name, "REDIS_URL"], text);
+            } else if let Err(error) = std::fs::File::open(path) {
+                // Only opened: a pipe gives its content once.
+                let text = format!("{file} cannot be read ({error}); it takes a readable PEM file");
+                contradiction(&[name], text);
             }
         }
         if self.redis_cert_file.is_some() != self.redis_key_file.is_some() {
-            contradiction(
-                &["REDIS_CERT_FILE", "REDIS_KEY_FILE"],
-                "REDIS_CERT_FILE and REDIS_KEY_FILE belong together; set both or neither".to_owned(),
-            );
+            let text = "REDIS_CERT_FILE and REDIS_KEY_FILE belong together; set both or neither";
+            contradiction(&["REDIS_CERT_FILE", "REDIS_KEY_FILE"], text.to_owned());
         }
-        if cfg!(not(feature = "tls")) && self.redis_url.is_tls() {
-            contradiction(
-                &["REDIS_URL"],
-                format!(
-                    "REDIS_URL={} asks for TLS, which this build leaves out; it takes redis:// or unix://",
-                    self.redis_url
-                ),
+        if cfg!(not(feature = "tls")) && url.is_tls() {
+            let text = format!(
+                "REDIS_URL={url} asks for TLS, which this build leaves out; it takes redis:// or unix://"
             );
+            contradiction(&["REDIS_URL"], text);
         }
     }
 }

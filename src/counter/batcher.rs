@@ -77,7 +77,7 @@ impl Batcher {
         metrics: Arc<Metrics>,
     ) -> Self {
         // A short budget wants a finer tick, or a visit would be refused as soon as it comes.
-        let mut tick = interval(MAX_TICK.min(store.budget() / 8));
+        let mut tick = interval(MAX_TICK.min(store.budget / 8));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             store: Arc::new(store),
@@ -171,7 +171,7 @@ impl Batcher {
         let pause = if self.attempts.is_empty() {
             ATTEMPT_INTERVAL
         } else {
-            ATTEMPT_INTERVAL.max(self.store.budget() / MAX_ATTEMPTS)
+            ATTEMPT_INTERVAL.max(self.store.budget / MAX_ATTEMPTS)
         };
         if self.last_attempt.is_some_and(|last| now < last + pause) {
             return;
@@ -239,7 +239,7 @@ impl Batcher {
                 reply = &mut increment => return reply,
                 _ = self.tick.tick() => {
                     self.expire_late();
-                    if self.is_finished() || sent.elapsed() > self.store.reply_timeout() {
+                    if self.is_finished() || sent.elapsed() > self.store.reply_timeout {
                         let silence = "no answer to a command".to_owned();
                         return Err(StoreError::Unreachable(silence));
                     }
@@ -325,7 +325,7 @@ impl Batcher {
             && !self.may_run_late
         {
             // Nothing waits for this, and the key expires anyway.
-            let limit = self.store.reply_timeout().min(MAX_CLEAN_UP);
+            let limit = self.store.reply_timeout.min(MAX_CLEAN_UP);
             let _ = timeout(limit, link.forget_producer()).await;
         }
     }

@@ -134,7 +134,7 @@ fn no_answer() -> Arc<str> {
 /// Logs and exports what the server promises, in a session of its own, so that no visit waits for it.
 async fn inspect(store: Arc<Store>, metrics: Arc<Metrics>, last_logged: Arc<Mutex<String>>) {
     // When it does not answer, the next visit finds out, and the next link is inspected.
-    let Ok(Ok(server)) = timeout(store.budget(), store.server()).await else {
+    let Ok(Ok(server)) = timeout(store.budget, store.server()).await else {
         return;
     };
     let durable = server.is_durable();

@@ -57,7 +57,7 @@ impl Counter {
             arrivals,
             metrics: metrics.clone(),
             max_waiting: i64::try_from(config.max_waiting_visits).unwrap_or(i64::MAX),
-            budget: store.budget(),
+            budget: store.budget,
         };
         let batcher = Batcher::new(store, receiver, config.counter_fence, metrics);
         (counter, tokio::spawn(batcher.run()))

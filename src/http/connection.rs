@@ -28,7 +28,7 @@ use crate::http::app::App;
 use crate::http::request::{RequestMeta, Route};
 use crate::http::request_id::{REQUEST_ID, RequestId, TraceParent};
 use crate::http::routes;
-use crate::http::socket::Socket;
+use crate::http::socket::{Socket, check_reset};
 use crate::http::validate::{Content, says_close};
 use crate::telemetry::access_log::Access;
 
@@ -134,7 +134,10 @@ impl Activity {
 pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: Socket) {
     let (app, connection) = (&*app, &*connection);
     let mut io = MonitoredIo { socket, connection, last_bytes: [0; 4] };
-    let service = service_fn(async |request| Ok::<_, Infallible>(respond(app, connection, &request).await));
+    // Boxed, so that a connection has room for what answers a request only while one is answered.
+    let service = service_fn(|request| {
+        Box::pin(async move { Ok::<_, Infallible>(respond(app, connection, &request).await) })
+    });
     let end = {
         let mut exchanges = pin!(app.http.serve_connection(TokioIo::new(&mut io), service));
         loop {
@@ -146,7 +149,7 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
             let activity = connection.activity.lock();
             if activity.must_end {
                 break match activity.state {
-                    State::Receiving => End::Refused(StatusCode::REQUEST_TIMEOUT),
+                    State::Receiving => End::Refused { status: StatusCode::REQUEST_TIMEOUT, by_hyper: false },
                     _ => End::Idle,
                 };
             }
@@ -157,21 +160,22 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
         End::Finished if connection.activity.lock().was_last_request => return,
         End::Finished => String::new(),
         // Nothing is on its way, so there is no answer that a reset could destroy.
-        End::Idle => return,
-        End::RefusedByHyper(status) => {
-            log_unreadable(app, connection, status);
-            String::new()
+        End::Idle | End::Broken => return,
+        End::Refused { status, by_hyper } => {
+            if matches!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE | StatusCode::URI_TOO_LONG) {
+                app.metrics.limit_hits.headers.inc();
+            }
+            let (_, duration) = connection.state(Instant::now());
+            log(app, connection, None, status.as_u16(), 0, None, duration);
+            match by_hyper {
+                true => String::new(),
+                false => format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"),
+            }
         }
-        End::Refused(status) => {
-            log_unreadable(app, connection, status);
-            format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-        }
-        End::Broken => return,
     };
     let now = Instant::now();
     connection.activity.lock().set_state(State::Closing, now);
-    // Boxed, for what it needs would take its place in every connection from the beginning. Too slow, too
-    // much or broken: closed all the same.
+    // Boxed for the same reason. Too slow, too much or broken: closed all the same.
     let lingering = Box::pin(linger(io.socket, &final_bytes, app.max_body_bytes));
     let _ = timeout(MAX_LINGER, lingering).await;
 }
@@ -182,7 +186,7 @@ async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>
     connection.activity.lock().set_state(State::Answering, arrived);
     let client = connection.client.as_deref();
     let meta = RequestMeta::of(request, arrived, client, app.max_body_bytes);
-    let cut = LogIfCut { app, meta: &meta };
+    let cut = LogIfCut { app, connection, meta: &meta };
     let mut answer = routes::answer(app, &meta).await;
     std::mem::forget(cut);
     let answered = Instant::now();
@@ -191,7 +195,7 @@ async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>
         _ => answer.bytes(),
     };
     let status = answer.response.status().as_u16();
-    log(app, &meta, status, bytes, answer.visit, answered);
+    log(app, connection, Some(&meta), status, bytes, answer.visit, answered - arrived);
     let mut activity = connection.activity.lock();
     activity.set_state(State::Sending, answered);
     activity.was_last_request = meta.framing == Ok(Content::None) && says_close(request.headers());
@@ -205,62 +209,48 @@ async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>
 /// no longer.
 struct LogIfCut<'a> {
     app: &'a App,
+    connection: &'a Connection,
     meta: &'a RequestMeta<'a>,
 }
 
 impl Drop for LogIfCut<'_> {
     fn drop(&mut self) {
-        let now = Instant::now();
-        log(self.app, self.meta, CLIENT_CLOSED_REQUEST, 0, None, now);
+        let lasted = self.meta.arrived.elapsed();
+        log(self.app, self.connection, Some(self.meta), CLIENT_CLOSED_REQUEST, 0, None, lasted);
     }
 }
 
-/// Measures and logs a request that is over.
-fn log(app: &App, meta: &RequestMeta<'_>, status: u16, bytes: u64, visit: Option<i64>, over: Instant) {
+/// Measures and logs a request that is over. Without `meta` it could not be read, so that what it asked for
+/// is unknown.
+fn log(
+    app: &App,
+    connection: &Connection,
+    meta: Option<&RequestMeta<'_>>,
+    status: u16,
+    bytes: u64,
+    visit: Option<i64>,
+    duration: Duration,
+) {
+    let new_id = meta.is_none().then(RequestId::new);
+    let id = meta.map(|meta| &meta.id).or(new_id.as_ref());
+    let trace = meta.and_then(|meta| meta.trace.as_ref());
     let access = Access {
-        method: Some(meta.method.as_str()),
-        path: meta.path,
+        method: meta.map(|meta| meta.method.as_str()),
+        path: meta.map_or("-", |meta| meta.path),
         status,
         bytes,
-        duration: over - meta.arrived,
-        visit,
-        client: meta.client,
-        request_id: meta.id.as_str(),
-        trace_id: meta.trace.as_ref().map(TraceParent::trace_id),
-        parent_id: meta.trace.as_ref().map(TraceParent::parent_id),
-        release: &app.release,
-    };
-    account(app, meta.route, &access);
-}
-
-/// Measures and logs what never became a request, so that what it asked for is unknown.
-fn log_unreadable(app: &App, connection: &Connection, status: StatusCode) {
-    if status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE || status == StatusCode::URI_TOO_LONG {
-        app.metrics.limit_hits.headers.inc();
-    }
-    let (_, duration) = connection.state(Instant::now());
-    let id = RequestId::new();
-    let access = Access {
-        method: None,
-        path: "-",
-        status: status.as_u16(),
-        bytes: 0,
         duration,
-        visit: None,
-        client: connection.client.as_deref(),
-        request_id: id.as_str(),
-        trace_id: None,
-        parent_id: None,
+        visit,
+        client: meta.map_or(connection.client.as_deref(), |meta| meta.client),
+        request_id: id.map_or("-", RequestId::as_str),
+        trace_id: trace.map(TraceParent::trace_id),
+        parent_id: trace.map(TraceParent::parent_id),
         release: &app.release,
     };
-    account(app, Route::Malformed, &access);
-}
-
-fn account(app: &App, route: Route, access: &Access<'_>) {
-    let seconds = access.duration.as_secs_f64();
-    app.metrics.count_request(route.name(), access.status, seconds);
+    let route = meta.map_or(Route::Malformed, |meta| meta.route);
+    app.metrics.count_request(route.name(), status, duration.as_secs_f64());
     if let Some(log) = &app.access_log {
-        log.write(access);
+        log.write(&access);
     }
 }
 
@@ -270,10 +260,8 @@ enum End {
     Finished,
     /// No request was sent for long enough.
     Idle,
-    /// hyper could not read the request and has answered with this status.
-    RefusedByHyper(StatusCode),
-    /// The request has not been answered; it is to get this status.
-    Refused(StatusCode),
+    /// The request gets this status; where hyper could not read it, hyper has given that answer.
+    Refused { status: StatusCode, by_hyper: bool },
     /// The other side vanished.
     Broken,
 }
@@ -283,21 +271,20 @@ impl End {
         let Err(error) = ended else {
             return Self::Finished;
         };
-        if error.is_parse_version_h2() {
-            Self::Refused(StatusCode::BAD_REQUEST)
+        let (status, by_hyper) = if error.is_parse_version_h2() {
+            (StatusCode::BAD_REQUEST, false)
         } else if error.is_parse_too_large() {
             // hyper tells the two apart in its text only.
-            let uri = error.to_string().contains("URI");
-            Self::RefusedByHyper(if uri {
-                StatusCode::URI_TOO_LONG
-            } else {
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-            })
+            match error.to_string().contains("URI") {
+                true => (StatusCode::URI_TOO_LONG, true),
+                false => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, true),
+            }
         } else if error.is_parse() {
-            Self::RefusedByHyper(StatusCode::BAD_REQUEST)
+            (StatusCode::BAD_REQUEST, true)
         } else {
-            Self::Broken
-        }
+            return Self::Broken;
+        };
+        Self::Refused { status, by_hyper }
     }
 }
 
@@ -380,7 +367,7 @@ impl AsyncWrite for MonitoredIo<'_> {
                 let next = if self.has_begun_another() { State::Receiving } else { State::Idle };
                 activity.set_state(next, since);
             }
-            State::Answering if activity.heeds_reset => self.socket.check_reset(context)?,
+            State::Answering if activity.heeds_reset => check_reset(&self.socket, context)?,
             _ => {}
         }
         drop(activity);

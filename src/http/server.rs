@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use tokio_util::either::Either;
 
 use crate::config::Config;
 use crate::http::app::App;
@@ -20,7 +21,7 @@ use crate::http::connection::{self, Connection};
 use crate::http::connections::Connections;
 use crate::http::drain::{self, drain};
 use crate::http::socket::Socket;
-use crate::process::listener::{Listener, Listeners};
+use crate::process::listener::{Listeners, address_of};
 use crate::process::signals::StopSignals;
 use crate::process::supervisor;
 use crate::version::{COMMIT, VERSION};
@@ -66,7 +67,7 @@ pub async fn run(
     let max_connections = max_connections(config, listeners.sockets.len());
     let connections = Arc::new(Connections::new(config, app.clone()));
     for socket in &listeners.sockets {
-        tracing::info!(listening = %socket, inherited = listeners.inherited, "listening");
+        tracing::info!(listening = address_of(socket), inherited = listeners.inherited, "listening");
     }
     let (stop_accepting, stopped) = watch::channel(());
     let acceptor = Acceptor::new(listeners, max_connections, connections.clone())?;
@@ -103,7 +104,7 @@ pub async fn run(
 /// number are for them to keep.
 pub async fn serve_stream(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
     let connection = Arc::new(Connection::new(None));
-    connection::serve(app, connection, Socket::Other(Box::new(stream))).await;
+    connection::serve(app, connection, Either::Right(Box::new(stream))).await;
 }
 
 /// `MAX_CONNECTIONS`, or what the limit of open files leaves.
@@ -118,7 +119,7 @@ fn max_connections(config: &Config, listeners: usize) -> usize {
 
 /// Accepts from all listening sockets.
 struct Acceptor {
-    sockets: Vec<AsyncFd<Listener>>,
+    sockets: Vec<AsyncFd<socket2::Socket>>,
     /// systemd holds the sockets too.
     inherited: bool,
     permits: Arc<Semaphore>,
@@ -202,21 +203,17 @@ impl Acceptor {
 }
 
 /// Takes the next connection out of the backlog.
-fn accept_from(listener: &Listener) -> io::Result<(Socket, Connection)> {
-    match listener {
-        Listener::Tcp(listener) => {
-            let (stream, client) = listener.accept()?;
-            stream.set_nonblocking(true)?;
+fn accept_from(listener: &socket2::Socket) -> io::Result<(Socket, Connection)> {
+    let (socket, client) = listener.accept()?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(match client.as_socket() {
+        Some(client) => {
+            let stream = TcpStream::from_std(socket.into())?;
             // Without it the kernel may hold an answer back until the last one is acknowledged. It fails on
             // a connection that is gone, as reading from it soon will.
             let _ = stream.set_nodelay(true);
-            let connection = Connection::new(Some(client.ip().to_canonical()));
-            Ok((Socket::Tcp(TcpStream::from_std(stream)?), connection))
+            (Either::Left(stream), Connection::new(Some(client.ip().to_canonical())))
         }
-        Listener::Unix(listener) => {
-            let (stream, _) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok((Socket::Unix(UnixStream::from_std(stream)?), Connection::new(None)))
-        }
-    }
+        None => (Either::Right(Box::new(UnixStream::from_std(socket.into())?)), Connection::new(None)),
+    })
 }

@@ -3,13 +3,11 @@
 //! Factor VII: the service is complete in itself and exports HTTP by binding to a port. With socket
 //! activation (`sd_listen_fds(3)`) systemd binds it, so it stays open while processes come and go.
 
-use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::net::SocketAddr;
 
 use listenfd::ListenFd;
+use socket2::{Domain, Socket, Type};
 
 /// Connections that may wait to be accepted from a socket that is bound here.
 const BACKLOG: i32 = 4096;
@@ -44,39 +42,24 @@ pub enum ListenError {
     },
 }
 
-/// A listening socket.
-#[derive(Debug)]
-pub enum Listener {
-    /// For HTTP over TCP.
-    Tcp(TcpListener),
-    /// For HTTP over a unix socket, mostly from a proxy on the same machine.
-    Unix(UnixListener),
-}
-
 /// All sockets to accept from.
 #[derive(Debug)]
 pub struct Listeners {
-    /// At least one.
-    pub sockets: Vec<Listener>,
+    /// At least one. Those of TCP get requests from clients, unix ones mostly from a proxy on the same machine.
+    pub sockets: Vec<Socket>,
     /// systemd holds them too, so they stay open when this process ends.
     pub inherited: bool,
 }
 
-impl fmt::Display for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(socket) => match socket.local_addr() {
-                Ok(address) => write!(f, "http://{address}/"),
-                Err(error) => write!(f, "a TCP socket ({error})"),
-            },
-            Self::Unix(socket) => match socket.local_addr() {
-                Ok(address) => match address.as_pathname() {
-                    Some(path) => write!(f, "unix:{}", path.display()),
-                    None => write!(f, "{address:?}"),
-                },
-                Err(error) => write!(f, "a unix socket ({error})"),
-            },
-        }
+/// A listening socket's address, as the log shows it.
+pub(crate) fn address_of(socket: &Socket) -> String {
+    match socket.local_addr() {
+        Ok(address) => match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) => format!("http://{address}/"),
+            (_, Some(path)) => format!("unix:{}", path.display()),
+            _ => "a unix socket without a path".to_owned(),
+        },
+        Err(error) => format!("a socket of an unknown address ({error})"),
     }
 }
 
@@ -102,47 +85,35 @@ impl Listeners {
 }
 
 /// Takes over one socket, if it is one that connections can be accepted from.
-fn adopt(handed_over: &mut ListenFd, index: usize) -> Result<Listener, ListenError> {
+fn adopt(handed_over: &mut ListenFd, index: usize) -> Result<Socket, ListenError> {
     let wrong = |error: io::Error| ListenError::WrongKind { index, error };
-    let listener = match handed_over.take_tcp_listener(index) {
-        Ok(Some(socket)) => Listener::Tcp(socket),
+    let socket: Socket = match handed_over.take_tcp_listener(index) {
+        Ok(Some(socket)) => socket.into(),
         _ => match handed_over.take_unix_listener(index).map_err(wrong)? {
-            Some(socket) => Listener::Unix(socket),
+            Some(socket) => socket.into(),
             None => return Err(wrong(io::ErrorKind::NotFound.into())),
         },
     };
     // With Accept=yes systemd would hand over a connection. Apple's systems cannot tell.
     #[cfg(not(target_vendor = "apple"))]
-    if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(|error| wrong(error.into()))? {
+    if !socket.is_listener().map_err(wrong)? {
         return Err(wrong(io::Error::other("the socket does not listen")));
     }
     // systemd leaves it blocking, and an accept that blocks would stop everything else.
-    rustix::io::ioctl_fionbio(&listener, true).map_err(|error| wrong(error.into()))?;
-    Ok(listener)
+    socket.set_nonblocking(true).map_err(wrong)?;
+    Ok(socket)
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(socket) => socket.as_fd(),
-            Self::Unix(socket) => socket.as_fd(),
-        }
-    }
-}
-
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
-}
-
-fn bind(address: SocketAddr) -> Result<Listener, ListenError> {
+fn bind(address: SocketAddr) -> Result<Socket, ListenError> {
     let listen = || {
-        let socket = TcpListener::bind(address)?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // The connections of an earlier process may still linger at the port (TIME_WAIT).
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
         socket.set_nonblocking(true)?;
-        // Further than std lets it grow. The kernel cuts it to net.core.somaxconn.
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok(Listener::Tcp(socket))
+        // The kernel cuts it to net.core.somaxconn.
+        socket.listen(BACKLOG)?;
+        Ok(socket)
     };
     listen().map_err(|error| ListenError::Bind { address, error })
 }

@@ -44,6 +44,11 @@ pub enum StoreError {
     },
 }
 
+/// Settings from which no client can be made, in words that name them.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreSetupError(pub(super) String);
+
 impl StoreError {
     /// Adds the address of a server that gave no answer.
     pub(super) fn at(self, address: &ConnectionAddr) -> Self {

@@ -31,7 +31,7 @@ mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 
-pub use error::StoreError;
+pub use error::{StoreError, StoreSetupError};
 pub use link::Link;
 pub(crate) use link::Total;
 pub use server_info::ServerInfo;
@@ -48,8 +48,10 @@ pub struct Store {
     connector: Option<Box<dyn Connector>>,
     keys: Arc<Keys>,
     min_replicas: i64,
-    reply_timeout: Duration,
-    budget: Duration,
+    /// How long a link may stay silent before the batch is sent again on a new one.
+    pub(crate) reply_timeout: Duration,
+    /// The time budget of a visit.
+    pub(crate) budget: Duration,
 }
 
 /// Opens streams to Redis in place of the URL's address.
@@ -74,7 +76,7 @@ impl Store {
             #[cfg(feature = "tls")]
             tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
             connector: None,
-            keys: Arc::new(Keys::new(&config.counter_key)?),
+            keys: Arc::new(Keys::new(&config.counter_key).map_err(no_random_numbers)?),
             min_replicas: i64::try_from(config.min_replicas_ack).unwrap_or(i64::MAX),
             reply_timeout: config.redis_timeout / 2,
             budget: config.redis_timeout,
@@ -86,16 +88,6 @@ impl Store {
     pub fn reached_by(mut self, connector: impl Connector + 'static) -> Self {
         self.connector = Some(Box::new(connector));
         self
-    }
-
-    /// The time budget of a visit.
-    pub(crate) fn budget(&self) -> Duration {
-        self.budget
-    }
-
-    /// How long a link may stay silent before the batch is sent again on a new one.
-    pub(crate) fn reply_timeout(&self) -> Duration {
-        self.reply_timeout
     }
 
     /// Opens a session with the server that counts, and makes sure that it answers: one that hangs, loads
@@ -240,14 +232,6 @@ impl Store {
     }
 }
 
-/// Settings from which no client can be made.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreSetupError {
-    /// The TLS files, or what they hold.
-    #[cfg(feature = "tls")]
-    #[error(transparent)]
-    Tls(#[from] tls::TlsSetupError),
-    /// The system's random source failed.
-    #[error("no random numbers for a producer id: {0}")]
-    Random(#[from] getrandom::Error),
+fn no_random_numbers(error: getrandom::Error) -> StoreSetupError {
+    StoreSetupError(format!("no random numbers for a producer id: {error}"))
 }

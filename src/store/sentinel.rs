@@ -15,30 +15,31 @@ use crate::store::session::Session;
 /// The Sentinels of one master.
 #[derive(Debug)]
 pub(super) struct Sentinels {
-    master: String,
-    nodes: Vec<ConnectionInfo>,
+    named: MasterName,
     /// The Sentinel that is asked first the next time.
     next: AtomicUsize,
 }
 
 impl Sentinels {
     pub(super) fn new(named: &MasterName) -> Self {
-        Self { master: named.master.clone(), nodes: named.nodes.clone(), next: AtomicUsize::new(0) }
+        Self { named: named.clone(), next: AtomicUsize::new(0) }
     }
 
     /// All of them, beginning with another one each time.
     pub(super) fn in_turn(&self) -> impl Iterator<Item = &ConnectionInfo> {
-        let first = self.next.fetch_add(1, Relaxed) % self.nodes.len().max(1);
-        let (rest, from_first) = self.nodes.split_at(first);
+        let nodes = &self.named.nodes;
+        let (rest, from_first) = nodes.split_at(self.next.fetch_add(1, Relaxed) % nodes.len().max(1));
         from_first.iter().chain(rest)
     }
 
     /// Asks a Sentinel for the address of the master.
     pub(super) async fn master_address(&self, sentinel: &mut Session) -> Result<(String, u16), StoreError> {
         let mut question = redis::cmd("SENTINEL");
-        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.master);
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.named.master);
         let answer: Option<(String, u16)> = sentinel.ask_at(&question).await?;
-        answer.ok_or_else(|| StoreError::Refused(format!("Sentinel knows no master named {}", self.master)))
+        answer.ok_or_else(|| {
+            StoreError::Refused(format!("Sentinel knows no master named {}", self.named.master))
+        })
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::io;
 
-use bytes::BufMut as _;
 use redis::{
     Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, Parser, RedisConnectionInfo, RedisError, Value,
 };
@@ -17,9 +16,6 @@ use crate::store::stream::Stream;
 
 /// The most that is read of a reply, in bytes. The longest is that to `INFO`, of some kilobytes.
 const MAX_REPLY: usize = 1024 * 1024;
-
-/// What is read at first, in bytes. A reply to an increment is shorter.
-const MIN_READ: usize = 64;
 
 /// How much is shown of a reply that Redis does not give, in bytes.
 const MAX_SHOWN: usize = 32;
@@ -99,8 +95,8 @@ impl Session {
             return Err(io::Error::new(io::ErrorKind::InvalidData, TOO_LONG));
         }
         // One byte more than is read tells a longer reply.
-        let room = self.received.len().max(MIN_READ).min(MAX_REPLY + 1 - self.received.len());
-        match self.stream.read_buf(&mut (&mut self.received).limit(room)).await? {
+        let room = (MAX_REPLY + 1 - self.received.len()) as u64;
+        match (&mut self.stream).take(room).read_buf(&mut self.received).await? {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             _ => Ok(()),
         }

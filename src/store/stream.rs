@@ -2,15 +2,17 @@
 
 use std::io;
 use std::pin::Pin;
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 
-/// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)), in
-/// milliseconds. Only Linux can be told so.
+/// How long the kernel keeps trying to deliver to a peer that does not acknowledge (tcp(7)). Only Linux can
+/// be told so.
 #[cfg(target_os = "linux")]
-const USER_TIMEOUT_MS: u32 = 60_000;
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What leads to a Redis server and back.
 pub trait AsyncStream: AsyncRead + AsyncWrite {}
@@ -32,7 +34,7 @@ pub(super) async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> 
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 #[cfg(target_os = "linux")]
-                rustix::net::sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS)?;
+                socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
                 return Ok(stream);
             }
             Err(error) => last_error = error,

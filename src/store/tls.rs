@@ -4,20 +4,21 @@
 //! streams share the state that is made there, so that TLS sessions can be resumed. The redis crate
 //! would read the system's certificates at every attempt, on the event loop (4.4 ms).
 
-use std::error::Error;
+use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use redis::ConnectionAddr;
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::Config;
+use crate::store::error::StoreSetupError;
 use crate::store::stream::connect_tcp;
 
 /// The authorities to trust, and the certificate of this client.
@@ -25,41 +26,20 @@ pub(crate) struct Tls {
     connector: TlsConnector,
 }
 
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()
     }
 }
 
-/// TLS settings that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsSetupError {
-    /// A file cannot be read, or what is in it cannot be used.
-    #[error("{name}={} cannot be used ({error}); it takes a PEM file of {}", file.display(), expected(name))]
-    File {
-        /// The setting.
-        name: &'static str,
-        /// The file that it names.
-        file: PathBuf,
-        /// What is wrong with it.
-        error: Box<dyn Error + Send + Sync>,
-    },
-    /// No certificate authority is known.
-    #[error("this system trusts no certificate authority{0}; set REDIS_CA_FILE")]
-    NoAuthorities(String),
-    /// The library cannot be used as it was built.
-    #[error("no TLS: {0}")]
-    Rustls(#[from] rustls::Error),
-    /// The URL's host is neither a name nor an address.
-    #[error("REDIS_URL names a host that no certificate can be made for: {0}")]
-    Host(#[from] InvalidDnsNameError),
-}
-
 impl Tls {
     /// Reads the certificates that `config` names, or else the system's.
-    pub(crate) fn new(config: &Config) -> Result<Self, TlsSetupError> {
+    pub(crate) fn new(config: &Config) -> Result<Self, StoreSetupError> {
         if let ConnectionAddr::TcpTls { host, .. } = config.redis_url.connection.addr() {
-            ServerName::try_from(host.as_str())?;
+            ServerName::try_from(host.as_str()).map_err(|error| {
+                let what = "REDIS_URL names a host that no certificate can be made for";
+                StoreSetupError(format!("{what}: {error}"))
+            })?;
         }
         let mut roots = RootCertStore::empty();
         if let Some(file) = &config.redis_ca_file {
@@ -71,13 +51,15 @@ impl Tls {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                let errors = found.errors.iter().map(|error| format!(" ({error})"));
-                return Err(TlsSetupError::NoAuthorities(errors.collect()));
+                let errors: String = found.errors.iter().map(|error| format!(" ({error})")).collect();
+                let text = format!("this system trusts no certificate authority{errors}; set REDIS_CA_FILE");
+                return Err(StoreSetupError(text));
             }
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
+            .with_safe_default_protocol_versions()
+            .map_err(|error| StoreSetupError(format!("no TLS: {error}")))?
             .with_root_certificates(roots);
         let client = match (&config.redis_cert_file, &config.redis_key_file) {
             (Some(cert_file), Some(key_file)) => {
@@ -121,28 +103,24 @@ fn stable_message(error: io::Error) -> io::Error {
 }
 
 /// The certificates in the file that a setting names, at least one.
-fn certificates(name: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+fn certificates(setting: Setting, file: &Path) -> Result<Vec<CertificateDer<'static>>, StoreSetupError> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
-        .map_err(|error| in_file(name, file, error))?;
+        .map_err(|error| in_file(setting, file, error))?;
     if certificates.is_empty() {
-        return Err(in_file(name, file, pem::Error::NoItemsFound));
+        return Err(in_file(setting, file, pem::Error::NoItemsFound));
     }
     Ok(certificates)
 }
 
-const CA_FILE: &str = "REDIS_CA_FILE";
-const CERT_FILE: &str = "REDIS_CERT_FILE";
-const KEY_FILE: &str = "REDIS_KEY_FILE";
+/// A setting, and what its file must hold.
+type Setting = (&'static str, &'static str);
 
-fn expected(name: &str) -> &'static str {
-    match name {
-        CA_FILE => "the certificates to trust",
-        CERT_FILE => "a certificate and those that vouch for it",
-        _ => "the key that belongs to REDIS_CERT_FILE",
-    }
-}
+const CA_FILE: Setting = ("REDIS_CA_FILE", "the certificates to trust");
+const CERT_FILE: Setting = ("REDIS_CERT_FILE", "a certificate and those that vouch for it");
+const KEY_FILE: Setting = ("REDIS_KEY_FILE", "the key that belongs to REDIS_CERT_FILE");
 
-fn in_file(name: &'static str, file: &Path, error: impl Into<Box<dyn Error + Send + Sync>>) -> TlsSetupError {
-    TlsSetupError::File { name, file: file.to_owned(), error: error.into() }
+fn in_file((name, expected): Setting, file: &Path, error: impl fmt::Display) -> StoreSetupError {
+    let file = file.display();
+    StoreSetupError(format!("{name}={file} cannot be used ({error}); it takes a PEM file of {expected}"))
 }

@@ -1,10 +1,11 @@
 //! One event for each request.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::io::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
 use tracing::Level;
 
 use crate::telemetry::stdout::Output;
@@ -66,18 +67,15 @@ impl AccessLog {
             return;
         }
         if let Self::Json(output) = self {
+            let level = if failed { Level::WARN } else { Level::INFO };
+            let time = humantime::format_rfc3339_micros(SystemTime::now());
             output.line(|line| {
+                let _ = write!(line, r#"{{"timestamp":"{time}","level":"{level}","message":"request""#);
                 macro_rules! put {
                     ($($name:ident = $value:expr,)+) => {
-                        $( $value.put(line, concat!(",\"", stringify!($name), "\":")); )+
+                        $( put(line, concat!(",\"", stringify!($name), "\":"), $value); )+
                     };
                 }
-                let level = if failed { Level::WARN } else { Level::INFO };
-                line.extend_from_slice(b"{\"timestamp\":\"");
-                put_timestamp(line);
-                line.extend_from_slice(b"\",\"level\":\"");
-                line.extend_from_slice(level.as_str().as_bytes());
-                line.extend_from_slice(b"\",\"message\":\"request\"");
                 with_fields!(access, path, put);
                 line.extend_from_slice(b"}\n");
             });
@@ -102,61 +100,15 @@ impl AccessLog {
     }
 }
 
-/// A value of a field, as JSON.
-trait Put {
-    fn put(self, line: &mut Vec<u8>, name: &str);
-}
-
-impl Put for &str {
-    fn put(self, line: &mut Vec<u8>, name: &str) {
-        line.extend_from_slice(name.as_bytes());
-        // Writing into a Vec cannot fail.
-        let _ = serde_json::to_writer(line, self);
+/// Adds a field to a JSON object, unless it has no value.
+fn put(line: &mut Vec<u8>, name: &str, value: impl Serialize) {
+    let before = line.len();
+    line.extend_from_slice(name.as_bytes());
+    // Writing into a Vec cannot fail.
+    let _ = serde_json::to_writer(&mut *line, &value);
+    if line.ends_with(b"null") {
+        line.truncate(before);
     }
-}
-
-impl<T: Put> Put for Option<T> {
-    fn put(self, line: &mut Vec<u8>, name: &str) {
-        if let Some(value) = self {
-            value.put(line, name);
-        }
-    }
-}
-
-macro_rules! put_integers {
-    ($($integer:ty)+) => { $( impl Put for $integer {
-        fn put(self, line: &mut Vec<u8>, name: &str) {
-            line.extend_from_slice(name.as_bytes());
-            line.extend_from_slice(itoa::Buffer::new().format(self).as_bytes());
-        }
-    } )+ };
-}
-
-put_integers!(u16 u64 i64);
-
-/// Adds the time, as RFC 3339 has it. Most events differ from the one before in microseconds only, so
-/// the text of the second is kept.
-fn put_timestamp(line: &mut Vec<u8>) {
-    thread_local! {
-        static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
-    }
-    let now = SystemTime::now();
-    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    SECOND.with_borrow_mut(|(second, text)| {
-        if *second != since_epoch.as_secs() {
-            *second = since_epoch.as_secs();
-            *text = humantime::format_rfc3339_seconds(now).to_string();
-            // Its Z comes last.
-            text.pop();
-        }
-        line.extend_from_slice(text.as_bytes());
-    });
-    // A leading one keeps the zeros behind it.
-    let mut digits = itoa::Buffer::new();
-    let micros = digits.format(1_000_000 + since_epoch.subsec_micros());
-    line.push(b'.');
-    line.extend_from_slice(&micros.as_bytes()[1..]);
-    line.push(b'Z');
 }
 
 /// A path in the characters that RFC 3986 leaves a URI. Others could steer the terminal on which the log

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::format::{DefaultFields, Format};
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::{Layer, registry};
+use tracing_subscriber::{Layer, fmt, registry};
 
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::stdout::Output;
@@ -51,11 +52,8 @@ pub fn start(format: LogFormat, level: LevelFilter, output: &Arc<Output>) -> io:
     };
     let (layer, access_log) = match journal {
         Some(journal) => (journal.boxed(), AccessLog::Event),
-        None if is_text => (text(output.clone()).boxed(), AccessLog::Event),
-        None => {
-            let access_log = AccessLog::Json(output.clone());
-            (json(output.clone()).boxed(), access_log)
-        }
+        None if is_text => (lines(output).boxed(), AccessLog::Event),
+        None => (lines(output).json().flatten_event(true).boxed(), AccessLog::Json(output.clone())),
     };
     // Fails when a logger is installed already: a test may run several services in one process.
     let _ = tracing::subscriber::set_global_default(registry().with(layer).with(level));
@@ -78,27 +76,13 @@ fn journal() -> io::Result<tracing_journald::Layer> {
         }))
 }
 
-fn text<S>(output: Arc<Output>) -> impl Layer<S>
+fn lines<S>(output: &Arc<Output>) -> fmt::Layer<S, DefaultFields, Format, Arc<Output>>
 where
     S: Subscriber + for<'a> registry::LookupSpan<'a>,
 {
     let colours =
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt::layer()
-        .with_target(false)
-        .with_ansi(colours)
-        .with_writer(move || Line::new(output.clone()))
-}
-
-fn json<S>(output: Arc<Output>) -> impl Layer<S>
-where
-    S: Subscriber + for<'a> registry::LookupSpan<'a>,
-{
-    tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_target(false)
-        .with_writer(move || Line::new(output.clone()))
+    fmt::layer().with_target(false).with_ansi(colours).with_writer(output.clone())
 }
 
 /// Whether `stream` leads to the journal: systemd puts device and inode of the stream that it
@@ -109,34 +93,4 @@ fn is_journal(stream: impl AsFd) -> bool {
     };
     let stream = rustix::fs::fstat(stream);
     stream.is_ok_and(|stream| announced == format!("{}:{}", stream.st_dev, stream.st_ino))
-}
-
-/// A line, handed over whole when it is complete.
-struct Line {
-    output: Arc<Output>,
-    bytes: Vec<u8>,
-}
-
-impl Line {
-    fn new(output: Arc<Output>) -> Self {
-        Self { output, bytes: Vec::new() }
-    }
-}
-
-impl io::Write for Line {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.output.line(|lines| lines.extend_from_slice(&self.bytes));
-        self.output.flush_now();
-    }
 }

@@ -1,7 +1,5 @@
 //! What the process measures of itself, as OpenMetrics text, which Prometheus reads.
 
-use std::sync::OnceLock;
-
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -36,31 +34,24 @@ struct NoLabels {}
 
 /// How often each limit was hit.
 #[derive(Debug)]
-pub struct LimitHits {
-    /// `MAX_HEADER_BYTES` and `MAX_HEADERS`.
-    pub headers: Counter,
-    /// `HEADER_TIMEOUT`.
-    pub header_timeout: Counter,
-    /// `KEEP_ALIVE_TIMEOUT`.
-    pub keep_alive_timeout: Counter,
-    /// `MAX_BODY_BYTES`.
-    pub body_bytes: Counter,
-    /// `MAX_CONNECTIONS`.
-    pub connections: Counter,
-    /// `MAX_WAITING_VISITS`.
-    pub waiting_visits: Counter,
+pub(crate) struct LimitHits {
+    pub(crate) headers: Counter,
+    pub(crate) header_timeout: Counter,
+    pub(crate) keep_alive_timeout: Counter,
+    pub(crate) body_bytes: Counter,
+    pub(crate) connections: Counter,
+    pub(crate) waiting_visits: Counter,
 }
 
-/// What most requests are measured by, at hand: a look into `requests` hashes both labels.
+/// What most requests are measured by, at hand: a look into a family hashes the labels.
 #[derive(Debug)]
 struct RouteMetrics {
     route: &'static str,
+    ok: Counter,
     durations: Histogram,
-    /// That of `requests` with the status 200, once there is one.
-    ok: OnceLock<Counter>,
 }
 
-/// The measurements of one process.
+/// The measurements of one process. Their meaning is the help text in [`Metrics::new`].
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -68,29 +59,19 @@ pub struct Metrics {
     routes: Vec<RouteMetrics>,
     /// All of `requests` together.
     all_requests: Counter,
-    /// Times that a limit was hit.
-    pub limit_hits: LimitHits,
-    /// Connections open now.
-    pub connections: Gauge,
-    /// Connections accepted.
-    pub connections_accepted: Counter,
-    /// Failed accepts, such as for want of a file descriptor.
-    pub accept_errors: Counter,
-    /// Visits that wait for a number now.
+    pub(crate) limit_hits: LimitHits,
+    pub(crate) connections: Gauge,
+    pub(crate) connections_accepted: Counter,
+    pub(crate) accept_errors: Counter,
+    /// Visits that wait for their number now.
     pub waiting_visits: Gauge,
-    /// Visits for each command sent to Redis.
-    pub batch_visits: Histogram,
-    /// 1 when the last command to Redis succeeded.
-    pub redis_up: Gauge,
+    pub(crate) batch_visits: Histogram,
+    pub(crate) redis_up: Gauge,
     redis_durable: Family<NoLabels, Gauge>,
-    /// Failed commands and connection attempts.
-    pub redis_errors: Counter,
-    /// Attempts to connect.
-    pub redis_connection_attempts: Counter,
-    /// Times that the count went back without a reset.
-    pub counter_went_back: Counter,
-    /// Log lines dropped because stdout was not read.
-    pub log_lines_dropped: Counter,
+    pub(crate) redis_errors: Counter,
+    pub(crate) redis_connection_attempts: Counter,
+    pub(crate) counter_went_back: Counter,
+    pub(crate) log_lines_dropped: Counter,
 }
 
 impl Metrics {
@@ -112,13 +93,13 @@ impl Metrics {
             "Requests, by what they were answered with; 499 where the client had left",
             &requests,
         );
-        let durations = Family::<RouteLabel, Histogram>::new_with_constructor(|| {
-            // 50 us to 1.6 s, doubling.
-            Histogram::new(doubling(0.000_05, 16))
-        });
-        let of_route = |route| {
-            let durations = durations.get_or_create_owned(&RouteLabel { route });
-            RouteMetrics { route, durations, ok: OnceLock::new() }
+        // 50 us to 1.6 s.
+        let durations: fn() -> Histogram = || Histogram::new(doubling(0.000_05, 16));
+        let durations = Family::new_with_constructor(durations);
+        let of_route = |route| RouteMetrics {
+            route,
+            ok: requests.get_or_create_owned(&RequestLabels { route, status: 200 }),
+            durations: durations.get_or_create_owned(&RouteLabel { route }),
         };
         let routes = routes.into_iter().map(of_route).collect();
         registry.register_with_unit(
@@ -145,8 +126,8 @@ impl Metrics {
         let mut counter = |name, help| add(&mut registry, name, help, &Counter::default());
         Self {
             requests,
-            all_requests: Counter::default(),
             routes,
+            all_requests: Counter::default(),
             limit_hits: LimitHits {
                 headers: limit("headers"),
                 header_timeout: limit("header_timeout"),
@@ -172,17 +153,15 @@ impl Metrics {
 
     /// Counts one answered request.
     pub(crate) fn count_request(&self, route: &'static str, status: u16, seconds: f64) {
-        let of_labels = || self.requests.get_or_create_owned(&RequestLabels { route, status });
+        let known = self.routes.iter().find(|known| known.route == route);
+        match known {
+            Some(known) if status == 200 => known.ok.inc(),
+            _ => self.requests.get_or_create(&RequestLabels { route, status }).inc(),
+        };
+        if let Some(known) = known {
+            known.durations.observe(seconds);
+        }
         self.all_requests.inc();
-        let Some(known) = self.routes.iter().find(|known| known.route == route) else {
-            of_labels().inc();
-            return;
-        };
-        known.durations.observe(seconds);
-        match status {
-            200 => known.ok.get_or_init(of_labels).inc(),
-            _ => of_labels().inc(),
-        };
     }
 
     /// How many requests have been answered.

@@ -7,14 +7,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -37,8 +36,8 @@ const MAX_STALL: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for a reader that takes the last lines slowly.
 const MAX_FINISH: Duration = Duration::from_secs(10);
 
-/// A pipe that poll(2) says is writable takes as much without blocking (`PIPE_BUF` in pipe(7)).
-const PIPE_ROOM: usize = 4096;
+/// What poll(2) calls writable takes as much without blocking (`PIPE_BUF` in pipe(7)).
+const MIN_ROOM: usize = 4096;
 
 /// Where log lines go. Cheap to share.
 #[derive(Debug)]
@@ -60,60 +59,40 @@ struct Lines {
     mid_line: bool,
 }
 
-/// stdout, by what it is. Its own file description may be shared with other processes, whose
-/// writes must stay blocking, so it is never set to non-blocking itself.
+/// stdout. Its file description may be shared with other processes, whose writes must stay blocking, so it
+/// is never set to non-blocking itself.
 #[derive(Debug)]
-enum Sink {
-    /// A pipe or a terminal, opened anew without blocking.
-    Reopened(File),
-    /// A socket, such as systemd's journal stream: each send asks not to block.
-    Socket(OwnedFd),
-    /// A pipe or a terminal that could not be opened anew, say because it is another user's:
-    /// written to in small parts, each when there is room.
-    Shared(File),
-    /// A file, which does not block.
-    Plain(File),
+struct Sink {
+    file: File,
+    /// A write takes what there is room for. Else it is asked first whether there is some.
+    nonblocking: bool,
 }
 
 impl Sink {
     fn stdout() -> io::Result<Self> {
-        let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        let kind = stdout.metadata()?.file_type();
-        if kind.is_socket() {
-            return Ok(Self::Socket(stdout.into()));
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        // A file does not block.
+        if file.metadata()?.is_file() {
+            return Ok(Self { file, nonblocking: true });
         }
-        if kind.is_fifo() || kind.is_char_device() {
-            let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-            let reopened = OpenOptions::new().write(true).custom_flags(nonblocking).open("/proc/self/fd/1");
-            if let Ok(reopened) = reopened {
-                return Ok(Self::Reopened(reopened));
-            }
-            return Ok(Self::Shared(stdout));
-        }
-        Ok(Self::Plain(stdout))
+        // A pipe or a terminal can be opened anew, unless it is another user's. A socket cannot.
+        let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let reopened = OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/1");
+        Ok(match reopened {
+            Ok(file) => Self { file, nonblocking: true },
+            Err(_) => Self { file, nonblocking: false },
+        })
     }
 
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Reopened(file) | Self::Plain(file) => (&*file).write(bytes),
-            Self::Shared(file) => {
-                let mut stdout = [PollFd::new(file, PollFlags::OUT)];
-                if rustix::event::poll(&mut stdout, Some(&Timespec::default()))? == 0 {
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
-                (&*file).write(&bytes[..bytes.len().min(PIPE_ROOM)])
+    fn write(&self, mut bytes: &[u8]) -> io::Result<usize> {
+        if !self.nonblocking {
+            let mut stdout = [PollFd::new(&self.file, PollFlags::OUT)];
+            if rustix::event::poll(&mut stdout, Some(&Timespec::default()))? == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
             }
-            Self::Socket(socket) => Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT)?),
+            bytes = &bytes[..bytes.len().min(MIN_ROOM)];
         }
-    }
-}
-
-impl AsFd for Sink {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Reopened(file) | Self::Shared(file) | Self::Plain(file) => file.as_fd(),
-            Self::Socket(socket) => socket.as_fd(),
-        }
+        (&self.file).write(bytes)
     }
 }
 
@@ -177,7 +156,7 @@ impl Output {
             }
             while self.write_lines() == Written::Blocked {
                 // Registered only now: else the event loop would wake whenever the reader takes something.
-                match writable(&self.sink) {
+                match writable(&self.sink.file) {
                     Ok(ready) if ready.writable().await.is_err() => return,
                     Ok(_) => {}
                     // Files cannot be waited for, and need not be; or the system lacks something.
@@ -192,7 +171,7 @@ impl Output {
         let until = Instant::now() + MAX_FINISH;
         while self.write_lines() == Written::Blocked {
             let wait = until.saturating_duration_since(Instant::now()).min(MAX_STALL);
-            let mut stdout = [PollFd::new(&self.sink, PollFlags::OUT)];
+            let mut stdout = [PollFd::new(&self.sink.file, PollFlags::OUT)];
             if rustix::event::poll(&mut stdout, wait.try_into().ok().as_ref()) == Ok(0) {
                 return;
             }
@@ -235,9 +214,22 @@ impl Output {
     }
 }
 
+/// An event of the log, which comes as a whole line and is not held back.
+impl io::Write for &Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line(|lines| lines.extend_from_slice(bytes));
+        self.flush_now();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The sink on the event loop, for as long as this is kept.
 #[expect(deprecated, reason = "its successor is unsafe; a descriptor that is borrowed stays open")]
-fn writable(sink: &Sink) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+fn writable(sink: &File) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     AsyncFd::with_interest(sink.as_fd(), Interest::WRITABLE)
 }
 
