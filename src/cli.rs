@@ -199,25 +199,21 @@ fn check_health() -> Result<(), Failure> {
         own => own,
     };
     let address = SocketAddr::new(host, config.port);
-    let what = match ask_health(address) {
-        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => return Ok(()),
-        Ok(answer) => {
-            let status = answer.lines().next().unwrap_or_default();
-            format!("{address} says {status:?} to /healthz")
-        }
-        Err(error) => format!("{address} is not healthy: {error}"),
+    let ask = || {
+        let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
+        stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        // Another program that listens there may say more.
+        stream.take(1024).read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned())
+    };
+    let what = match ask() {
+        Ok(status) if status.starts_with("HTTP/1.1 200 ") => return Ok(()),
+        Ok(status) => format!("{address} says {status:?} to /healthz"),
+        Err::<_, io::Error>(error) => format!("{address} is not healthy: {error}"),
     };
     Err(Failure::new(EX_UNAVAILABLE, what))
-}
-
-fn ask_health(address: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
-    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    // Another program that listens there may say more.
-    stream.take(1024).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Every setting with its default and its meaning, and what else `--help` ends with.

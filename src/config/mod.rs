@@ -8,7 +8,6 @@
 //! reported together, each as one line: the variable, what it held (never a secret), what it takes.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -125,19 +124,14 @@ settings! {
 
 /// Everything that is wrong with the settings, one line each.
 #[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
 pub struct ConfigError(Vec<String>);
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
 impl Config {
-    /// Reads the settings from the variables of this process.
+    /// As [`Config::from_vars`], from the variables of this process.
     ///
     /// # Errors
-    /// Names every setting that is wrong or contradicts another.
+    /// The same.
     pub fn from_env() -> Result<Self, ConfigError> {
         Self::from_vars(std::env::vars_os())
     }

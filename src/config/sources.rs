@@ -64,9 +64,6 @@ impl Provider for Variables {
     }
 }
 
-/// How messages name the file of the systemd credential.
-const CREDENTIAL: &str = "systemd credential $CREDENTIALS_DIRECTORY/redis-url";
-
 /// The Redis URL from `REDIS_URL_FILE` or the systemd credential, if there is one.
 pub(super) fn secret_redis_url(environment: &Variables, problems: &mut Problems) -> Option<Variables> {
     let value = |name| environment.values.get(name);
@@ -76,7 +73,8 @@ pub(super) fn secret_redis_url(environment: &Variables, problems: &mut Problems)
         // One that is there and cannot be looked at is an error, not absent.
         .filter(|file| file.try_exists().unwrap_or(true));
     let named = named.map(|file| (format!("REDIS_URL_FILE {file}"), PathBuf::from(file)));
-    let credential = credential.map(|file| (CREDENTIAL.to_owned(), file));
+    let credential =
+        credential.map(|file| ("systemd credential $CREDENTIALS_DIRECTORY/redis-url".to_owned(), file));
     let files: Vec<_> = named.into_iter().chain(credential).collect();
     let inline = value("REDIS_URL").map(|_| "REDIS_URL");
     let origins = inline.into_iter().chain(files.iter().map(|(origin, _)| &**origin));

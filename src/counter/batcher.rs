@@ -39,12 +39,6 @@ struct Batch {
     may_have_run: bool,
 }
 
-impl Batch {
-    fn is_waited_for(&self) -> bool {
-        self.members.iter().any(Pending::is_waiting)
-    }
-}
-
 pub(super) struct Batcher {
     store: Arc<Store>,
     arrivals: UnboundedReceiver<Pending>,
@@ -112,7 +106,7 @@ impl Batcher {
         self.clean_up(link).await;
     }
 
-    /// Waits until something waits to be counted. False: nothing will come any more.
+    /// Waits for something to count. False: nothing will come any more.
     async fn has_work(&mut self) -> bool {
         if self.batch.is_some() || !self.pending.is_empty() {
             return true;
@@ -216,7 +210,7 @@ impl Batcher {
             return None;
         }
         let members = std::mem::take(&mut self.pending);
-        let size = members.iter().filter(|member| member.is_visit()).count();
+        let size = members.iter().filter(|member| member.is_visit).count();
         if size > 0 {
             self.metrics.batch_visits.observe(size as f64);
         }
@@ -311,7 +305,7 @@ impl Batcher {
             refused |= member.expire(soon, &reason);
         }
         self.pending.retain(Pending::is_waiting);
-        self.batch.take_if(|batch| !batch.is_waited_for());
+        self.batch.take_if(|batch| !batch.members.iter().any(Pending::is_waiting));
         if refused {
             self.state.mark_down(&reason);
         }
@@ -337,7 +331,7 @@ fn answer(batch: Batch, first: &Result<i64, Refusal>) {
     let mut visits = 0;
     for mut member in batch.members {
         let number = first.clone().map(|first| first.saturating_add(visits));
-        visits += i64::from(member.is_visit());
+        visits += i64::from(member.is_visit);
         member.answer(number);
     }
 }

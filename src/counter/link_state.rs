@@ -32,14 +32,12 @@ pub(super) struct LinkState {
 enum State {
     Unknown,
     Up,
-    Down(Outage),
-}
-
-struct Outage {
-    since: Instant,
-    last_logged: Option<Instant>,
-    /// The reasons that were logged. One outage may show itself in several ways by turns.
-    reasons: Vec<Arc<str>>,
+    /// With the reasons that were logged. One outage may show itself in several ways by turns.
+    Down {
+        since: Instant,
+        last_logged: Option<Instant>,
+        reasons: Vec<Arc<str>>,
+    },
 }
 
 impl LinkState {
@@ -80,7 +78,7 @@ impl LinkState {
         match &self.state {
             State::Up => return,
             State::Unknown => tracing::info!("Redis answers"),
-            State::Down(Outage { since, .. }) => {
+            State::Down { since, .. } => {
                 let outage_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(outage_ms, "Redis answers again");
             }
@@ -95,17 +93,17 @@ impl LinkState {
         self.note_error(reason.clone());
         self.metrics.redis_up.set(0);
         let now = Instant::now();
-        if !matches!(self.state, State::Down(_)) {
-            self.state = State::Down(Outage { since: now, last_logged: None, reasons: Vec::new() });
+        if !matches!(self.state, State::Down { .. }) {
+            self.state = State::Down { since: now, last_logged: None, reasons: Vec::new() };
         }
-        if let State::Down(outage) = &mut self.state
-            && !outage.reasons.contains(reason)
-            && outage.reasons.len() < MAX_REASONS
-            && outage.last_logged.is_none_or(|logged| now.duration_since(logged) >= LOG_INTERVAL)
+        if let State::Down { last_logged, reasons, .. } = &mut self.state
+            && !reasons.contains(reason)
+            && reasons.len() < MAX_REASONS
+            && last_logged.is_none_or(|logged| now.duration_since(logged) >= LOG_INTERVAL)
         {
             tracing::error!(%reason, "Redis does not count; visits get 503");
-            outage.last_logged = Some(now);
-            outage.reasons.push(reason.clone());
+            *last_logged = Some(now);
+            reasons.push(reason.clone());
         }
     }
 

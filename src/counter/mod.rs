@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::counter::batcher::Batcher;
-use crate::counter::pending::{Pending, Purpose};
+use crate::counter::pending::Pending;
 use crate::store::Store;
 use crate::telemetry::metrics::{Gauge, Metrics};
 
@@ -74,20 +74,17 @@ impl Counter {
             self.metrics.limit_hits.waiting_visits.inc();
             return Err(Refusal::QueueFull);
         }
-        self.ask(Purpose::Visit, arrived).await
+        self.ask(true, arrived).await
     }
 
-    /// Finds out whether a visit could be counted now.
-    ///
-    /// # Errors
-    /// The [`Refusal`] that a visit would get.
+    /// Finds out whether a visit could be counted now. The error is that of a visit.
     pub async fn probe(&self) -> Result<(), Refusal> {
-        self.ask(Purpose::Probe, Instant::now()).await.map(drop)
+        self.ask(false, Instant::now()).await.map(drop)
     }
 
-    async fn ask(&self, purpose: Purpose, arrived: Instant) -> Result<i64, Refusal> {
+    async fn ask(&self, is_visit: bool, arrived: Instant) -> Result<i64, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let pending = Pending::new(purpose, arrived + self.budget, reply);
+        let pending = Pending::new(is_visit, arrived + self.budget, reply);
         // The batcher outlives the counter, and answers all it has taken.
         let ended = || Refusal::Unreachable("the counter has ended".into());
         self.arrivals.send(pending).map_err(|_| ended())?;

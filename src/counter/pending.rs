@@ -25,28 +25,19 @@ pub enum Refusal {
 /// The number of a visit. A probe gets some number.
 pub(super) type Answer = Result<i64, Refusal>;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    Visit,
-    Probe,
-}
-
 /// A visit or a probe that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Pending {
-    purpose: Purpose,
+    /// Else it is a probe, which counts nothing.
+    pub(super) is_visit: bool,
     deadline: Instant,
     /// `None` once it has been answered.
     reply: Option<oneshot::Sender<Answer>>,
 }
 
 impl Pending {
-    pub(super) fn new(purpose: Purpose, deadline: Instant, reply: oneshot::Sender<Answer>) -> Self {
-        Self { purpose, deadline, reply: Some(reply) }
-    }
-
-    pub(super) fn is_visit(&self) -> bool {
-        self.purpose == Purpose::Visit
+    pub(super) fn new(is_visit: bool, deadline: Instant, reply: oneshot::Sender<Answer>) -> Self {
+        Self { is_visit, deadline, reply: Some(reply) }
     }
 
     /// Whether an answer is still waited for: none was given, and the visitor has not left.

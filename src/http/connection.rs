@@ -173,8 +173,7 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
             }
         }
     };
-    let now = Instant::now();
-    connection.activity.lock().set_state(State::Closing, now);
+    connection.activity.lock().set_state(State::Closing, Instant::now());
     // Boxed for the same reason. Too slow, too much or broken: closed all the same.
     let lingering = Box::pin(linger(io.socket, &final_bytes, app.max_body_bytes));
     let _ = timeout(MAX_LINGER, lingering).await;
@@ -215,13 +214,12 @@ struct LogIfCut<'a> {
 
 impl Drop for LogIfCut<'_> {
     fn drop(&mut self) {
-        let lasted = self.meta.arrived.elapsed();
-        log(self.app, self.connection, Some(self.meta), CLIENT_CLOSED_REQUEST, 0, None, lasted);
+        let Self { app, connection, meta } = self;
+        log(app, connection, Some(meta), CLIENT_CLOSED_REQUEST, 0, None, meta.arrived.elapsed());
     }
 }
 
-/// Measures and logs a request that is over. Without `meta` it could not be read, so that what it asked for
-/// is unknown.
+/// Measures and logs a request that is over; without `meta`, one that could not be read.
 fn log(
     app: &App,
     connection: &Connection,

@@ -88,40 +88,33 @@ fn readable(all: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hyper::HeaderMap;
     use hyper::header::{ACCEPT, HeaderValue};
 
     use super::Form;
 
-    fn wanted(accepts: &[&str]) -> Form {
-        let mut headers = HeaderMap::new();
-        for accept in accepts {
-            headers.append(ACCEPT, HeaderValue::from_str(accept).expect("a value"));
-        }
-        Form::wanted(&headers)
-    }
-
     #[test]
-    fn a_browser_gets_html_and_a_client_that_does_not_care_gets_text() {
+    fn quality_and_precision_decide_and_text_is_for_clients_that_do_not_care() {
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
-        assert_eq!(wanted(&[browser]), Form::Html);
-        for accepts in [&[][..], &["*/*"], &["text/*"], &["image/png"], &["nonsense"], &[""]] {
-            assert_eq!(wanted(accepts), Form::Text, "{accepts:?}");
+        let too_long = "text/html,".repeat(200);
+        for (accepts, form) in [
+            (&[browser][..], Form::Html),
+            (&[], Form::Text),
+            (&["*/*"], Form::Text),
+            (&["text/*"], Form::Text),
+            (&["image/png"], Form::Text),
+            (&["nonsense"], Form::Text),
+            (&[""], Form::Text),
+            (&["application/json"], Form::Json),
+            (&["application/problem+json"], Form::Json),
+            (&["text/plain;q=0.1, application/json;q=0.2"], Form::Json),
+            (&["text/plain;q=0", "TEXT/HTML"], Form::Html),
+            (&["application/json; charset=utf-8"], Form::Json),
+            (&["*, , text/html"], Form::Html),
+            (&[&too_long], Form::Text),
+        ] {
+            let values = accepts.iter().map(|accept| HeaderValue::from_str(accept).expect("a value"));
+            let headers = values.map(|value| (ACCEPT, value)).collect();
+            assert_eq!(Form::wanted(&headers), form, "{accepts:?}");
         }
-    }
-
-    #[test]
-    fn quality_and_precision_decide() {
-        assert_eq!(wanted(&["application/json"]), Form::Json);
-        assert_eq!(wanted(&["application/problem+json"]), Form::Json);
-        assert_eq!(wanted(&["text/plain;q=0.1, application/json;q=0.2"]), Form::Json);
-        assert_eq!(wanted(&["text/plain;q=0", "TEXT/HTML"]), Form::Html);
-        assert_eq!(wanted(&["application/json; charset=utf-8"]), Form::Json);
-        assert_eq!(wanted(&["*, , text/html"]), Form::Html);
-    }
-
-    #[test]
-    fn a_list_that_is_too_long_is_not_read() {
-        assert_eq!(wanted(&[&"text/html,".repeat(200)]), Form::Text);
     }
 }

@@ -25,33 +25,25 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Root,
-        Self::Healthz,
-        Self::Readyz,
-        Self::Metrics,
-        Self::Version,
-        Self::Unknown,
-        Self::Malformed,
+    /// Each route as metrics name it: by its path, if it has one.
+    pub(crate) const NAMES: [(Self, &'static str); 7] = [
+        (Self::Root, "/"),
+        (Self::Healthz, "/healthz"),
+        (Self::Readyz, "/readyz"),
+        (Self::Metrics, "/metrics"),
+        (Self::Version, "/version"),
+        (Self::Unknown, "unknown"),
+        (Self::Malformed, "malformed"),
     ];
 
     fn of(path: &str) -> Self {
-        let mut routes = Self::ALL.into_iter();
-        let route = routes.find(|route| path.starts_with('/') && route.name() == path);
-        route.unwrap_or(Self::Unknown)
+        let mut names = Self::NAMES.into_iter();
+        let found = names.find(|(_, name)| path.starts_with('/') && *name == path);
+        found.map_or(Self::Unknown, |(route, _)| route)
     }
 
-    /// The route as metrics name it: its path, if it has one.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Root => "/",
-            Self::Healthz => "/healthz",
-            Self::Readyz => "/readyz",
-            Self::Metrics => "/metrics",
-            Self::Version => "/version",
-            Self::Unknown => "unknown",
-            Self::Malformed => "malformed",
-        }
+        Self::NAMES[self as usize].1
     }
 }
 
@@ -110,6 +102,7 @@ mod tests {
 
     #[test]
     fn a_path_is_a_route_or_unknown() {
+        assert!(Route::NAMES.iter().enumerate().all(|(place, (route, _))| *route as usize == place));
         assert_eq!(Route::of("/"), Route::Root);
         assert_eq!(Route::of("/version"), Route::Version);
         for other in ["", "*", "/version/", "/nowhere", "unknown", "malformed"] {

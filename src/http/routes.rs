@@ -7,7 +7,7 @@ use http_body_util::Full;
 use hyper::body::Body as _;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::response::Parts;
-use hyper::{HeaderMap, Method, Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 
 use crate::counter::Refusal;
 use crate::http::app::App;
@@ -21,6 +21,13 @@ use crate::version::{COMMIT, VERSION};
 
 /// Room for all headers that an answer can have, hyper's own included.
 const HEADERS: usize = 12;
+
+/// A page without scripts, forms or frames needs none of what these forbid.
+const PAGE_HEADERS: [(HeaderName, &str); 3] = [
+    (header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+];
 
 /// An answer, and what is logged of it.
 pub(crate) struct Answer {
@@ -36,7 +43,9 @@ impl Answer {
         let headers = response.headers_mut();
         headers.reserve(HEADERS);
         if content_type == Form::Html.content_type() {
-            put_page_headers(headers);
+            for (name, value) in PAGE_HEADERS {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
         }
         headers.insert(header::CONTENT_TYPE, content_type);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -75,18 +84,6 @@ static GREETING_HEADS: LazyLock<[Parts; 3]> = LazyLock::new(|| {
         head
     })
 });
-
-/// A page without scripts, forms or frames needs none of what these forbid.
-fn put_page_headers(headers: &mut HeaderMap) {
-    let page_only = [
-        (header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-    ];
-    for (name, value) in page_only {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-}
 
 /// Answers one request.
 pub(crate) async fn answer(app: &App, meta: &RequestMeta<'_>) -> Answer {

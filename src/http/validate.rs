@@ -6,7 +6,9 @@
 
 use std::net::Ipv6Addr;
 
-use hyper::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Uri, Version};
 
@@ -87,20 +89,13 @@ fn check_target(method: &Method, target: &Uri) -> Result<(), Fault> {
 /// RFC 9112, section 3.2: an HTTP/1.1 request has exactly one Host, and a valid one.
 fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Fault> {
     let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return Err(Fault::Malformed("there is more than one Host header"));
-    }
-    let Some(host) = host else {
-        return match version {
-            Version::HTTP_10 => Ok(()),
-            _ => Err(Fault::Malformed("the Host header is missing")),
-        };
-    };
-    if Authority::try_from(host.as_bytes()).is_ok_and(|authority| is_host(&authority)) {
-        Ok(())
-    } else {
-        Err(Fault::Malformed("the Host header is not a host"))
+    let is_valid = |host: &HeaderValue| Authority::try_from(host.as_bytes()).is_ok_and(|host| is_host(&host));
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(Fault::Malformed("there is more than one Host header")),
+        (Some(host), None) if is_valid(host) => Ok(()),
+        (Some(_), None) => Err(Fault::Malformed("the Host header is not a host")),
+        (None, None) if version == Version::HTTP_10 => Ok(()),
+        (None, None) => Err(Fault::Malformed("the Host header is missing")),
     }
 }
 

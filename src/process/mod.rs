@@ -12,10 +12,7 @@ pub mod supervisor;
 /// thread, also when no task waits for it any more.
 const MAX_LOOKUPS: usize = 24;
 
-/// The event loop of this process. One process is one core (factor VIII).
-///
-/// # Errors
-/// When the system gives no descriptors.
+/// The event loop of this process. One process is one core (factor VIII). Fails without descriptors.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().max_blocking_threads(MAX_LOOKUPS).build()
 }

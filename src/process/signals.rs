@@ -14,10 +14,7 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Takes the signals over.
-    ///
-    /// # Errors
-    /// When the system refuses.
+    /// Takes the signals over. Fails when the system refuses.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,

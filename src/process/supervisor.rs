@@ -3,12 +3,13 @@
 //! Without a service manager nothing is sent. Neither readiness nor the watchdog looks at Redis: an
 //! outage there must not restart this process.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::sleep;
 
 /// How often the status line that `systemctl status` shows is renewed.
@@ -24,7 +25,7 @@ fn notify(states: &[NotifyState<'_>]) -> bool {
         return true;
     };
     let message: String = states.iter().map(|state| format!("{state}\n")).collect();
-    let Err(error) = send(&socket, &message) else {
+    let Err(error) = send(socket, &message) else {
         return true;
     };
     tracing::debug!(%error, "the service manager cannot be notified");
@@ -38,21 +39,16 @@ fn notify(states: &[NotifyState<'_>]) -> bool {
 }
 
 /// As `sd_notify::notify`, which would block the event loop and cannot reach abstract sockets.
-fn send(socket: &OsStr, message: &str) -> io::Result<()> {
-    let sender = UnixDatagram::unbound()?;
-    sender.set_nonblocking(true)?;
-    sender.send_to_addr(message.as_bytes(), &address(socket)?)?;
-    Ok(())
-}
-
-/// The address of a notification socket: a path, or `@` and a name that is in no file system.
-fn address(socket: &OsStr) -> io::Result<SocketAddr> {
-    #[cfg(target_os = "linux")]
-    if let Some(name) = socket.as_encoded_bytes().strip_prefix(b"@") {
-        use std::os::linux::net::SocketAddrExt as _;
-        return SocketAddr::from_abstract_name(name);
+fn send(socket: OsString, message: &str) -> io::Result<()> {
+    let mut path = socket.into_vec();
+    // An `@` stands for the zero byte before a name that is in no file system.
+    if let Some(first @ b'@') = path.first_mut() {
+        *first = 0;
     }
-    SocketAddr::from_pathname(socket)
+    let sender = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    sender.set_nonblocking(true)?;
+    sender.send_to(message.as_bytes(), &SockAddr::unix(OsString::from_vec(path))?)?;
+    Ok(())
 }
 
 /// Reports that the end has begun. Returns whether the message got through.

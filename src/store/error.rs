@@ -75,15 +75,9 @@ impl From<RedisError> for StoreError {
             kind => match error.code() {
                 // In the words of Redis, which are what one searches for.
                 Some(code) => {
-                    let detail = error.detail().unwrap_or_default();
-                    let detail = without_arguments(detail);
-                    let reason = format!("{code} {detail}");
-                    let letters = reason.chars().take(MAX_DETAIL);
-                    let printable = letters.map(|letter| match letter.is_control() {
-                        true => ' ',
-                        false => letter,
-                    });
-                    let reason = printable.collect();
+                    let detail = without_arguments(error.detail().unwrap_or_default());
+                    let reason = format!("{code} {detail}").replace(char::is_control, " ");
+                    let reason = reason.chars().take(MAX_DETAIL).collect();
                     match kind {
                         ErrorKind::Server(
                             ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain,

@@ -1,6 +1,5 @@
 //! The link to the server that counts: the one command that counts, and what admin processes ask.
 
-use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -72,12 +71,6 @@ impl Total {
         let epoch =
             epoch.parse().map_err(|_| StoreError::Uncountable("the epoch is no number".to_owned()))?;
         Ok(Self { count, epoch })
-    }
-}
-
-impl fmt::Debug for Link {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("keys", &self.keys).finish_non_exhaustive()
     }
 }
 
@@ -162,10 +155,7 @@ impl Link {
         }
     }
 
-    /// Finds out, by counting no visit, whether one could be counted.
-    ///
-    /// # Errors
-    /// What a visit would be refused for.
+    /// Finds out, by counting no visit, whether one could be counted. The error is that of a visit.
     pub async fn probe(&mut self) -> Result<(), StoreError> {
         let budget = self.budget;
         let begun = Instant::now();
@@ -195,10 +185,7 @@ impl Link {
         Ok(self.session.ask(&forget).await?)
     }
 
-    /// The count, or `None` before the first visit.
-    ///
-    /// # Errors
-    /// [`StoreError::Uncountable`] when something else stands there.
+    /// The count, or `None` before the first visit. Another thing at its key is an error.
     pub async fn count(&mut self) -> Result<Option<i64>, StoreError> {
         match self.raw_value().await? {
             None => Ok(None),
@@ -231,13 +218,9 @@ impl Link {
         })
     }
 
-    /// What stands at the counter's key, as text; `None` when there is nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Uncountable`] when it is no text at all.
+    /// What stands at the counter's key, as text; `None` when there is nothing. What is no text is an error.
     pub async fn read(&mut self) -> Result<Option<String>, StoreError> {
-        let held = self.raw_value().await?;
-        Ok(held.map(truncate))
+        Ok(self.raw_value().await?.map(truncate))
     }
 
     async fn raw_value(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
@@ -248,9 +231,6 @@ impl Link {
     }
 
     /// What kind of server this is, as far as its access rules let this user ask.
-    ///
-    /// # Errors
-    /// [`StoreError::Unreachable`] when the connection breaks.
     pub async fn server(&mut self) -> Result<ServerInfo, StoreError> {
         let answer = ServerInfo::of(&mut self.session);
         within(self.budget, answer).await
@@ -319,7 +299,7 @@ fn truncate(mut held: Vec<u8>) -> String {
 fn integer(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let number = text.parse().ok()?;
-    (itoa::Buffer::new().format::<i64>(number) == text).then_some(number)
+    (i64::to_string(&number) == text).then_some(number)
 }
 
 /// The answer, if it comes within `budget`.

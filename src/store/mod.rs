@@ -70,13 +70,15 @@ impl Store {
     /// When the TLS settings do not make sense, or the system gives no random numbers.
     pub fn new(config: &Config) -> Result<Self, StoreSetupError> {
         let url = &config.redis_url;
+        let keys = Keys::new(&config.counter_key)
+            .map_err(|error| StoreSetupError(format!("no random numbers for a producer id: {error}")))?;
         Ok(Self {
             server: url.connection.clone(),
             sentinels: url.sentinels.as_ref().map(Sentinels::new),
             #[cfg(feature = "tls")]
             tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
             connector: None,
-            keys: Arc::new(Keys::new(&config.counter_key).map_err(no_random_numbers)?),
+            keys: Arc::new(keys),
             min_replicas: i64::try_from(config.min_replicas_ack).unwrap_or(i64::MAX),
             reply_timeout: config.redis_timeout / 2,
             budget: config.redis_timeout,
@@ -135,8 +137,7 @@ impl Store {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    let silent = format!("no answer, by way of the Sentinel {}", node.addr());
-                    StoreError::Unreachable(silent)
+                    StoreError::Unreachable("no answer by way of the Sentinel".to_owned()).at(node.addr())
                 }
             };
         }
@@ -218,20 +219,12 @@ impl Store {
                 budget: self.budget,
             })
         };
-        match timeout(self.budget, connecting).await {
-            Ok(done) => done,
-            Err(_) => {
-                let late = "no answer to a connection attempt".to_owned();
-                let late = StoreError::Unreachable(late);
-                Err(match &self.sentinels {
-                    None => late.at(self.server.addr()),
-                    Some(_) => late,
-                })
-            }
-        }
+        timeout(self.budget, connecting).await.unwrap_or_else(|_| {
+            let late = StoreError::Unreachable("no answer to a connection attempt".to_owned());
+            Err(match &self.sentinels {
+                None => late.at(self.server.addr()),
+                Some(_) => late,
+            })
+        })
     }
-}
-
-fn no_random_numbers(error: getrandom::Error) -> StoreSetupError {
-    StoreSetupError(format!("no random numbers for a producer id: {error}"))
 }

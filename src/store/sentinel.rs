@@ -43,10 +43,7 @@ impl Sentinels {
     }
 }
 
-/// Checks that the server calls itself a master.
-///
-/// # Errors
-/// [`StoreError::Refused`] when it does not, or when it may not be asked.
+/// Checks that the server calls itself a master. It is refused when it does not, or may not be asked.
 pub(super) async fn check_is_master(session: &mut Session) -> Result<(), StoreError> {
     let role: Vec<Value> = session.ask_at(&redis::cmd("ROLE")).await?;
     match role.first() {

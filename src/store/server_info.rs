@@ -68,15 +68,16 @@ mod tests {
 
     #[test]
     fn only_an_append_only_file_that_is_always_synced_is_durable() {
-        let durable = |append_only, fsync: Option<&str>| {
-            let info =
-                ServerInfo { version: None, role: None, append_only, append_fsync: fsync.map(str::to_owned) };
-            info.is_durable()
-        };
-        assert_eq!(durable(Some(true), Some("always")), Some(true));
-        assert_eq!(durable(Some(true), Some("everysec")), Some(false));
-        assert_eq!(durable(Some(true), None), None);
-        assert_eq!(durable(Some(false), None), Some(false));
-        assert_eq!(durable(None, Some("always")), None);
+        for (append_only, fsync, durable) in [
+            (Some(true), Some("always"), Some(true)),
+            (Some(true), Some("everysec"), Some(false)),
+            (Some(true), None, None),
+            (Some(false), None, Some(false)),
+            (None, Some("always"), None),
+        ] {
+            let append_fsync = fsync.map(str::to_owned);
+            let info = ServerInfo { version: None, role: None, append_only, append_fsync };
+            assert_eq!(info.is_durable(), durable, "{info:?}");
+        }
     }
 }

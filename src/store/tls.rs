@@ -22,15 +22,8 @@ use crate::store::error::StoreSetupError;
 use crate::store::stream::connect_tcp;
 
 /// The authorities to trust, and the certificate of this client.
-pub(crate) struct Tls {
-    connector: TlsConnector,
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub(crate) struct Tls(Arc<ClientConfig>);
 
 impl Tls {
     /// Reads the certificates that `config` names, or else the system's.
@@ -74,14 +67,14 @@ impl Tls {
             }
             _ => builder.with_no_client_auth(),
         };
-        Ok(Self { connector: Arc::new(client).into() })
+        Ok(Self(Arc::new(client)))
     }
 
     /// Connects and checks the server's certificate.
     pub(crate) async fn connect(&self, host: &str, port: u16) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let stream = connect_tcp(host, port).await?;
-        let connecting = self.connector.connect(name, stream);
+        let connecting = TlsConnector::from(self.0.clone()).connect(name, stream);
         connecting.await.map_err(stable_message)
     }
 }

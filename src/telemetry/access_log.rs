@@ -50,7 +50,7 @@ macro_rules! with_fields {
 
 /// In which form requests are logged.
 #[derive(Debug)]
-pub enum AccessLog {
+pub(crate) enum AccessLog {
     /// As an event, like any other.
     Event,
     /// As a JSON object. tracing-subscriber's own takes 22,000 instructions, this one a thousand.

@@ -32,11 +32,8 @@ pub enum LogFormat {
     Text,
 }
 
-/// Starts logging in this process.
-///
-/// # Errors
-/// When the format is `journald` and there is no journal.
-pub fn start(format: LogFormat, level: LevelFilter, output: &Arc<Output>) -> io::Result<AccessLog> {
+/// Starts logging in this process. Fails when the format is `journald` and there is no journal.
+pub(crate) fn start(format: LogFormat, level: LevelFilter, output: &Arc<Output>) -> io::Result<AccessLog> {
     let journal = match format {
         LogFormat::Journald => Some(journal().map_err(|error| {
             let what = "LOG_FORMAT=journald, but the journal cannot be reached";

@@ -19,18 +19,8 @@ struct RequestLabels {
     status: u16,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabel {
-    route: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabel {
-    limit: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct NoLabels {}
+/// Labels by name and value, so many of them.
+type Labels<const COUNT: usize> = [(&'static str, &'static str); COUNT];
 
 /// How often each limit was hit.
 #[derive(Debug)]
@@ -67,7 +57,7 @@ pub struct Metrics {
     pub waiting_visits: Gauge,
     pub(crate) batch_visits: Histogram,
     pub(crate) redis_up: Gauge,
-    redis_durable: Family<NoLabels, Gauge>,
+    redis_durable: Family<Labels<0>, Gauge>,
     pub(crate) redis_errors: Counter,
     pub(crate) redis_connection_attempts: Counter,
     pub(crate) counter_went_back: Counter,
@@ -95,11 +85,11 @@ impl Metrics {
         );
         // 50 us to 1.6 s.
         let durations: fn() -> Histogram = || Histogram::new(doubling(0.000_05, 16));
-        let durations = Family::new_with_constructor(durations);
+        let durations = Family::<Labels<1>, _, _>::new_with_constructor(durations);
         let of_route = |route| RouteMetrics {
             route,
             ok: requests.get_or_create_owned(&RequestLabels { route, status: 200 }),
-            durations: durations.get_or_create_owned(&RouteLabel { route }),
+            durations: durations.get_or_create_owned(&[("route", route)]),
         };
         let routes = routes.into_iter().map(of_route).collect();
         registry.register_with_unit(
@@ -108,10 +98,10 @@ impl Metrics {
             Unit::Seconds,
             durations,
         );
-        let limits = Family::default();
+        let limits = Family::<Labels<1>, Counter>::default();
         let what = "Times that a limit was hit";
         add(&mut registry, "limit_hits", what, &limits);
-        let limit = |limit| limits.get_or_create_owned(&LimitLabel { limit });
+        let limit = |limit| limits.get_or_create_owned(&[("limit", limit)]);
         let batch_visits = Histogram::new(doubling(1.0, 13));
         let what = "Visits counted by one command to Redis";
         add(&mut registry, "batch_visits", what, &batch_visits);
@@ -174,7 +164,7 @@ impl Metrics {
         match durable {
             None => self.redis_durable.clear(),
             Some(durable) => {
-                let gauge = self.redis_durable.get_or_create(&NoLabels {});
+                let gauge = self.redis_durable.get_or_create(&[]);
                 gauge.set(i64::from(durable));
             }
         }

@@ -97,11 +97,8 @@ impl Sink {
 }
 
 impl Output {
-    /// Takes stdout over.
-    ///
-    /// # Errors
-    /// When there is no stdout.
-    pub fn stdout(metrics: Arc<Metrics>) -> io::Result<Self> {
+    /// Takes stdout over. Fails when there is none.
+    pub(crate) fn stdout(metrics: Arc<Metrics>) -> io::Result<Self> {
         Ok(Self {
             lines: Mutex::default(),
             nonempty: Notify::new(),
@@ -117,7 +114,7 @@ impl Output {
         if lines.bytes.len() >= MAX_WAITING_BYTES {
             // So many may come before the pump has its turn, as when a batch is answered.
             drop(lines);
-            self.write_lines();
+            let _ = self.write_lines();
             lines = self.lines.lock();
         }
         if lines.bytes.len() >= MAX_WAITING_BYTES {
@@ -154,7 +151,7 @@ impl Output {
                 () = self.flush.notified() => {}
                 () = sleep(FLUSH_INTERVAL) => {}
             }
-            while self.write_lines() == Written::Blocked {
+            while self.write_lines().is_err() {
                 // Registered only now: else the event loop would wake whenever the reader takes something.
                 match writable(&self.sink.file) {
                     Ok(ready) if ready.writable().await.is_err() => return,
@@ -169,7 +166,7 @@ impl Output {
     /// Writes what is left, before the process ends or when there is no event loop.
     pub fn finish(&self) {
         let until = Instant::now() + MAX_FINISH;
-        while self.write_lines() == Written::Blocked {
+        while self.write_lines().is_err() {
             let wait = until.saturating_duration_since(Instant::now()).min(MAX_STALL);
             let mut stdout = [PollFd::new(&self.sink.file, PollFlags::OUT)];
             if rustix::event::poll(&mut stdout, wait.try_into().ok().as_ref()) == Ok(0) {
@@ -178,8 +175,9 @@ impl Output {
         }
     }
 
-    /// Writes as much as the reader takes, and at the end of it whether lines are missing.
-    fn write_lines(&self) -> Written {
+    /// Writes as much as the reader takes, and at the end of it whether lines are missing. Fails when the
+    /// reader takes no more for now.
+    fn write_lines(&self) -> Result<(), Blocked> {
         loop {
             let mut lines = self.lines.lock();
             while !lines.bytes.is_empty() {
@@ -189,9 +187,7 @@ impl Output {
                         lines.mid_line = last.is_some_and(|last| last != b'\n');
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        return Written::Blocked;
-                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Blocked),
                     Err(_) => {
                         let ends = lines.bytes.iter().filter(|byte| **byte == b'\n').count();
                         // That of a line which was counted before.
@@ -200,19 +196,21 @@ impl Output {
                         self.metrics.log_lines_dropped.inc_by(lost);
                         lines.dropped += lost;
                         lines.bytes.clear();
-                        return Written::All;
+                        return Ok(());
                     }
                 }
             }
             let dropped = std::mem::take(&mut lines.dropped);
             drop(lines);
             if dropped == 0 {
-                return Written::All;
+                return Ok(());
             }
             tracing::warn!(dropped, "log lines were dropped because stdout was not read");
         }
     }
 }
+
+struct Blocked;
 
 /// An event of the log, which comes as a whole line and is not held back.
 impl io::Write for &Output {
@@ -231,11 +229,4 @@ impl io::Write for &Output {
 #[expect(deprecated, reason = "its successor is unsafe; a descriptor that is borrowed stays open")]
 fn writable(sink: &File) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     AsyncFd::with_interest(sink.as_fd(), Interest::WRITABLE)
-}
-
-#[derive(PartialEq)]
-enum Written {
-    All,
-    /// The reader takes no more for now.
-    Blocked,
 }
