@@ -17,7 +17,7 @@ import lab
 import report
 from lab import QUICK, ROOT, Redis, Running, Server
 from report import IDLE_CONNECTIONS, ROUNDS, SECONDS, TOGETHER, Figures
-from servers import ANEW, AT_A_TIME, AXUM, AXUM_SCRIPT, COMPARED, FLASK, LIMIT, LOGGED, NAMES, SERVERS, SILENT
+from servers import ANEW, AT_A_TIME, AXUM, BESIDE, FLASK, LIMIT, LOADED, LOGGED, NAMES, SERVERS, SILENT
 
 STARTS = 3 if QUICK else 15
 
@@ -140,21 +140,22 @@ class Rounds:
     """The load on all servers in turns."""
 
     def __init__(self, redis):
-        self.loads = {(server.name, connections): [] for connections in COMPARED for server in COMPARED[connections]}
+        self.loads = {(server.name, connections): [] for connections in LOADED for server in LOADED[connections]}
         self.memory = {name: [] for name in NAMES}
         self.shared = {name: [] for name in NAMES}
         self.patience = lab.Patience(repetitions=5 if QUICK else 15)
         self.wrong = []
         for number in range(1, ROUNDS + 1):
             print(f"round {number} of {ROUNDS}", file=sys.stderr, flush=True)
-            started = {server.name: Running(server, redis) for server in [*SERVERS, AXUM_SCRIPT]}
+            started = {server.name: Running(server, redis) for server in [*SERVERS, *BESIDE]}
             for running in started.values():
                 running.first_answer()
             # Servers that are compared are measured within seconds: the machine may be slower a minute later.
-            for connections, compared in COMPARED.items():
+            for connections, compared in LOADED.items():
                 for server in random.sample(compared, len(compared)):
                     self.load(started[server.name], redis, connections)
-            started.pop(AXUM_SCRIPT.name).stop()
+            for server in BESIDE:
+                started.pop(server.name).stop()
             for name, running in started.items():
                 if running.server.counts:
                     self.count_crowd(running, redis)

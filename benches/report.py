@@ -12,12 +12,14 @@ from servers import (
     AT_A_TIME,
     AXUM,
     AXUM_SCRIPT,
+    BESIDE,
     COMPARED,
     FLASK,
     LIMIT,
     LOGGED,
     NAMES,
     NGINX,
+    PRIOR,
     SERVICE,
     SILENT,
     WORKERS,
@@ -140,6 +142,9 @@ def targets(figures):
         target(f"{what}, relative to the limit", 1.5, ratio)
 
     relative_cpu("CPU per request relative to the limit", LOGGED, LIMIT, {256: 1.25, 32: 1.25})
+    if PRIOR in BESIDE:
+        name = lab.first_line(*PRIOR.command, "--version")
+        relative_cpu(f"CPU per request relative to {name}", LOGGED, PRIOR, {256: 1.08, 32: 1.08})
     relative_cpu("the same, access log off", SILENT, LIMIT, {256: 1.1, 32: 1.2})
     relative_cpu("CPU per request relative to axum + redis", LOGGED, AXUM, {256: 0.6, 32: 0.7})
     target("p50 relative to axum + redis, 1 connection", 1, rounds.ratio(LOGGED.name, AXUM.name, 1, "p50"))
@@ -159,7 +164,8 @@ def targets(figures):
         target(f"user instructions per request, {connections}", limit, figures.instructions[LOGGED.name, together])
     idle, each = figures.connections[LOGGED.name]
     target("idle RSS", 4.5, idle / 1024, " MiB")
-    target(f"RSS for each of {IDLE_CONNECTIONS:,} idle connections", 13.6, each, " KiB")
+    _, of_limit = figures.connections[LIMIT.name]
+    target(f"RSS for each of {IDLE_CONNECTIONS:,} idle connections, relative to the limit", 1, each / of_limit)
     target("the program", 3, os.path.getsize(SERVICE) / 2**20, " MiB")
     target("the program without TLS", 2, os.path.getsize(ROOT / "target/bench/release/abukiks") / 2**20, " MiB")
     relative_cpu("stretch: CPU per request relative to nginx `return 200`", LOGGED, NGINX, {256: 1})

@@ -1,5 +1,7 @@
 """The servers that are compared."""
 
+import os
+
 from lab import CORES, DIST, RIVALS, ROOT, VENV, Server
 
 # As gunicorn's documentation recommends.
@@ -20,6 +22,8 @@ AXUM = Server("axum + redis", [str(RIVALS / "axum-redis")], SETTINGS)
 AXUM_SCRIPT = Server("axum + redis, by the script of Abukiks", [str(RIVALS / "axum-script")], SETTINGS)
 LUA = Server("nginx + lua-resty-redis", SERVE_CONFIG, template="benches/nginx/lua.conf")
 NGINX = Server("nginx `return 200`", SERVE_CONFIG, template="benches/nginx/return.conf", counts=False)
+# A program of an earlier commit, measured beside the others: PRIOR=PROGRAM.
+PRIOR = Server("an earlier build", [os.environ.get("PRIOR", "")], JSON, logs=True)
 FLASK = Server("Flask + gunicorn", SERVE_APP, APP_SETTINGS)
 
 SERVERS = [LIMIT, NGINX, SILENT, LOGGED, AXUM, LUA, FLASK]
@@ -28,4 +32,9 @@ NAMES = [server.name for server in SERVERS]
 # In place of a number of connections that are kept: so many at a time, each for a single request.
 ANEW, AT_A_TIME = "anew", 32
 # Which servers are loaded over how many connections.
+BESIDE = [AXUM_SCRIPT, PRIOR] if PRIOR.command[0] else [AXUM_SCRIPT]
 COMPARED = {1: [*SERVERS, AXUM_SCRIPT], 32: SERVERS, 256: SERVERS, ANEW: [LIMIT, SILENT, LOGGED, AXUM]}
+LOADED = {
+    connections: [*servers, PRIOR] if PRIOR in BESIDE and connections in (32, 256) else servers
+    for connections, servers in COMPARED.items()
+}

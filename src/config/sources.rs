@@ -35,10 +35,8 @@ impl Variables {
     ) -> Self {
         let mut values = BTreeMap::new();
         for (name, value) in vars {
-            let known = known.iter().copied().chain([CREDENTIALS_DIRECTORY]);
-            let Some(name) = known.into_iter().find(|known| name == *known) else {
-                continue;
-            };
+            let mut known = known.iter().copied().chain([CREDENTIALS_DIRECTORY]);
+            let Some(name) = known.find(|known| name == *known) else { continue };
             match value.into_string() {
                 Ok(value) if value.is_empty() => {}
                 Ok(value) => {

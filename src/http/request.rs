@@ -5,7 +5,7 @@ use hyper::{Method, Request};
 use tokio::time::Instant;
 
 use crate::http::negotiation::Form;
-use crate::http::request_id::{RequestId, TraceParent};
+use crate::http::request_id::{RequestId, TraceParent, values};
 use crate::http::validate::{self, Content, Fault};
 
 static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
@@ -77,7 +77,7 @@ impl<'a> RequestMeta<'a> {
     ) -> Self {
         let headers = request.headers();
         let framing = validate::check(request, max_body_bytes);
-        let mut purposes = headers.get_all(&SEC_PURPOSE).iter();
+        let mut purposes = values(headers, &SEC_PURPOSE);
         Self {
             method: request.method(),
             path: request.uri().path(),

@@ -8,6 +8,15 @@ pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// The values of a header that most requests do not have: a look at each name costs less than the hash of
+/// a name that `http` does not know.
+pub(crate) fn values<'a>(
+    headers: &'a HeaderMap,
+    name: &'static HeaderName,
+) -> impl Iterator<Item = &'a HeaderValue> {
+    headers.iter().filter_map(move |(known, value)| (known == name).then_some(value))
+}
+
 /// Identifies one request in the logs of all programs that it passed.
 #[derive(Debug)]
 pub(crate) struct RequestId(HeaderValue);
@@ -16,7 +25,7 @@ impl RequestId {
     /// Takes the client's id over when it is sane (1 to 128 letters, digits, `.`, `_` and `-`), so
     /// that it can be put into a log or a header as it is. Else makes one.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        match headers.get(&REQUEST_ID) {
+        match values(headers, &REQUEST_ID).next() {
             Some(given) if Self::is_sane(given.as_bytes()) => Self(given.clone()),
             _ => Self::new(),
         }
@@ -52,7 +61,7 @@ pub(crate) struct TraceParent(HeaderValue);
 impl TraceParent {
     /// The caller's trace, when there is exactly one and it is valid.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all(&TRACEPARENT).iter();
+        let mut values = values(headers, &TRACEPARENT);
         let value = values.next()?;
         let valid = values.next().is_none() && Self::is_valid(value.as_bytes());
         valid.then(|| Self(value.clone()))

@@ -19,9 +19,6 @@ use crate::http::validate::{Content, Fault};
 use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::version::{COMMIT, VERSION};
 
-/// Room for all headers that an answer can have, hyper's own included.
-const HEADERS: usize = 12;
-
 /// A page without scripts, forms or frames needs none of what these forbid.
 const PAGE_HEADERS: [(HeaderName, &str); 3] = [
     (header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
@@ -41,7 +38,6 @@ impl Answer {
         let mut response = Response::new(Full::new(content.into()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.reserve(HEADERS);
         if content_type == Form::Html.content_type() {
             for (name, value) in PAGE_HEADERS {
                 headers.insert(name, HeaderValue::from_static(value));

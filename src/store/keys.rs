@@ -14,11 +14,10 @@ impl Keys {
     /// Draws a new producer id, by which Redis tells the batches of this process from others.
     pub(super) fn new(counter: &str) -> Result<Self, getrandom::Error> {
         // The slot is that of the text in the first braces, when there is any (Cluster spec).
-        let tagged = counter
-            .split_once('{')
-            .and_then(|(_, rest)| rest.split_once('}'))
-            .is_some_and(|(tag, _)| !tag.is_empty());
-        let stem = if tagged { counter.to_owned() } else { format!("{{{counter}}}") };
+        let stem = match counter.split_once('{').and_then(|(_, rest)| rest.split_once('}')) {
+            Some((tag, _)) if !tag.is_empty() => counter.to_owned(),
+            _ => format!("{{{counter}}}"),
+        };
         let id = u128::from(getrandom::u64()?) << 64 | u128::from(getrandom::u64()?);
         Ok(Self {
             counter: counter.to_owned(),

@@ -189,10 +189,8 @@ impl Link {
     pub async fn count(&mut self) -> Result<Option<i64>, StoreError> {
         match self.raw_value().await? {
             None => Ok(None),
-            Some(text) => match integer(&text) {
-                Some(count) => Ok(Some(count)),
-                None => Err(StoreError::Uncountable(self.describe_key("not an integer").await)),
-            },
+            Some(text) if let Some(count) = integer(&text) => Ok(Some(count)),
+            Some(_) => Err(StoreError::Uncountable(self.describe_key("not an integer").await)),
         }
     }
 

@@ -34,9 +34,9 @@ impl Sentinels {
 
     /// Asks a Sentinel for the address of the master.
     pub(super) async fn master_address(&self, sentinel: &mut Session) -> Result<(String, u16), StoreError> {
-        let mut question = redis::cmd("SENTINEL");
-        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.named.master);
-        let answer: Option<(String, u16)> = sentinel.ask_at(&question).await?;
+        let answer: Option<(String, u16)> = sentinel
+            .ask_at(redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.named.master))
+            .await?;
         answer.ok_or_else(|| {
             StoreError::Refused(format!("Sentinel knows no master named {}", self.named.master))
         })

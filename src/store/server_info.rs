@@ -26,9 +26,8 @@ impl ServerInfo {
             let line = info.as_deref()?.lines().find_map(|line| line.strip_prefix(name))?;
             Some(line.strip_prefix(':')?.trim().to_owned())
         };
-        let mut question = redis::cmd("CONFIG");
-        question.arg("GET").arg("appendfsync");
-        let fsync: Option<HashMap<String, String>> = session.ask_if_allowed(&question).await?;
+        let fsync: Option<HashMap<String, String>> =
+            session.ask_if_allowed(redis::cmd("CONFIG").arg("GET").arg("appendfsync")).await?;
         Ok(Self {
             version: field("valkey_version")
                 .map(|version| format!("Valkey {version}"))

@@ -70,7 +70,9 @@ impl AccessLog {
             let level = if failed { Level::WARN } else { Level::INFO };
             let time = humantime::format_rfc3339_micros(SystemTime::now());
             output.line(|line| {
-                let _ = write!(line, r#"{{"timestamp":"{time}","level":"{level}","message":"request""#);
+                let _ = write!(line, r#"{{"timestamp":"{time}"#);
+                put(line, "\",\"level\":", level.as_str());
+                put(line, ",\"message\":", "request");
                 macro_rules! put {
                     ($($name:ident = $value:expr,)+) => {
                         $( put(line, concat!(",\"", stringify!($name), "\":"), $value); )+

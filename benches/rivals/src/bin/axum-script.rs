@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port = std::env::var("PORT").unwrap_or_else(|_| "5000".to_owned());
     let counter = Counter {
         redis: ConnectionManager::new(redis::Client::open(url)?).await?,
-        script: Script::new(include_str!("../../../../src/increment.lua")),
+        script: Script::new(include_str!("../../../../src/store/scripts/increment.lua")),
         producer: format!("{{visitorCount}}:producer:{:032}", std::process::id()),
         visits: AtomicU64::new(0),
     };
