@@ -29,7 +29,6 @@ use crate::http::request::{RequestMeta, Route};
 use crate::http::request_id::{REQUEST_ID, RequestId, TraceParent};
 use crate::http::routes;
 use crate::http::socket::{Socket, check_reset};
-use crate::http::validate::{Content, says_close};
 use crate::telemetry::access_log::Access;
 
 /// How long a connection that is over is still read from.
@@ -197,7 +196,7 @@ async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>
     log(app, connection, Some(&meta), status, bytes, answer.visit, answered - arrived);
     let mut activity = connection.activity.lock();
     activity.set_state(State::Sending, answered);
-    activity.was_last_request = meta.framing == Ok(Content::None) && says_close(request.headers());
+    activity.was_last_request = meta.framing.is_ok_and(|frame| frame.is_last);
     drop(activity);
     let headers = answer.response.headers_mut();
     headers.insert(&REQUEST_ID, meta.id.into_header());

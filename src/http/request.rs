@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::http::negotiation::Form;
 use crate::http::request_id::{RequestId, TraceParent, values};
-use crate::http::validate::{self, Content, Fault};
+use crate::http::validate::{self, Fault, Frame};
 
 static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 
@@ -59,7 +59,7 @@ pub(crate) struct RequestMeta<'a> {
     pub(crate) client: Option<&'a str>,
     pub(crate) route: Route,
     /// Whether it is framed as RFC 9112 demands.
-    pub(crate) framing: Result<Content, Fault>,
+    pub(crate) framing: Result<Frame, Fault>,
     /// The form in which it wants its answer.
     pub(crate) form: Form,
     /// A browser fetches ahead of a visit that may never come.

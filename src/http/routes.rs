@@ -15,7 +15,7 @@ use crate::http::negotiation::Form;
 use crate::http::page;
 use crate::http::request::{RequestMeta, Route};
 use crate::http::request_id::REQUEST_ID;
-use crate::http::validate::{Content, Fault};
+use crate::http::validate::Fault;
 use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::version::{COMMIT, VERSION};
 
@@ -99,7 +99,7 @@ pub(crate) async fn answer(app: &App, meta: &RequestMeta<'_>) -> Answer {
             _ => without_counter(app, meta),
         },
     };
-    if meta.framing != Ok(Content::None) || app.is_draining() {
+    if meta.framing.map_or(true, |frame| frame.has_content) || app.is_draining() {
         answer = answer.with(header::CONNECTION, "close");
     }
     answer

@@ -6,9 +6,6 @@
 
 use std::net::Ipv6Addr;
 
-use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
-};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Uri, Version};
 
@@ -21,49 +18,65 @@ pub(crate) enum Fault {
     TooLarge,
 }
 
-/// What a request says about its content, none of which is ever used.
+/// What a request says about its frame, when that is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Content {
-    /// There is none.
-    None,
-    /// There is some, so the connection cannot be used for another request.
-    Announced,
+pub(crate) struct Frame {
+    /// There is content, none of which is ever used: the connection cannot be used for another request.
+    pub(crate) has_content: bool,
+    /// It is the client's last request: `Connection` is there once and says `close` alone.
+    pub(crate) is_last: bool,
 }
 
-/// Judges the frame of a request.
-pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Content, Fault> {
-    let headers = request.headers();
+/// Judges the frame of a request, in one pass over its headers.
+pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Frame, Fault> {
     check_target(request.method(), request.uri())?;
-    check_host(request.version(), headers)?;
-    // It means nothing here, but something to a program in front that takes `Content_Length` for
-    // `Content-Length`.
-    if headers.keys().any(resembles_length_header) {
-        return Err(Fault::Malformed(
-            "a header looks like Content-Length or Transfer-Encoding and is neither",
-        ));
+    let (mut hosts, mut connections, mut closes, mut length, mut expects) = (0, 0, false, 0, false);
+    for (name, value) in request.headers() {
+        match name.as_str() {
+            "host" => {
+                hosts += 1;
+                if !Authority::try_from(value.as_bytes()).is_ok_and(|host| is_host(&host)) {
+                    return Err(Fault::Malformed("the Host header is not a host"));
+                }
+            }
+            "connection" => {
+                connections += 1;
+                closes = value.as_bytes().eq_ignore_ascii_case(b"close");
+            }
+            // hyper has made sure that it is one number.
+            "content-length" => {
+                length = value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
+            }
+            // hyper drops a Content-Length beside it, so the two together can no longer be told apart from
+            // one alone, and nothing here takes content anyway.
+            "transfer-encoding" => {
+                let what = "Transfer-Encoding is not accepted: nothing here takes content";
+                return Err(Fault::Malformed(what));
+            }
+            // In HTTP/1.0 an expectation means nothing (RFC 9110, section 10.1.1).
+            "expect" => expects = request.version() != Version::HTTP_10,
+            // It means nothing here, but something to a program in front that takes `Content_Length` for
+            // `Content-Length`.
+            other if resembles_length_header(other) => {
+                let what = "a header looks like Content-Length or Transfer-Encoding and is neither";
+                return Err(Fault::Malformed(what));
+            }
+            _ => {}
+        }
     }
-    // hyper drops a Content-Length beside it, so the two together can no longer be told apart from
-    // one alone, and nothing here takes content anyway.
-    if headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Fault::Malformed("Transfer-Encoding is not accepted: nothing here takes content"));
+    // RFC 9112, section 3.2: an HTTP/1.1 request has exactly one Host.
+    match hosts {
+        0 if request.version() != Version::HTTP_10 => Err(Fault::Malformed("the Host header is missing")),
+        0 | 1 if length == 0 && !expects => {
+            Ok(Frame { has_content: false, is_last: connections == 1 && closes })
+        }
+        0 | 1 if matches!(*request.method(), Method::GET | Method::HEAD) => {
+            Err(Fault::Malformed("a GET or HEAD request must not announce content"))
+        }
+        0 | 1 if length > max_body_bytes as u64 => Err(Fault::TooLarge),
+        0 | 1 => Ok(Frame { has_content: true, is_last: false }),
+        _ => Err(Fault::Malformed("there is more than one Host header")),
     }
-    let length = match headers.get(CONTENT_LENGTH) {
-        None => 0,
-        // hyper has made sure that it is one number.
-        Some(length) => length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX),
-    };
-    // In HTTP/1.0 an expectation means nothing (RFC 9110, section 10.1.1).
-    let expects = request.version() != Version::HTTP_10 && headers.contains_key(EXPECT);
-    if length == 0 && !expects {
-        return Ok(Content::None);
-    }
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Fault::Malformed("a GET or HEAD request must not announce content"));
-    }
-    if length > max_body_bytes as u64 {
-        return Err(Fault::TooLarge);
-    }
-    Ok(Content::Announced)
 }
 
 /// The method is spelt as every registered one is, and the target has the form that belongs to it
@@ -83,19 +96,6 @@ fn check_target(method: &Method, target: &Uri) -> Result<(), Fault> {
         Ok(())
     } else {
         Err(Fault::Malformed("the request target is not valid"))
-    }
-}
-
-/// RFC 9112, section 3.2: an HTTP/1.1 request has exactly one Host, and a valid one.
-fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Fault> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let is_valid = |host: &HeaderValue| Authority::try_from(host.as_bytes()).is_ok_and(|host| is_host(&host));
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Err(Fault::Malformed("there is more than one Host header")),
-        (Some(host), None) if is_valid(host) => Ok(()),
-        (Some(_), None) => Err(Fault::Malformed("the Host header is not a host")),
-        (None, None) if version == Version::HTTP_10 => Ok(()),
-        (None, None) => Err(Fault::Malformed("the Host header is missing")),
     }
 }
 
@@ -119,28 +119,21 @@ fn is_host(authority: &Authority) -> bool {
 }
 
 /// Whether a name reads like `Content-Length` or `Transfer-Encoding` once all but letters and digits is
-/// left out, and is neither.
-fn resembles_length_header(name: &HeaderName) -> bool {
+/// left out.
+fn resembles_length_header(name: &str) -> bool {
     const SHORTER: &[u8; 13] = b"contentlength";
-    let letters = || name.as_str().bytes().filter(u8::is_ascii_alphanumeric);
-    name.as_str().len() >= SHORTER.len()
-        && name != CONTENT_LENGTH
-        && name != TRANSFER_ENCODING
-        && (letters().eq(*SHORTER) || letters().eq(*b"transferencoding"))
-}
-
-/// Whether `Connection` is there once and says `close` alone.
-pub(crate) fn says_close(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(CONNECTION).iter();
-    let close = values.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
-    close && values.next().is_none()
+    let letters = || name.bytes().filter(u8::is_ascii_alphanumeric);
+    name.len() >= SHORTER.len() && (letters().eq(*SHORTER) || letters().eq(*b"transferencoding"))
 }
 
 #[cfg(test)]
 mod tests {
     use hyper::{Request, Version};
 
-    use super::{Content, Fault, check, says_close};
+    use super::{Fault, Frame, check};
+
+    const NONE: Result<Frame, Fault> = Ok(Frame { has_content: false, is_last: false });
+    const ANNOUNCED: Result<Frame, Fault> = Ok(Frame { has_content: true, is_last: false });
 
     fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<()> {
         let request = Request::builder().method(method).uri(target);
@@ -155,7 +148,7 @@ mod tests {
     #[test]
     fn one_valid_host_is_needed_from_http_1_1_on() {
         for host in ["a", "example.org.", "a:", "a_b:80", "127.0.0.1:5000", "[::1]:5000"] {
-            assert_eq!(check(&request("GET", "/", &[("host", host)]), 0), Ok(Content::None));
+            assert_eq!(check(&request("GET", "/", &[("host", host)]), 0), NONE);
         }
         for host in ["", "user@a", "a b", "a,b", "a/b", "a:b", "a:99999", ":80", "[::1", "[x]:1"] {
             assert!(is_malformed(&request("GET", "/", &[("host", host)])), "{host}");
@@ -164,15 +157,15 @@ mod tests {
         let mut without = request("GET", "/", &[]);
         assert!(is_malformed(&without));
         *without.version_mut() = Version::HTTP_10;
-        assert_eq!(check(&without, 0), Ok(Content::None));
+        assert_eq!(check(&without, 0), NONE);
     }
 
     #[test]
     fn content_is_for_methods_that_can_have_it_and_bounded() {
         let with = |method, name, value| request(method, "/", &[("host", "a"), (name, value)]);
-        assert_eq!(check(&with("POST", "content-length", "10"), 10), Ok(Content::Announced));
+        assert_eq!(check(&with("POST", "content-length", "10"), 10), ANNOUNCED);
         assert_eq!(check(&with("POST", "content-length", "11"), 10), Err(Fault::TooLarge));
-        assert_eq!(check(&with("GET", "content-length", "0"), 10), Ok(Content::None));
+        assert_eq!(check(&with("GET", "content-length", "0"), 10), NONE);
         for (method, name, value) in [
             ("GET", "content-length", "1"),
             ("GET", "expect", "100-continue"),
@@ -200,8 +193,9 @@ mod tests {
     #[test]
     fn only_close_alone_says_close() {
         let says = |values: &[&str]| {
-            let headers: Vec<_> = values.iter().map(|value| ("connection", *value)).collect();
-            says_close(request("GET", "/", &headers).headers())
+            let connection = values.iter().map(|value| ("connection", *value));
+            let headers: Vec<_> = connection.chain([("host", "a")]).collect();
+            check(&request("GET", "/", &headers), 0).is_ok_and(|frame| frame.is_last)
         };
         assert!(says(&["close"]) && says(&["CLOSE"]));
         assert!(!says(&[]) && !says(&["close, upgrade"]) && !says(&["close", "close"]));

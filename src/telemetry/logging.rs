@@ -50,7 +50,7 @@ pub(crate) fn start(format: LogFormat, level: LevelFilter, output: &Arc<Output>)
     let (layer, access_log) = match journal {
         Some(journal) => (journal.boxed(), AccessLog::Event),
         None if is_text => (lines(output).boxed(), AccessLog::Event),
-        None => (lines(output).json().flatten_event(true).boxed(), AccessLog::Json(output.clone())),
+        None => (lines(output).json().flatten_event(true).boxed(), AccessLog::Json(output.clone(), level)),
     };
     // Fails when a logger is installed already: a test may run several services in one process.
     let _ = tracing::subscriber::set_global_default(registry().with(layer).with(level));
