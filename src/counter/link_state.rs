@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -132,9 +132,8 @@ fn no_answer() -> Arc<str> {
 /// Logs and exports what the server promises, in a session of its own, so that no visit waits for it.
 async fn inspect(store: Arc<Store>, metrics: Arc<Metrics>, last_logged: Arc<Mutex<String>>) {
     // When it does not answer, the next visit finds out, and the next link is inspected.
-    let Ok(Ok(server)) = timeout(store.budget, store.server()).await else {
-        return;
-    };
+    let Ok(mut link) = store.connect().await else { return };
+    let Ok(server) = link.server().await else { return };
     let durable = server.is_durable();
     metrics.set_durable(durable);
     let server = server.to_string();

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -93,7 +94,7 @@ pub(crate) async fn drain(
 ) -> bool {
     let begun = Instant::now();
     connections.app.begin_draining();
-    let mut notified = supervisor::notify_stopping();
+    let mut notified = supervisor::notify(&[NotifyState::Stopping]);
     let mut last_notified = begun;
     let mut accepting = Some((stop_accepting, accepting));
     let mut old: Vec<_> =
@@ -136,7 +137,7 @@ pub(crate) async fn drain(
         }
         if now - last_notified >= NOTIFY_INTERVAL {
             last_notified = now;
-            notified = notified || supervisor::notify_stopping();
+            notified = notified || supervisor::notify(&[NotifyState::Stopping]);
             let more = times.timeout - waited + Duration::from_secs(2);
             supervisor::extend_stop_timeout(more);
         }

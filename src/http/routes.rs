@@ -49,10 +49,6 @@ impl Answer {
         Self { response, visit: None }
     }
 
-    fn text(status: StatusCode, text: &'static str) -> Self {
-        Self::new(status, Form::Text.content_type(), text)
-    }
-
     fn problem(form: Form, status: StatusCode, detail: &str) -> Self {
         let (content_type, content) = page::problem(form, status, detail);
         Self::new(status, content_type, content).with(header::VARY, "Accept")
@@ -115,7 +111,9 @@ fn without_counter(app: &App, meta: &RequestMeta<'_>) -> Answer {
             Answer::problem(form, StatusCode::NOT_FOUND, "There is nothing at this address.")
         }
         (&Method::HEAD, Route::Root) => without_content(form, StatusCode::OK),
-        (&Method::GET | &Method::HEAD, Route::Healthz) => Answer::text(StatusCode::OK, "ok\n"),
+        (&Method::GET | &Method::HEAD, Route::Healthz) => {
+            Answer::new(StatusCode::OK, Form::Text.content_type(), "ok\n")
+        }
         (&Method::GET | &Method::HEAD, Route::Version) => version(app),
         (&Method::GET | &Method::HEAD, Route::Metrics) => {
             Answer::new(StatusCode::OK, HeaderValue::from_static(CONTENT_TYPE), app.metrics.render())
@@ -161,7 +159,7 @@ async fn readiness(app: &App, form: Form) -> Answer {
         return unready(form, "draining");
     }
     match app.counter.probe().await {
-        Ok(()) => Answer::text(StatusCode::OK, "ready\n"),
+        Ok(()) => Answer::new(StatusCode::OK, Form::Text.content_type(), "ready\n"),
         Err(refusal) => unready(form, &refusal.to_string()),
     }
 }

@@ -20,7 +20,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Sends a message. Returns false when it may get through later, as when the service manager has not
 /// read what came before.
-fn notify(states: &[NotifyState<'_>]) -> bool {
+pub(crate) fn notify(states: &[NotifyState<'_>]) -> bool {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
         return true;
     };
@@ -49,11 +49,6 @@ fn send(socket: OsString, message: &str) -> io::Result<()> {
     sender.set_nonblocking(true)?;
     sender.send_to(message.as_bytes(), &SockAddr::unix(OsString::from_vec(path))?)?;
     Ok(())
-}
-
-/// Reports that the end has begun. Returns whether the message got through.
-pub(crate) fn notify_stopping() -> bool {
-    notify(&[NotifyState::Stopping])
 }
 
 /// Asks for `more` time until the end.

@@ -192,11 +192,6 @@ impl Store {
         opened.map_err(|error| StoreError::from(error).at(server.addr()))
     }
 
-    /// What kind of server this is, asked in a session of its own.
-    pub(crate) async fn server(&self) -> Result<ServerInfo, StoreError> {
-        ServerInfo::of(&mut self.open_verified().await?).await
-    }
-
     /// Opens a link, within the time budget of a visit.
     ///
     /// # Errors
