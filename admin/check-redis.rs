@@ -1,8 +1,10 @@
 //! `check-redis`: tells, before the first visitor does, what the attached Redis can promise.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use abukiks::cli;
+use abukiks::store::SESSION_BYTES;
 
 /// Checks that the attached Redis can be reached and counted in, and how durable it is.
 ///
@@ -15,13 +17,18 @@ struct Arguments {
     /// Print a JSON object.
     #[arg(long)]
     json: bool,
+    /// New visitors a second, for which to say how much room their sessions need (`SESSION_LIFETIME`).
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    visitors_per_second: u32,
 }
 
 fn main() -> ExitCode {
-    cli::run_task(async |Arguments { json }, config, link| {
+    cli::run_task(async |Arguments { json, visitors_per_second }, config, link| {
         let count = link.count().await?;
         let server = link.server().await?;
         link.probe().await?;
+        let bytes_in = |time: Duration| u64::from(visitors_per_second) * time.as_secs() * SESSION_BYTES;
+        let (a_day, all) = (bytes_in(Duration::from_hours(24)), config.session_lifetime.map(bytes_in));
         Ok(if json {
             serde_json::json!({
                 "url": config.redis_url.to_string(),
@@ -32,11 +39,24 @@ fn main() -> ExitCode {
                 "appendOnly": server.append_only,
                 "appendFsync": server.append_fsync,
                 "durable": server.is_durable(),
+                "sessionBytesADay": all.map(|all| a_day.min(all)),
+                "sessionBytes": all,
             })
             .to_string()
         } else {
             let count = count.map_or_else(|| "nothing yet".to_owned(), |count| count.to_string());
-            format!("{} answers: {server}\nkey {} holds {count}", config.redis_url, config.counter_key)
+            let sessions = all.map_or_else(String::new, |all| {
+                let mebibytes = |bytes: u64| bytes.div_ceil(1024 * 1024);
+                format!(
+                    "\nsessions need {} MiB for a day at {visitors_per_second} new visitors a second, {} MiB for all of SESSION_LIFETIME",
+                    mebibytes(a_day.min(all)),
+                    mebibytes(all)
+                )
+            });
+            format!(
+                "{} answers: {server}\nkey {} holds {count}{sessions}",
+                config.redis_url, config.counter_key
+            )
         })
     })
 }

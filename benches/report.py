@@ -21,6 +21,7 @@ from servers import (
     NGINX,
     PRIOR,
     SERVICE,
+    SESSIONS,
     SILENT,
     WORKERS,
 )
@@ -146,6 +147,8 @@ def targets(figures):
         name = lab.first_line(*PRIOR.command, "--version")
         relative_cpu(f"CPU per request relative to {name}", LOGGED, PRIOR, {256: 1.08, 32: 1.08})
     relative_cpu("the same, access log off", SILENT, LIMIT, {256: 1.1, 32: 1.2})
+    relative_cpu("CPU per request with sessions, relative to that without", SESSIONS, LOGGED, {256: 1.35, 32: 1.35})
+    target("Redis CPU per visit with sessions, 256 connections", 4, rounds.median(SESSIONS.name, 256, "redis_cpu"), " µs")
     relative_cpu("CPU per request relative to axum + redis", LOGGED, AXUM, {256: 0.6, 32: 0.7})
     target("p50 relative to axum + redis, 1 connection", 1, rounds.ratio(LOGGED.name, AXUM.name, 1, "p50"))
     target("the same, when that counts by the same script", 1.05, rounds.ratio(LOGGED.name, AXUM_SCRIPT.name, 1, "p50"))

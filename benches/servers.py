@@ -18,6 +18,8 @@ APP_SETTINGS = {"REDIS_URL": "unix://@REDIS@", "PYTHONDONTWRITEBYTECODE": "1"}
 LIMIT = Server("the limit", [str(RIVALS / "limit")], SETTINGS, counts=False)
 LOGGED = Server("Abukiks", [SERVICE], JSON, logs=True)
 SILENT = Server("Abukiks, access log off", [SERVICE], {**JSON, "ACCESS_LOG": "off"}, logs=True)
+# Each request is that of a new visitor, who gets a session.
+SESSIONS = Server("Abukiks, with sessions", [SERVICE], {**JSON, "SESSION_LIFETIME": "1min"}, logs=True)
 AXUM = Server("axum + redis", [str(RIVALS / "axum-redis")], SETTINGS)
 AXUM_SCRIPT = Server("axum + redis, by the script of Abukiks", [str(RIVALS / "axum-script")], SETTINGS)
 LUA = Server("nginx + lua-resty-redis", SERVE_CONFIG, template="benches/nginx/lua.conf")
@@ -32,8 +34,8 @@ NAMES = [server.name for server in SERVERS]
 # In place of a number of connections that are kept: so many at a time, each for a single request.
 ANEW, AT_A_TIME = "anew", 32
 # Which servers are loaded over how many connections.
-BESIDE = [AXUM_SCRIPT, PRIOR] if PRIOR.command[0] else [AXUM_SCRIPT]
-COMPARED = {1: [*SERVERS, AXUM_SCRIPT], 32: SERVERS, 256: SERVERS, ANEW: [LIMIT, SILENT, LOGGED, AXUM]}
+BESIDE = [AXUM_SCRIPT, SESSIONS, *([PRIOR] if PRIOR.command[0] else [])]
+COMPARED = {1: [*SERVERS, AXUM_SCRIPT], 32: [*SERVERS, SESSIONS], 256: [*SERVERS, SESSIONS], ANEW: [LIMIT, SILENT, LOGGED, AXUM]}
 LOADED = {
     connections: [*servers, PRIOR] if PRIOR in BESIDE and connections in (32, 256) else servers
     for connections, servers in COMPARED.items()

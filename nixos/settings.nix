@@ -65,6 +65,9 @@ in
     setting period "500ms"
       "Time budget of a visit: with no answer from Redis by then, the visitor gets 503. At most 1m.";
   COUNTER_KEY = setting text "visitorCount" "Redis key that holds the count, a plain integer.";
+  SESSION_LIFETIME =
+    setting (orWord "off" period) "7days"
+      "How long a visitor who comes back is known, after each visit, and not counted again; `off` counts every visit. Needs room in Redis for each visitor of that time, and cookies at the visitor.";
   COUNTER_FENCE =
     setting switch true
       "Refuse visits with 503 while the count stands below a number already given out, until `reset-count` is run; raising it helps too, unless a reset was lost with it.";
@@ -101,6 +104,17 @@ in
   DRAIN_TIMEOUT =
     setting period "30s"
       "After SIGTERM, the time after which whatever remains is cut and logged.";
+  COUNT_MAX_AGE =
+    setting period "1m"
+      "How long browsers and proxies may keep the answer of `/count`.";
+  BADGE_LABEL = setting text "visitors" "What `/badge.svg` says before the number.";
+  BADGE_COLOR =
+    setting (types.strMatching "#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})") "#b4471c"
+      "The colour behind the number of `/badge.svg`.";
+  CORS_ORIGINS =
+    setting text "https://example.org"
+      "Other sites whose pages may read `/`, `/count` and `/badge.svg` by script (CORS): `none`, `*`, or a list with commas.";
+  ROBOTS_DISALLOW = setting switch true "Ask crawlers, by `/robots.txt`, to leave alone what counts.";
   IDLE_EXIT =
     setting (orWord "off" period) "10m"
       "End the process after this long without a connection; the next one starts it again. Suits `startMode = \"on-demand\"`.";

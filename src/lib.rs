@@ -23,8 +23,9 @@
 //! * *stream*: bytes to a Redis server and back, over TCP, a unix socket or TLS.
 //! * *socket*: what a client comes in by: a listening socket, or one that was accepted from it.
 //! * *connection*: an HTTP connection, from accept to close.
-//! * *session*: a stream to any Redis server on which this process has logged in.
-//! * *link*: the session to the server that counts, with the keys of the counter.
+//! * *Redis session*: a stream to any Redis server on which this process has logged in.
+//! * *visitor session*: what Redis keeps of a visitor who may come back.
+//! * *link*: the Redis session with the server that counts, with the keys of the counter.
 //! * *store*: the settings by which links are opened.
 
 pub mod cli;

@@ -46,18 +46,25 @@ fn exercise(what: &str, redis: &Redis, url: &str) {
         task.expect("it runs")
     };
     match what {
-        "the service" | "MIN_REPLICAS_ACK" | "a Sentinel URL" => {
+        "the service" | "MIN_REPLICAS_ACK" | "SESSION_LIFETIME" | "a Sentinel URL" => {
             // There are none: it is refused for that, if not for want of the right to wait.
             let replicas = if what == "MIN_REPLICAS_ACK" { "1" } else { "0" };
             let mut service = Service::start_with(&[
                 ("REDIS_URL", url),
                 ("MIN_REPLICAS_ACK", replicas),
+                ("SESSION_LIFETIME", if what == "SESSION_LIFETIME" { "1h" } else { "off" }),
                 ("REDIS_TIMEOUT", "200ms"),
                 ("DRAIN_LAME_DUCK", "0s"),
                 ("DRAIN_IDLE", "1ms"),
             ]);
-            if service.get("/").status == 200 {
+            let greeting = service.get("/");
+            if greeting.status == 200 {
                 service.log_line("Redis is");
+            }
+            if let Some(cookie) = greeting.header("set-cookie") {
+                for path in ["/", "/session"] {
+                    service.connect().get_with(path, &format!("Cookie: {cookie}\r\n"));
+                }
             }
             redis.run::<()>(&["SCRIPT", "FLUSH"]);
             service.get("/");
@@ -114,9 +121,10 @@ impl Watched {
 }
 
 /// What there is to exercise, and the rules for it.
-const PARTS: [(&str, &[&str]); 6] = [
+const PARTS: [(&str, &[&str]); 7] = [
     ("the service", &["the service"]),
     ("MIN_REPLICAS_ACK", &["the service", "MIN_REPLICAS_ACK"]),
+    ("SESSION_LIFETIME", &["the service", "SESSION_LIFETIME"]),
     ("a Sentinel URL", &["the service", "a Sentinel URL"]),
     ("show-count", &["show-count"]),
     ("reset-count", &["reset-count"]),

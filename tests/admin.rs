@@ -287,3 +287,22 @@ fn what_could_not_be_printed_is_no_success() {
         assert_eq!(ended.code(), Some(status));
     }
 }
+
+#[test]
+fn check_redis_says_how_much_room_sessions_need() {
+    let redis = Redis::start();
+    let said = |lifetime: &str| {
+        let output = run(
+            "check-redis",
+            &[("REDIS_URL", &redis.url()), ("SESSION_LIFETIME", lifetime)],
+            &["--visitors-per-second", "10"],
+        );
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let week =
+        "sessions need 174 MiB for a day at 10 new visitors a second, 1212 MiB for all of SESSION_LIFETIME";
+    assert!(said("7days").contains(week), "{}", said("7days"));
+    assert!(said("1h").contains("sessions need 8 MiB for a day at 10 new visitors a second, 8 MiB for all"));
+    assert!(!said("off").contains("sessions"));
+}

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use abukiks::config::Config;
 use abukiks::counter::Counter;
 use abukiks::process;
-use abukiks::store::Store;
+use abukiks::store::{SessionId, Store};
 use abukiks::telemetry::metrics::Metrics;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -26,6 +26,8 @@ use crate::support::Redis;
 enum Step {
     /// Some visits arrive together.
     Arrive(usize),
+    /// Some of those who were told a number come back, if visitors have sessions.
+    Return(usize),
     /// The visitor who has waited longest leaves.
     Leave,
     /// A probe asks whether visits can be counted.
@@ -51,6 +53,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     let step = prop_oneof![
         6 => (1..6_usize).prop_map(Step::Arrive),
+        3 => (1..4_usize).prop_map(Step::Return),
         2 => Just(Step::Leave),
         1 => Just(Step::Probe),
         3 => fate.prop_map(Step::Break),
@@ -68,19 +71,28 @@ struct Outcome {
     began: u64,
     ended: u64,
     number: Option<i64>,
+    /// What the visitor comes back with.
+    session: Option<SessionId>,
 }
+
+/// A visitor who came back, with the number that they know, and what they were told.
+type Return = (i64, Option<(i64, bool)>);
 
 /// What the model knows: everything that was asked for, and what became of it.
 #[derive(Debug, Default)]
 struct Model {
     arrived: usize,
     outcomes: Vec<Outcome>,
+    returns: Vec<Return>,
 }
 
 impl Model {
     fn check(&self, count: i64) -> Result<(), TestCaseError> {
         let answered: Vec<(Outcome, i64)> =
             self.outcomes.iter().filter_map(|outcome| Some((*outcome, outcome.number?))).collect();
+        for (known, told) in &self.returns {
+            prop_assert!(told.is_none_or(|told| told == (*known, true)), "{known} was told {told:?}");
+        }
         let numbers: HashSet<i64> = answered.iter().map(|(_, number)| *number).collect();
         prop_assert_eq!(numbers.len(), answered.len(), "a number was given twice");
         prop_assert!(numbers.iter().all(|number| (1..=count).contains(number)));
@@ -98,10 +110,11 @@ impl Model {
     }
 }
 
-async fn play(redis: &Redis, steps: &[Step]) -> Result<(), TestCaseError> {
+async fn play(redis: &Redis, sessions: bool, steps: &[Step]) -> Result<(), TestCaseError> {
     redis.run::<()>(&["FLUSHALL"]);
     let proxy = Proxy::to(redis);
-    let settings = [("REDIS_URL", &*proxy.url()), ("REDIS_TIMEOUT", "300ms")]
+    let lifetime = if sessions { "1h" } else { "off" };
+    let settings = [("REDIS_URL", &*proxy.url()), ("REDIS_TIMEOUT", "300ms"), ("SESSION_LIFETIME", lifetime)]
         .map(|(name, value)| (name.into(), value.into()));
     let config = Config::from_vars(settings).expect("settings");
     let metrics = Arc::new(Metrics::new("test", []));
@@ -112,6 +125,7 @@ async fn play(redis: &Redis, steps: &[Step]) -> Result<(), TestCaseError> {
     let clock = Arc::new(AtomicU64::new(0));
     let mut model = Model::default();
     let mut waiting: Vec<JoinHandle<Outcome>> = Vec::new();
+    let mut returning: Vec<JoinHandle<Return>> = Vec::new();
     for step in steps {
         match step {
             Step::Arrive(count) => {
@@ -120,11 +134,27 @@ async fn play(redis: &Redis, steps: &[Step]) -> Result<(), TestCaseError> {
                     let (counter, clock) = (counter.clone(), clock.clone());
                     tokio::spawn(async move {
                         let began = clock.fetch_add(1, Relaxed);
-                        let number = counter.visit(Instant::now()).await.ok();
+                        let told = if sessions {
+                            let told = counter.visit_in_session(None, Instant::now()).await.ok();
+                            told.map(|(number, session, _)| (number, Some(session)))
+                        } else {
+                            counter.visit(Instant::now()).await.ok().map(|number| (number, None))
+                        };
                         let ended = clock.fetch_add(1, Relaxed);
-                        Outcome { began, ended, number }
+                        let (number, session) = told.unzip();
+                        Outcome { began, ended, number, session: session.flatten() }
                     })
                 }));
+            }
+            Step::Return(count) => {
+                let known = model.outcomes.iter().rev().filter_map(|visit| visit.number.zip(visit.session));
+                for (number, session) in known.take(*count) {
+                    let counter = counter.clone();
+                    returning.push(tokio::spawn(async move {
+                        let told = counter.visit_in_session(Some(session), Instant::now()).await.ok();
+                        (number, told.map(|(number, _, returning)| (number, returning)))
+                    }));
+                }
             }
             Step::Leave => {
                 if let Some(visit) = waiting.iter().find(|visit| !visit.is_finished()) {
@@ -147,6 +177,9 @@ async fn play(redis: &Redis, steps: &[Step]) -> Result<(), TestCaseError> {
         }
     }
     settle(&mut waiting, &mut model).await;
+    for visit in returning {
+        model.returns.push(visit.await.expect("it does not fail"));
+    }
     prop_assert_eq!(metrics.waiting_visits.get(), 0);
     // With the last of its users the counter ends, and what it had begun has then been settled.
     drop(counter);
@@ -167,8 +200,10 @@ async fn settle(waiting: &mut Vec<JoinHandle<Outcome>>, model: &mut Model) {
 fn numbers_are_right_in_whatever_order_things_break() {
     let redis = Redis::start();
     let event_loop = process::runtime().expect("an event loop");
-    let cases = Cases { cases: 32, failure_persistence: None, ..Cases::default() };
+    let cases = Cases { cases: 48, failure_persistence: None, ..Cases::default() };
     TestRunner::new(cases)
-        .run(&steps(), |steps| event_loop.block_on(play(&redis, &steps)))
+        .run(&(any::<bool>(), steps()), |(sessions, steps)| {
+            event_loop.block_on(play(&redis, sessions, &steps))
+        })
         .unwrap_or_else(|error| panic!("{error}"));
 }

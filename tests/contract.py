@@ -18,7 +18,7 @@ FORMS = {
     "application/json": "application/problem+json",
     "application/problem+json": "application/problem+json",
 }
-PATHS = ["/", "/healthz", "/readyz", "/metrics", "/version"]
+PATHS = ["/", "/count", "/badge.svg", "/robots.txt", "/healthz", "/readyz", "/metrics", "/version"]
 CHECKS = [checks.status_code_conformance, checks.response_headers_conformance]
 CHECKS_OF_CONTENT = [checks.content_type_conformance, checks.response_schema_conformance]
 BAD_REQUEST, NOT_ALLOWED, TOO_LARGE = 400, 405, 413
@@ -47,7 +47,7 @@ def request(path, status, head, content_type):
 for path in PATHS:
     for accept, form in FORMS.items():
         lines = f"{path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: {accept}\r\n"
-        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]:
+        for method in ["POST", "PUT", "PATCH", "DELETE", "TRACE", "QUERY"]:
             request(path, NOT_ALLOWED, f"{method} {lines}\r\n", form)
         request(path, NOT_ALLOWED, f"POST {lines}Content-Length: 2\r\n\r\n{{}}", form)
         request(path, TOO_LARGE, f"POST {lines}Content-Length: 99999999\r\n\r\n", form)

@@ -56,14 +56,25 @@ fn the_description_of_the_service_is_valid() {
 #[test]
 fn every_answer_is_as_described() {
     let redis = Redis::start();
-    let service = Service::start(&redis);
+    let service = redis.service(&[("SESSION_LIFETIME", "1h")]);
     for form in ["text/plain", "text/html", "application/json"] {
         hold_to_the_contract(&service, form, None);
     }
-    for route in ["/", "/healthz", "/readyz", "/metrics", "/version"] {
+    hold_to_the_contract(&Service::start(&redis), "application/json", None);
+    for route in [
+        "/",
+        "/count",
+        "/badge.svg",
+        "/session",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/version",
+        "/robots.txt",
+    ] {
         assert!(answered(&service, route, 200), "{route} was not asked for");
     }
-    assert!(answered(&service, "/", 204), "there was no prefetch");
+    assert!(answered(&service, "/", 403), "no visit was turned away");
     assert!(answered(&service, "unknown", 404), "no path was unknown");
 }
 

@@ -182,16 +182,18 @@ impl Fault {
         if !self.is_possible() {
             return;
         }
-        let mut scene = Scene::open((self.stage)());
-        (self.inject)(&mut scene);
-        let outcome = scene.close(self.logs);
-        let expected = |seen: &[Seen]| seen.iter().copied().collect::<BTreeSet<_>>();
-        let mut visitors_see = expected(self.visitors_see);
-        visitors_see.insert(Seen::Number);
-        assert_eq!(outcome.visitors_saw, visitors_see, "what visitors saw");
-        assert_eq!(outcome.faulty_saw, expected(self.faulty_see));
-        let count = outcome.check();
-        table::hold(self, &outcome.what_was_seen(), count);
+        for lifetime in ["off", "1h"] {
+            let mut scene = Scene::open((self.stage)().set("SESSION_LIFETIME", lifetime));
+            (self.inject)(&mut scene);
+            let outcome = scene.close(self.logs);
+            let expected = |seen: &[Seen]| seen.iter().copied().collect::<BTreeSet<_>>();
+            let mut visitors_see = expected(self.visitors_see);
+            visitors_see.insert(Seen::Number);
+            assert_eq!(outcome.visitors_saw, visitors_see, "what visitors saw");
+            assert_eq!(outcome.faulty_saw, expected(self.faulty_see));
+            let count = outcome.check();
+            table::hold(self, &outcome.what_was_seen(), count);
+        }
     }
 
     /// Whether this machine lets the fault be made. On CI it must.

@@ -191,16 +191,56 @@ fn head_of_what_never_changes_tells_the_length_of_get() {
 #[test]
 fn a_prefetch_counts_nothing_and_the_visit_that_follows_does() {
     let redis = Redis::start();
-    let service = Service::start(&redis);
+    let mut service = Service::start(&redis);
     let mut client = service.connect();
     for purpose in ["prefetch", "prefetch;prerender", "prefetch;anonymous-client-ip"] {
         let answer = client.get_with("/", &format!("Sec-Purpose: {purpose}\r\n"));
-        assert_eq!(answer.status, 204, "{purpose}");
-        assert_eq!(answer.header("content-length"), None);
+        // Chromium takes 204 for the page, and then nothing happens at the click.
+        assert_eq!(answer.status, 503, "{purpose}");
+        assert_eq!(answer.header("retry-after"), Some("1"));
         assert_eq!(answer.header("cache-control"), Some("no-store"));
-        assert_eq!(answer.header("vary"), Some("Accept, Sec-Purpose"));
+    }
+    for header in ["Purpose: prefetch", "Purpose: preview", "X-Purpose: preview", "X-Moz: prefetch"] {
+        assert_eq!(client.get_with("/", &format!("{header}\r\n")).status, 503, "{header}");
+        assert_eq!(client.get_with("/badge.svg", &format!("{header}\r\n")).status, 503, "{header}");
     }
     assert_eq!(client.get("/").number(), 1);
+    assert_eq!(service.metric("abukiks_http_requests_total{route=\"prefetch\",status=\"503\"}"), 11.0);
+    // It is no failure, so it is no warning.
+    assert!(service.log_line("\"http_status\":503").contains("\"level\":\"INFO\""));
+}
+
+#[test]
+fn what_may_be_sent_twice_or_is_a_part_of_another_page_is_no_visit() {
+    let redis = Redis::start();
+    let service = Service::start(&redis);
+    let mut client = service.connect();
+    for path in ["/", "/badge.svg"] {
+        assert_eq!(client.get_with(path, "Early-Data: 1\r\n").status, 425, "{path}");
+    }
+    for part in ["image", "script", "style", "font", "manifest", "audio", "video", "worker", "track"] {
+        let answer = client.get_with("/", &format!("Sec-Fetch-Dest: {part}\r\n"));
+        assert_eq!(answer.status, 403, "{part}");
+        assert!(answer.body.contains("/badge.svg"), "{answer:?}");
+    }
+    assert_eq!(redis.count(), 0);
+    for (number, shown) in (1..).zip(["document", "iframe", "empty"]) {
+        assert_eq!(client.get_with("/", &format!("Sec-Fetch-Dest: {shown}\r\n")).number(), number, "{shown}");
+    }
+}
+
+#[test]
+fn what_browsers_and_crawlers_ask_beside_a_page_is_there() {
+    let redis = Redis::start();
+    let service = Service::start(&redis);
+    let icon = service.get("/favicon.ico");
+    assert_eq!((icon.status, content_type(&icon)), (200, "image/svg+xml"));
+    assert_eq!(icon.header("cache-control"), Some("max-age=86400"));
+    assert_eq!(service.get("/robots.txt").body, "User-agent: *\nDisallow:\n");
+    let shy = redis.service(&[("ROBOTS_DISALLOW", "on")]);
+    let rules = shy.get("/robots.txt").body;
+    assert_eq!(rules, "User-agent: *\nDisallow: /$\nDisallow: /?\nDisallow: /badge.svg\n");
+    assert_eq!(redis.count(), 0);
 }
 
 #[test]
@@ -304,6 +344,7 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
         ("abukiks_connections_accepted", "counter"),
         ("abukiks_accept_errors", "counter"),
         ("abukiks_waiting_visits", "gauge"),
+        ("abukiks_visits", "counter"),
         ("abukiks_batch_visits", "histogram"),
         ("abukiks_redis_up", "gauge"),
         ("abukiks_redis_durable", "gauge"),
@@ -320,6 +361,8 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
     let samples = [
         r#"abukiks_http_requests_total{route="/",status="200"} 1"#,
         r#"abukiks_http_request_duration_seconds_count{route="/"} 1"#,
+        r#"abukiks_visits_total{visitor="new"} 1"#,
+        r#"abukiks_visits_total{visitor="returning"} 0"#,
         "abukiks_batch_visits_count 1",
         "abukiks_batch_visits_sum 1.0",
         "abukiks_redis_up 1",
@@ -418,15 +461,19 @@ fn another_method_is_refused_with_those_that_are_allowed() {
     let service = Service::start(&redis);
     let mut client = service.connect();
     let targets = ["/", "/healthz", "/readyz", "/version", "/metrics"];
-    let methods = ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PURGE", "M-SEARCH"];
-    let requests = targets.iter().flat_map(|target| methods.map(|method| (method, *target)));
-    for (method, target) in requests.chain([("OPTIONS", "*")]) {
+    let methods = ["POST", "PUT", "DELETE", "PATCH", "TRACE", "PURGE", "M-SEARCH"];
+    for target in targets.iter().chain(&["*"]) {
+        let answer = client.exchange(format!("OPTIONS {target} HTTP/1.1\r\nHost: test\r\n\r\n")).unwrap();
+        assert_eq!((answer.status, answer.header("allow")), (204, Some("GET, HEAD, OPTIONS")), "{target}");
+    }
+    for (method, target) in targets.iter().flat_map(|target| methods.map(|method| (method, *target))) {
         let request = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n\r\n");
         let answer = client.exchange(request).unwrap();
         assert_eq!(answer.status, 405, "{method} {target}");
-        assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+        assert_eq!(answer.header("allow"), Some("GET, HEAD, OPTIONS"));
         assert_eq!(particular_headers(&answer), ["allow", "vary"]);
-        assert_eq!(answer.body, "Method Not Allowed: Only GET and HEAD are understood here.");
+        let detail = "Only these methods are understood here: GET, HEAD, OPTIONS.";
+        assert_eq!(answer.body, format!("Method Not Allowed: {detail}"));
     }
     let json = client.exchange("PUT / HTTP/1.1\r\nHost: test\r\nAccept: application/json\r\n\r\n");
     let json = json.unwrap();
@@ -435,7 +482,7 @@ fn another_method_is_refused_with_those_that_are_allowed() {
     let tunnel = "CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n";
     let tunnel = client.exchange(tunnel).unwrap();
     assert_eq!(tunnel.status, 405);
-    assert_eq!(tunnel.header("allow"), Some("GET, HEAD"));
+    assert_eq!(tunnel.header("allow"), Some("GET, HEAD, OPTIONS"));
     assert_eq!(redis.count(), 0);
 }
 

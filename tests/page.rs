@@ -21,7 +21,7 @@ const LONGEST: i64 = i64::MAX;
 static BROWSERS: Mutex<()> = Mutex::new(());
 
 /// Chromium with a profile of its own, which is gone when the test ends.
-struct Browser {
+pub(crate) struct Browser {
     session: String,
     driver: SocketAddr,
     _process: Process,
@@ -39,7 +39,7 @@ fn installed(name: &str, package: &str) -> PathBuf {
 }
 
 impl Browser {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let only_one = BROWSERS.lock().unwrap_or_else(PoisonError::into_inner);
         let chromium = installed("chromium", "chromium");
         let folder = tempfile::tempdir().expect("a folder");
@@ -104,29 +104,29 @@ impl Browser {
         answer["value"].clone()
     }
 
-    fn run(&self, command: &str, parameters: &Value) -> Value {
+    pub(crate) fn run(&self, command: &str, parameters: &Value) -> Value {
         self.ask("POST", &format!("/session/{}/{command}", self.session), parameters)
     }
 
     /// One command of the DevTools protocol.
-    fn devtools(&self, command: &str, parameters: &Value) -> Value {
+    pub(crate) fn devtools(&self, command: &str, parameters: &Value) -> Value {
         let command = json!({ "cmd": command, "params": parameters });
         self.run("goog/cdp/execute", &command)
     }
 
     /// Goes to a page and waits until it is loaded.
-    fn open(&self, service: &Service) {
+    pub(crate) fn open(&self, service: &Service) {
         let url = format!("http://{}/", service.address);
         self.load("url", &json!({ "url": url }));
     }
 
-    fn reload(&self) {
+    pub(crate) fn reload(&self) {
         self.load("refresh", &json!({}));
     }
 
     /// One command that loads a page. On a busy machine chromedriver may return from it while the
     /// page before is still there.
-    fn load(&self, command: &str, parameters: &Value) {
+    pub(crate) fn load(&self, command: &str, parameters: &Value) {
         let before = self.value("performance.timeOrigin");
         self.run(command, parameters);
         let loaded = format!("performance.timeOrigin !== {before} && document.readyState === 'complete'");
@@ -134,13 +134,13 @@ impl Browser {
     }
 
     /// The value of a JavaScript expression in the page.
-    fn value(&self, expression: &str) -> Value {
+    pub(crate) fn value(&self, expression: &str) -> Value {
         let script = json!({ "script": format!("return {expression}"), "args": [] });
         self.run("execute/sync", &script)
     }
 
     /// What the browser had to complain about.
-    fn complaints(&self) -> Value {
+    pub(crate) fn complaints(&self) -> Value {
         self.run("se/log", &json!({ "type": "browser" }))
     }
 
@@ -172,7 +172,7 @@ impl Browser {
         said
     }
 
-    fn assert_reads(&self, title: &str, words: &[&str]) {
+    pub(crate) fn assert_reads(&self, title: &str, words: &[&str]) {
         let page = [("RootWebArea", title), ("heading", title), ("StaticText", title)];
         let words = words.iter().map(|words| ("StaticText", *words));
         let expected: Vec<_> = page.into_iter().chain(words).collect();

@@ -4,16 +4,21 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::load::Load;
 use crate::machine::Machine;
-use crate::support::{Client, Process, Redis, Response, Service, eventually, held_socket};
+use crate::support::{
+    Client, Process, Redis, Response, Service, SetAtEnd, activated, eventually, held_socket,
+};
 
 /// An instance that takes a visit and is gone before it answers.
 fn instance_that_dies_with_each_visit() -> (SocketAddr, Arc<AtomicUsize>) {
@@ -21,7 +26,7 @@ fn instance_that_dies_with_each_visit() -> (SocketAddr, Arc<AtomicUsize>) {
     let address = listener.local_addr().expect("an address");
     let visits = Arc::new(AtomicUsize::new(0));
     let taken = visits.clone();
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             // HAProxy looks whether it is ready.
             let mut head = [0; 4096];
@@ -41,33 +46,43 @@ fn instance_that_dies_with_each_visit() -> (SocketAddr, Arc<AtomicUsize>) {
 const INTERNAL: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// A port that is free now. The proxies cannot be handed a socket, nor say which one they took.
-fn free_port() -> SocketAddr {
+pub(crate) fn free_port() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("an address")
 }
 
-/// A shipped file, with this test's addresses in the place of those it has.
-fn shipped(name: &str, instances: [SocketAddr; 2], own: SocketAddr) -> String {
+/// A shipped file, with this test's addresses in the place of the three that it has.
+fn shipped(name: &str, instances: &[SocketAddr], own: SocketAddr) -> String {
     let proxies = Path::new(env!("CARGO_MANIFEST_DIR")).join("proxies");
     let text = fs::read_to_string(proxies.join(name)).expect("a shipped file");
-    let [first, second] = instances.map(|address| address.to_string());
-    text.lines()
-        // Two instances are enough here.
-        .filter(|line| !line.contains("5002"))
-        .map(|line| {
-            line.replace("127.0.0.1:5000", &first)
-                .replace("127.0.0.1:5001", &second)
+    let mut settings = String::new();
+    for line in text.lines() {
+        // The line of the first instance stands for all of them.
+        let instances = match line {
+            line if line.contains("127.0.0.1:5000") => instances,
+            line if line.contains("127.0.0.1:500") => &[],
+            _ => &[own],
+        };
+        for (number, instance) in instances.iter().enumerate() {
+            settings += &line
+                .replace("abukiks-5000", &format!("abukiks-{number}"))
+                .replace("127.0.0.1:5000", &instance.to_string())
                 .replace("listen 80;", &format!("listen {own};"))
                 .replace("bind :80", &format!("bind {own}"))
-                .replace("/etc/nginx/abukiks", &proxies.display().to_string())
-                + "\n"
-        })
-        .collect()
+                .replace("/etc/nginx/abukiks", &proxies.display().to_string());
+            settings.push('\n');
+        }
+    }
+    settings
 }
 
-fn nginx(folder: &TempDir, instances: [SocketAddr; 2]) -> (Process, SocketAddr) {
+fn nginx(folder: &TempDir, instances: &[SocketAddr]) -> (Process, SocketAddr) {
     let own = free_port();
-    let site = shipped("nginx.conf", instances, own);
+    nginx_with(folder, &shipped("nginx.conf", instances, own), own)
+}
+
+/// nginx with this `site`, which listens at `own`.
+pub(crate) fn nginx_with(folder: &TempDir, site: &str, own: SocketAddr) -> (Process, SocketAddr) {
     let at = folder.path().display();
     let settings = format!(
         "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{
@@ -77,7 +92,7 @@ fn nginx(folder: &TempDir, instances: [SocketAddr; 2]) -> (Process, SocketAddr) 
     start("nginx", &["-e", "stderr", "-c"], folder, &settings, own)
 }
 
-fn haproxy(folder: &TempDir, instances: [SocketAddr; 2]) -> (Process, SocketAddr) {
+fn haproxy(folder: &TempDir, instances: &[SocketAddr]) -> (Process, SocketAddr) {
     let own = free_port();
     let settings = shipped("haproxy.cfg", instances, own);
     start("haproxy", &["-db", "-f"], folder, &settings, own)
@@ -112,13 +127,16 @@ fn start(
     (process, own)
 }
 
+/// Starts a proxy in front of instances.
+type Start = fn(&TempDir, &[SocketAddr]) -> (Process, SocketAddr);
+
 /// What all visitors are promised, with an instance in between that loses answers.
-fn each_visit_is_passed_on_once(start: fn(&TempDir, [SocketAddr; 2]) -> (Process, SocketAddr)) {
+fn each_visit_is_passed_on_once(start: Start) {
     let redis = Redis::start();
     let service = Service::start(&redis);
     let (dying, taken) = instance_that_dies_with_each_visit();
     let folder = tempfile::tempdir().expect("a folder");
-    let (_proxy, address) = start(&folder, [service.address, dying]);
+    let (_proxy, address) = start(&folder, &[service.address, dying]);
 
     let visits = 20;
     let answers: Vec<_> = (0..visits).map(|_| Client::connect(address).get("/")).collect();
@@ -135,6 +153,91 @@ fn each_visit_is_passed_on_once(start: fn(&TempDir, [SocketAddr; 2]) -> (Process
     for path in INTERNAL {
         assert_eq!(Client::connect(address).get(path).status, 404, "{path}");
     }
+}
+
+/// A browser with a cookie, which knows nothing of instances.
+struct Browser {
+    number: i64,
+    cookie: String,
+}
+
+impl Browser {
+    /// Comes for the first time.
+    fn come(proxy: SocketAddr) -> Self {
+        let answer = Client::connect(proxy).get("/");
+        let cookie = answer.header("set-cookie").and_then(|cookie| cookie.split(';').next());
+        Self { number: answer.number(), cookie: cookie.expect("a cookie").to_owned() }
+    }
+
+    /// Comes back, once more when an instance crashed under the request.
+    fn come_back(&self, proxy: SocketAddr) {
+        eventually("an answer", || {
+            let request = format!("GET / HTTP/1.1\r\nHost: test\r\nCookie: {}\r\n\r\n", self.cookie);
+            let answer =
+                Client::connect(proxy).exchange(request).ok().filter(|answer| answer.status == 200)?;
+            assert_eq!(answer.number(), self.number, "a visitor who came back has another number");
+            Some(())
+        });
+    }
+}
+
+/// Factor VI: four instances, by turns, no affinity, while they are restarted and killed.
+fn any_instance_continues_a_session(start: Start) {
+    let redis = Redis::start();
+    let settings = [("REDIS_URL", &*redis.url()), ("SESSION_LIFETIME", "1h")];
+    let sockets = [(); 4].map(|()| held_socket());
+    let run = |socket: &TcpListener| Service::from_command(activated(&[socket.as_fd()], &settings));
+    let mut instances = sockets.each_ref().map(run);
+    let addresses = sockets.each_ref().map(|socket| socket.local_addr().expect("an address"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_proxy, proxy) = start(&folder, &addresses);
+
+    let (threads, each, visits) = (8, 25, 50);
+    let browsers: Vec<Vec<_>> =
+        (0..threads).map(|_| (0..each).map(|_| Browser::come(proxy)).collect()).collect();
+    let served = |instance: &Service| instance.metric("abukiks_visits_total{visitor=\"new\"}");
+    assert!(instances.iter().all(|instance| served(instance) > 0.0), "all have their share");
+    let over = AtomicBool::new(false);
+    let mut ends = 0;
+    thread::scope(|scope| {
+        let coming = browsers.iter().map(|browsers| {
+            scope.spawn(|| {
+                for _ in 1..visits {
+                    browsers.iter().for_each(|browser| browser.come_back(proxy));
+                }
+            })
+        });
+        let coming: Vec<_> = coming.collect();
+        let over = &over;
+        scope.spawn(move || {
+            let _told = SetAtEnd(over);
+            coming.into_iter().for_each(|thread| thread.join().expect("no browser has failed"));
+        });
+        for turn in (0..4).cycle() {
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            let signal = if ends % 2 == 0 { Signal::TERM } else { Signal::KILL };
+            instances[turn].process.signal(signal);
+            instances[turn].process.wait();
+            instances[turn] = run(&sockets[turn]);
+            ends += 1;
+        }
+    });
+    assert!(ends >= 4, "{ends} instances ended: too few to prove anything");
+    assert_eq!(redis.count(), 200);
+    let kept: Vec<String> = redis.run(&["KEYS", "{visitorCount}:session:*"]);
+    assert_eq!(kept.len(), 200);
+}
+
+#[test]
+fn behind_nginx_any_instance_continues_a_session() {
+    any_instance_continues_a_session(nginx);
+}
+
+#[test]
+fn behind_haproxy_any_instance_continues_a_session() {
+    any_instance_continues_a_session(haproxy);
 }
 
 #[test]

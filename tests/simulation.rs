@@ -92,7 +92,7 @@ impl Break {
             _ => usize::MAX,
         };
         Self {
-            to_redis: place(2500),
+            to_redis: place(5000),
             from_redis: place(400),
             then: match rng.u8(..3) {
                 0 => Then::Ends,
@@ -123,6 +123,8 @@ type Exchange = (Vec<Vec<u8>>, Vec<u8>);
 
 /// What the hosts of one simulation share beside the network.
 struct World {
+    /// Visitors who come back are known.
+    sessions: bool,
     services: &'static [&'static str],
     redis: RefCell<ScriptedRedis>,
     /// All that has been asked of Redis.
@@ -141,8 +143,13 @@ struct World {
 }
 
 impl World {
-    fn new(services: &'static [&'static str], breaks: impl FnMut() -> Break + 'static) -> Rc<Self> {
+    fn new(
+        sessions: bool,
+        services: &'static [&'static str],
+        breaks: impl FnMut() -> Break + 'static,
+    ) -> Rc<Self> {
         Rc::new(Self {
+            sessions,
             services,
             redis: RefCell::default(),
             exchanges: RefCell::default(),
@@ -279,7 +286,7 @@ async fn link(mut asker: Asker) {
     }
 }
 
-fn settings() -> Config {
+fn settings(sessions: bool) -> Config {
     let budget = format!("{}ms", BUDGET.as_millis());
     let settings = [
         ("REDIS_TIMEOUT", &*budget),
@@ -287,13 +294,14 @@ fn settings() -> Config {
         ("LOG_LEVEL", "error"),
         ("MAX_BODY_BYTES", "0"),
         ("MAX_WAITING_VISITS", "1000"),
+        ("SESSION_LIFETIME", if sessions { "30days" } else { "off" }),
     ];
     Config::from_vars(settings.map(|(name, value)| (name.into(), value.into()))).expect("settings")
 }
 
 /// The host of one process of the service.
 async fn service(world: Rc<World>) -> turmoil::Result {
-    let config = settings();
+    let config = settings(world.sessions);
     let (askers, mut asking) = unbounded_channel();
     spawn_local(async move {
         while let Some(asker) = asking.recv().await {
@@ -325,11 +333,20 @@ async fn service(world: Rc<World>) -> turmoil::Result {
     Ok(())
 }
 
-/// Visits once. `None` when it was not even asked for.
+/// The number that a visitor was told, and the cookie to come back with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    number: i64,
+    cookie: String,
+}
+
+/// Visits once. `None` when it was not even asked for, or when it was no new visitor's: such a one is told the
+/// number that they know.
 async fn visit(
     connection: &mut Option<BufReader<TcpStream>>,
     service: &str,
     stay: Duration,
+    known: &mut Option<Known>,
 ) -> Option<Visit> {
     if connection.is_none() {
         let stream = timeout(stay, TcpStream::connect((service, HTTP))).await.ok()?.ok()?;
@@ -337,14 +354,22 @@ async fn visit(
     }
     // All hosts share a thread: the real clock knows in which order things happened.
     let began = RealInstant::now();
-    let answer = timeout(stay, ask(connection.as_mut()?)).await;
+    let cookie = known.as_ref().map(|known| &*known.cookie);
+    let answer = timeout(stay, ask(connection.as_mut()?, cookie)).await;
     let ended = RealInstant::now();
     let number = match answer {
-        Ok(Ok((200, content))) => {
+        Ok(Ok((200, content, cookie))) => {
             let number = content.strip_prefix("Welcome to Abukiks! Visitor count: ");
-            number.map(|number| number.parse().expect("a number"))
+            let number = number.map(|number| number.parse().expect("a number"));
+            let told = number.zip(cookie).map(|(number, cookie)| Known { number, cookie });
+            if known.is_some() {
+                assert_eq!(told, *known, "a visitor who came back was told something else");
+                return None;
+            }
+            *known = told;
+            number
         }
-        Ok(Ok((503, _))) => None,
+        Ok(Ok((503, ..))) => None,
         Ok(Ok(other)) => panic!("{other:?}"),
         // The connection broke, or the visitor has lost patience.
         Ok(Err(_)) | Err(_) => {
@@ -355,8 +380,14 @@ async fn visit(
     Some(Visit { began, ended, number })
 }
 
-async fn ask(connection: &mut BufReader<TcpStream>) -> io::Result<(u16, String)> {
-    connection.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await?;
+/// Returns status, content and cookie.
+async fn ask(
+    connection: &mut BufReader<TcpStream>,
+    cookie: Option<&str>,
+) -> io::Result<(u16, String, Option<String>)> {
+    let cookie = cookie.map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
+    let request = format!("GET / HTTP/1.1\r\nHost: test\r\n{cookie}\r\n");
+    connection.write_all(request.as_bytes()).await?;
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if connection.read_line(&mut head).await? == 0 {
@@ -367,7 +398,8 @@ async fn ask(connection: &mut BufReader<TcpStream>) -> io::Result<(u16, String)>
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let mut content = vec![0; length.expect("a length").parse().expect("a number")];
     connection.read_exact(&mut content).await?;
-    Ok((status, String::from_utf8(content).expect("text")))
+    let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")?.split(';').next());
+    Ok((status, String::from_utf8(content).expect("text"), cookie.map(str::to_owned)))
 }
 
 /// The host of some visitors. It ends when the services have ended after the last visitor.
@@ -390,7 +422,11 @@ async fn visitors(world: Rc<World>, mut rng: Rng) -> turmoil::Result {
 /// refused.
 async fn come_again(world: Rc<World>, mut rng: Rng) {
     let mut connection = None;
+    let mut known = None;
     while !world.peace.get() {
+        if rng.u8(..8) == 0 {
+            known = None;
+        }
         sleep(Duration::from_millis(rng.u64(..50))).await;
         // Some leave before they can have an answer.
         let stay = if rng.u8(..8) == 0 && !world.all_stay.get() {
@@ -398,14 +434,14 @@ async fn come_again(world: Rc<World>, mut rng: Rng) {
         } else {
             2 * BUDGET
         };
-        let visit = visit(&mut connection, rng.choice(world.services).expect("one"), stay).await;
+        let visit = visit(&mut connection, rng.choice(world.services).expect("one"), stay, &mut known).await;
         world.visits.borrow_mut().extend(visit);
         if rng.u8(..4) == 0 {
             connection = None;
         }
     }
     for service in world.services {
-        let visit = visit(&mut None, service, 2 * BUDGET).await.expect("a connection");
+        let visit = visit(&mut None, service, 2 * BUDGET, &mut None).await.expect("a connection");
         assert!(visit.number.is_some(), "{service} refuses a visit though Redis is back");
         world.visits.borrow_mut().push(visit);
     }
@@ -514,7 +550,7 @@ fn play(world: &Rc<World>, network: &mut Builder, rng: &mut Rng, mut each_tick: 
 fn simulate(seed: u64) -> Vec<Exchange> {
     let _told = Seed(seed);
     let mut rng = Rng::with_seed(seed);
-    let world = World::new(SERVICES, {
+    let world = World::new(seed % 2 == 1, SERVICES, {
         let mut rng = rng.fork();
         move || Break::by_chance(&mut rng)
     });
@@ -580,12 +616,14 @@ fn whatever_breaks_each_acknowledged_visit_counts_once_and_none_is_refused_after
             if !command[0].starts_with(b"EVAL") {
                 continue;
             }
-            let number = |word: &Vec<u8>| String::from_utf8_lossy(word).parse().expect("a number");
+            let number = |word: &Vec<u8>| String::from_utf8_lossy(word).parse::<u64>().expect("a number");
             let of_producer = untils.entry(command[4].clone()).or_default();
-            of_producer.insert(number(&command[6]), number(&command[8]));
+            let arguments = &command[3 + usize::try_from(number(&command[2])).expect("a few")..];
+            of_producer.insert(number(&arguments[2]), number(&arguments[0]));
             if answer.starts_with(b"-STALE") {
                 late.fetch_add(1, Relaxed);
-            } else if answer.starts_with(b"$") && !batches.insert(command[4..7].to_owned()) {
+            } else if answer.starts_with(b"$") && !batches.insert((command[4].clone(), arguments[2].clone()))
+            {
                 again.fetch_add(1, Relaxed);
             }
         }
@@ -598,17 +636,19 @@ fn whatever_breaks_each_acknowledged_visit_counts_once_and_none_is_refused_after
     assert!(one_seed().is_some() || (late > 0 && again > 0));
 }
 
-/// `exchanges` with each producer, whose name is random, called by a number.
+/// `exchanges` with each producer and each session, whose names are random, called by a number.
 fn without_names(mut exchanges: Vec<Exchange>) -> Vec<Exchange> {
     let mut producers = Vec::new();
     for word in exchanges.iter_mut().flat_map(|(command, _)| command) {
-        if word.windows(10).any(|part| part == b":producer:") {
+        if word.windows(10).any(|part| part == b":producer:")
+            || word.windows(9).any(|part| part == b":session:")
+        {
             let known = producers.iter().position(|producer| producer == word);
             let number = known.unwrap_or_else(|| {
                 producers.push(word.clone());
                 producers.len() - 1
             });
-            *word = vec![u8::try_from(number).expect("a few")];
+            *word = number.to_string().into();
         }
     }
     exchanges
@@ -627,9 +667,9 @@ fn one_seed_is_one_history() {
 fn break_at(places: Vec<Break>, seed: u64, forgetful: bool) -> Rc<World> {
     let _told = Seed(seed);
     let ended = Rc::new(Cell::new(false));
-    let world = World::new(&SERVICES[..1], {
+    let world = World::new(seed % 2 == 1, &SERVICES[..1], {
         let ended = ended.clone();
-        let longer = Break { to_redis: 2500, ..Break::NEVER };
+        let longer = Break { to_redis: 10_000, ..Break::NEVER };
         let mut breaks = places.into_iter().flat_map(move |place| [place, longer]);
         move || {
             let next = breaks.next();
@@ -666,7 +706,7 @@ fn packed(command: &[Vec<u8>]) -> Vec<u8> {
 fn a_connection_to_redis_may_end_at_any_byte() {
     for forgetful in [false, true] {
         for_each_seed(PARTS, |seed| {
-            let (to_redis, from_redis) = if forgetful { (2200, 100) } else { (600, 50) };
+            let (to_redis, from_redis) = if forgetful { (7000, 150) } else { (1200, 90) };
             let world = break_at(places(to_redis, from_redis, seed), seed, forgetful);
             let exchanges = world.exchanges.borrow();
             let longest = |kind: &[u8]| {
@@ -689,7 +729,7 @@ fn a_connection_to_redis_may_end_at_any_byte() {
 fn a_connection_to_redis_may_stand_still_at_any_byte() {
     for_each_seed(PARTS, |seed| {
         let still = |place| Break { then: Then::StandsStill(BUDGET), ..place };
-        let places = places(600, 50, seed).into_iter().map(still);
+        let places = places(1200, 90, seed).into_iter().map(still);
         break_at(places.collect(), seed, false);
     });
 }
@@ -700,7 +740,7 @@ fn a_connection_to_redis_may_stand_still_at_any_byte() {
 fn a_standstill_of_hours_after_a_batch_was_counted_does_not_count_it_again() {
     for_each_seed(PARTS, |seed| {
         let hours = |place| Break { then: Then::HoursPass, ..place };
-        let places = places(0, 80, seed).into_iter().map(hours);
+        let places = places(0, 150, seed).into_iter().map(hours);
         let world = break_at(places.collect(), seed, false);
         let exchanges = world.exchanges.borrow();
         assert!(

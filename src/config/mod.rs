@@ -22,10 +22,12 @@ use crate::config::sources::{Problems, Variables, secret_redis_url};
 use crate::telemetry::logging::LogFormat;
 use crate::version::{COMMIT, VERSION};
 
+mod origins;
 mod redis_url;
 mod sources;
 mod values;
 
+pub use origins::Origins;
 pub use redis_url::{MasterName, RedisUrl};
 
 /// One row of the settings table, as `abukiks --help` shows it.
@@ -86,6 +88,8 @@ settings! {
     REDIS_TIMEOUT redis_timeout: Duration = "1s", "values::redis_timeout" redis_timeout;
     /// Redis key that holds the count, a plain integer.
     COUNTER_KEY counter_key: String = "visitorCount", "values::printable" printable;
+    /// How long a visitor who comes back is known, after each visit, and not counted again; `off` counts every visit. Needs room in Redis for each visitor of that time, and cookies at the visitor.
+    SESSION_LIFETIME session_lifetime: Option<Duration> = "off", "values::lifetime_or_off" lifetime_or_off;
     /// Refuse visits with 503 while the count stands below a number already given out (a Redis that lost data), until `reset-count` is run; raising it helps too, unless a reset was lost with it.
     COUNTER_FENCE counter_fence: bool = "off", "values::switch" switch;
     /// Replicas of Redis that must have a visit before it gets its number. With too few in time the visitor gets 503. 0 asks none of them.
@@ -110,6 +114,16 @@ settings! {
     DRAIN_IDLE drain_idle: Duration = "1s", "values::period" period;
     /// After SIGTERM, the time after which whatever remains is cut and logged.
     DRAIN_TIMEOUT drain_timeout: Duration = "30s", "values::period" period;
+    /// How long browsers and proxies may keep the answer of `/count`.
+    COUNT_MAX_AGE count_max_age: Duration = "0s", "values::period_or_zero" period_or_zero;
+    /// What `/badge.svg` says before the number.
+    BADGE_LABEL badge_label: String = "visitors", "values::label" label;
+    /// The colour behind the number of `/badge.svg`.
+    BADGE_COLOR badge_color: String = "#b4471c", "values::color" color;
+    /// Other sites whose pages may read `/`, `/count` and `/badge.svg` by script (CORS). Cookies go with it for listed ones only.
+    CORS_ORIGINS cors_origins: Origins = "none", "values::origins" origins;
+    /// Ask crawlers, by `/robots.txt`, to leave alone what counts.
+    ROBOTS_DISALLOW robots_disallow: bool = "off", "values::switch" switch;
     /// End the process after this long without a connection. Only for a socket that systemd holds: the next connection starts it again.
     IDLE_EXIT idle_exit: Option<Duration> = "off", "values::period_or_off" period_or_off;
     /// `journald` (native, structured), `json` lines or `text` on stdout; `auto` is `journald` when stdout or stderr is the journal, `text` on a terminal, else `json`.
@@ -214,6 +228,15 @@ impl Config {
                 "DRAIN_LAME_DUCK={lame_duck} is longer than DRAIN_TIMEOUT={timeout}; it takes at most that"
             );
             contradiction(&["DRAIN_LAME_DUCK", "DRAIN_TIMEOUT"], text);
+        }
+        if let Some(lifetime) = self.session_lifetime
+            && lifetime < self.redis_timeout
+        {
+            let [lifetime, timeout] = [lifetime, self.redis_timeout].map(format_duration);
+            let text = format!(
+                "SESSION_LIFETIME={lifetime} is shorter than REDIS_TIMEOUT={timeout}; it takes at least that"
+            );
+            contradiction(&["SESSION_LIFETIME", "REDIS_TIMEOUT"], text);
         }
         let url = &self.redis_url;
         let tls_files = [

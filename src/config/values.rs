@@ -7,6 +7,7 @@ use std::time::Duration;
 use humantime::{format_duration, parse_duration};
 use tracing::level_filters::LevelFilter;
 
+use crate::config::origins::Origins;
 use crate::config::redis_url::RedisUrl;
 use crate::telemetry::logging::LogFormat;
 
@@ -18,6 +19,12 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The shortest time that is not none.
 const MS: Duration = Duration::from_millis(1);
+
+/// Browsers keep no cookie for longer (RFC 6265bis, section 5.5).
+const MAX_LIFETIME: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+/// More than fits on a badge, in characters.
+const MAX_LABEL: usize = 40;
 
 /// The guarantee that a batch counts once rests on this bound (see `DEDUP_TTL` in `store/link.rs`).
 const MAX_REDIS_TIMEOUT: Duration = Duration::from_secs(60);
@@ -106,6 +113,24 @@ kinds! {
         "off or a time from 1ms to 24h in whole milliseconds, such as 30s or 5min (a bare number is seconds)",
         |text| value_or("off", text, |text| time(text, MS, DAY)),
         |time| show_or("off", time.map(format_duration).as_ref());
+    lifetime_or_off: Option<Duration>,
+        "off or a time from 1s to 400days in whole seconds, such as 30min or 7days (a bare number is seconds)",
+        |text| value_or("off", text, |text| {
+            time(text, Duration::from_secs(1), MAX_LIFETIME).filter(|time| time.subsec_nanos() == 0)
+        }),
+        |time| show_or("off", time.map(format_duration).as_ref());
+    label: String, "printable text of at most 40 characters",
+        |text| printable_text(text).filter(|text| text.chars().count() <= MAX_LABEL), Clone::clone;
+    color: String, "a colour as #rgb or #rrggbb, in hexadecimal digits",
+        |text| {
+            let digits = text.strip_prefix('#')?;
+            let valid = matches!(digits.len(), 3 | 6) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            valid.then(|| text.to_owned())
+        },
+        Clone::clone;
+    origins: Origins,
+        "none, * or a list of origins with commas between them, such as https://example.org,http://localhost:8080",
+        Origins::read, ToString::to_string;
     redis_timeout: Duration,
         "a time from 1ms to 1m in whole milliseconds, such as 250ms or 10s (a bare number is seconds)",
         |text| time(text, MS, MAX_REDIS_TIMEOUT), |time| format_duration(*time).to_string();

@@ -9,9 +9,9 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use crate::counter::link_state::LinkState;
-use crate::counter::pending::{Pending, Refusal};
+use crate::counter::pending::{Pending, Purpose, Refusal, Reply};
 use crate::counter::regression::Regression;
-use crate::store::{Link, Store, StoreError, Total};
+use crate::store::{Counted, Increment, Link, SessionReply, SessionRequest, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// Between two attempts to connect: at most ten a second.
@@ -29,8 +29,10 @@ const MAX_CLEAN_UP: Duration = Duration::from_secs(1);
 /// Visits that are counted together, and probes that are answered with them.
 struct Batch {
     number: u64,
-    /// The visits in it. None finds out, for probes, whether visits could be counted.
-    size: usize,
+    /// The visits without a session.
+    visits: usize,
+    /// What else is asked for. Nothing at all finds out, for probes, whether visits could be counted.
+    requests: Vec<SessionRequest>,
     /// In the order of their numbers, with those that were refused or left meanwhile.
     members: Vec<Pending>,
     /// Until when Redis is to remember it, in the copy that was sent last.
@@ -191,10 +193,12 @@ impl Batcher {
             self.expires_at = self.expires_at.max(link.expires_at(now));
             batch.expires_at = self.expires_at;
         }
-        let (number, size, expires_at) = (batch.number, batch.size, batch.expires_at);
+        let (number, visits, expires_at) = (batch.number, batch.visits, batch.expires_at);
+        let size = batch.members.len();
+        let requests = batch.requests.clone();
         let send_script = std::mem::take(&mut self.send_script);
-        let increment = link.increment(number, size, expires_at, send_script);
-        let reply = self.await_reply(increment, now).await;
+        let increment = Increment { batch: number, visits, requests: &requests, expires_at, send_script };
+        let reply = self.await_reply(link.increment(increment), now).await;
         let trusted = self.handle_reply(reply, send_script);
         if size > 1 {
             // The visitors just answered may visit again at once: they join the next batch.
@@ -210,22 +214,29 @@ impl Batcher {
             return None;
         }
         let members = std::mem::take(&mut self.pending);
-        let size = members.iter().filter(|member| member.is_visit).count();
+        let visits = members.iter().filter(|member| member.purpose == Purpose::Visit).count();
+        let requests = members.iter().filter_map(|member| match member.purpose {
+            Purpose::Session(request) => Some(request),
+            _ => None,
+        });
+        let requests: Vec<_> = requests.collect();
+        let size = visits
+            + requests.iter().filter(|request| matches!(request, SessionRequest::Visit { .. })).count();
         if size > 0 {
             self.metrics.batch_visits.observe(size as f64);
         }
         let number = self.next_batch;
         self.next_batch += 1;
-        Some(Batch { number, size, members, expires_at: 0, may_have_run: false })
+        Some(Batch { number, visits, requests, members, expires_at: 0, may_have_run: false })
     }
 
     /// What Redis replies to the increment that was sent at `sent`; an error when it is silent for too
     /// long, or when the process may end. Visits that come meanwhile do not wake this task.
     async fn await_reply(
         &mut self,
-        increment: impl Future<Output = Result<Total, StoreError>>,
+        increment: impl Future<Output = Result<Counted, StoreError>>,
         sent: Instant,
-    ) -> Result<Total, StoreError> {
+    ) -> Result<Counted, StoreError> {
         let mut increment = pin!(increment);
         loop {
             tokio::select! {
@@ -243,14 +254,13 @@ impl Batcher {
     }
 
     /// Deals with the reply to the batch. Returns whether the link is still to be trusted.
-    fn handle_reply(&mut self, reply: Result<Total, StoreError>, sent_script: bool) -> bool {
+    fn handle_reply(&mut self, reply: Result<Counted, StoreError>, sent_script: bool) -> bool {
         match reply {
-            Ok(total) => {
+            Ok(counted) => {
                 self.state.mark_up();
                 self.state.ensure_inspected(&self.store);
                 if let Some(batch) = self.batch.take() {
-                    let first = self.regression.first_number(batch.size, total);
-                    answer(batch, &first);
+                    self.answer(batch, counted);
                 }
                 true
             }
@@ -261,8 +271,8 @@ impl Batcher {
             Err(StoreError::Uncountable(reason)) => {
                 let reason: Arc<str> = reason.into();
                 self.state.mark_down(&reason);
-                if let Some(batch) = self.batch.take() {
-                    answer(batch, &Err(Refusal::Uncountable(reason)));
+                for mut member in self.batch.take().into_iter().flat_map(|batch| batch.members) {
+                    member.answer(Err(Refusal::Uncountable(reason.clone())));
                 }
                 true
             }
@@ -294,6 +304,37 @@ impl Batcher {
         }
     }
 
+    /// Gives every visit of an applied batch its own number, and to each request its reply. A probe gets what
+    /// a visit would get.
+    fn answer(&mut self, batch: Batch, counted: Counted) {
+        let is_new = |reply: &&SessionReply| matches!(reply, SessionReply::Counted(_));
+        let new = batch.visits + counted.replies.iter().filter(is_new).count();
+        let returned =
+            counted.replies.iter().filter(|reply| matches!(reply, SessionReply::Returned(_))).count();
+        self.metrics.new_visits.inc_by(new as u64);
+        self.metrics.returning_visits.inc_by(returned as u64);
+        let first = self.regression.first_number(new, counted.total);
+        let (mut next, mut replies) = (first.clone(), counted.replies.into_iter());
+        for mut member in batch.members {
+            let number = |number: i64| Reply { number, session: SessionReply::None };
+            member.answer(match member.purpose {
+                Purpose::Visit => {
+                    let given = next.clone().map(number);
+                    next = next.map(|number| number.saturating_add(1));
+                    given
+                }
+                Purpose::Probe => first.clone().map(number),
+                Purpose::Count => Ok(number(counted.total.count)),
+                Purpose::Session(_) => {
+                    let session = replies.next().unwrap_or(SessionReply::None);
+                    let reply = Reply { number: counted.total.count, session };
+                    // A number that was given before is not fenced.
+                    if is_new(&&session) { first.clone().map(|_| reply) } else { Ok(reply) }
+                }
+            });
+        }
+    }
+
     /// Refuses what would not get an answer in time, and gives the batch up when none of it is waited for.
     fn expire_late(&mut self) {
         self.take_arrivals();
@@ -322,16 +363,5 @@ impl Batcher {
             let limit = self.store.reply_timeout.min(MAX_CLEAN_UP);
             let _ = timeout(limit, link.forget_producer()).await;
         }
-    }
-}
-
-/// Gives every visit of an applied batch its own number, from the first one on, or a refusal. A probe
-/// gets what a visit would get.
-fn answer(batch: Batch, first: &Result<i64, Refusal>) {
-    let mut visits = 0;
-    for mut member in batch.members {
-        let number = first.clone().map(|first| first.saturating_add(visits));
-        visits += i64::from(member.is_visit);
-        member.answer(number);
     }
 }

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::counter::batcher::Batcher;
-use crate::counter::pending::Pending;
-use crate::store::Store;
+use crate::counter::pending::{Answer, Pending, Purpose};
+use crate::store::{SessionId, SessionReply, SessionRequest, Store};
 use crate::telemetry::metrics::{Gauge, Metrics};
 
 mod batcher;
@@ -68,23 +68,60 @@ impl Counter {
     /// # Errors
     /// A [`Refusal`], at the latest when the time budget of the visit is spent.
     pub async fn visit(&self, arrived: Instant) -> Result<i64, Refusal> {
+        self.wait(Purpose::Visit, arrived).await.map(|reply| reply.number)
+    }
+
+    /// Counts one visit, unless its visitor has come back with the session that they name. Returns the visitor's
+    /// number, the session to go on with, and whether it is one that was named.
+    ///
+    /// # Errors
+    /// As those of [`Counter::visit`].
+    pub async fn visit_in_session(
+        &self,
+        named: Option<SessionId>,
+        arrived: Instant,
+    ) -> Result<(i64, SessionId, bool), Refusal> {
+        let no_id = |error| Refusal::Unreachable(format!("no random numbers for a session: {error}").into());
+        let new = SessionId::draw().map_err(no_id)?;
+        match (self.session(SessionRequest::Visit { named, new }, arrived).await?, named) {
+            (SessionReply::Counted(number), _) => Ok((number, new, false)),
+            (SessionReply::Returned(number), Some(named)) => Ok((number, named, true)),
+            _ => Err(Refusal::Unreachable("the session ended before the answer came".into())),
+        }
+    }
+
+    /// Does what is asked of a session.
+    ///
+    /// # Errors
+    /// As those of [`Counter::visit`].
+    pub async fn session(&self, request: SessionRequest, arrived: Instant) -> Result<SessionReply, Refusal> {
+        self.wait(Purpose::Session(request), arrived).await.map(|reply| reply.session)
+    }
+
+    /// Finds out whether a visit could be counted now. The error is that of a visit.
+    pub async fn probe(&self) -> Result<(), Refusal> {
+        self.ask(Purpose::Probe, Instant::now()).await.map(drop)
+    }
+
+    /// The count, 0 before the first visit. The error is that of a visit.
+    pub async fn count(&self) -> Result<i64, Refusal> {
+        self.ask(Purpose::Count, Instant::now()).await.map(|reply| reply.number)
+    }
+
+    /// As [`Counter::ask`], for one of those whose number `MAX_WAITING_VISITS` bounds.
+    async fn wait(&self, purpose: Purpose, arrived: Instant) -> Answer {
         let before = self.metrics.waiting_visits.inc();
         let _waiting = Waiting(&self.metrics.waiting_visits);
         if before >= self.max_waiting {
             self.metrics.limit_hits.waiting_visits.inc();
             return Err(Refusal::QueueFull);
         }
-        self.ask(true, arrived).await
+        self.ask(purpose, arrived).await
     }
 
-    /// Finds out whether a visit could be counted now. The error is that of a visit.
-    pub async fn probe(&self) -> Result<(), Refusal> {
-        self.ask(false, Instant::now()).await.map(drop)
-    }
-
-    async fn ask(&self, is_visit: bool, arrived: Instant) -> Result<i64, Refusal> {
+    async fn ask(&self, purpose: Purpose, arrived: Instant) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let pending = Pending::new(is_visit, arrived + self.budget, reply);
+        let pending = Pending::new(purpose, arrived + self.budget, reply);
         // The batcher outlives the counter, and answers all it has taken.
         let ended = || Refusal::Unreachable("the counter has ended".into());
         self.arrivals.send(pending).map_err(|_| ended())?;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::store::{SessionReply, SessionRequest};
+
 /// Why a visit got no number.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Refusal {
@@ -22,22 +24,41 @@ pub enum Refusal {
     Fenced,
 }
 
-/// The number of a visit. A probe gets some number.
-pub(super) type Answer = Result<i64, Refusal>;
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A number for a visit without a session.
+    Visit,
+    /// Whether a visit could be counted.
+    Probe,
+    /// The count.
+    Count,
+    Session(SessionRequest),
+}
+
+/// What is got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reply {
+    /// The visit's number; for what counts nothing, the count.
+    pub(super) number: i64,
+    /// For what is asked of a session.
+    pub(super) session: SessionReply,
+}
+
+pub(super) type Answer = Result<Reply, Refusal>;
 
 /// A visit or a probe that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Pending {
-    /// Else it is a probe, which counts nothing.
-    pub(super) is_visit: bool,
+    pub(super) purpose: Purpose,
     deadline: Instant,
     /// `None` once it has been answered.
     reply: Option<oneshot::Sender<Answer>>,
 }
 
 impl Pending {
-    pub(super) fn new(is_visit: bool, deadline: Instant, reply: oneshot::Sender<Answer>) -> Self {
-        Self { is_visit, deadline, reply: Some(reply) }
+    pub(super) fn new(purpose: Purpose, deadline: Instant, reply: oneshot::Sender<Answer>) -> Self {
+        Self { purpose, deadline, reply: Some(reply) }
     }
 
     /// Whether an answer is still waited for: none was given, and the visitor has not left.

@@ -29,8 +29,7 @@ pub struct App {
     pub(crate) access_log: Option<AccessLog>,
     /// The release that answers, for `/version`.
     pub(crate) release: String,
-    /// `MAX_BODY_BYTES`.
-    pub(crate) max_body_bytes: usize,
+    pub(crate) config: Config,
     /// How connections are served.
     pub(crate) http: http1::Builder,
     draining: AtomicBool,
@@ -54,7 +53,7 @@ impl App {
             output,
             access_log: config.access_log.then_some(access_log),
             release,
-            max_body_bytes: config.max_body_bytes,
+            config: config.clone(),
             http: http(config),
             draining: AtomicBool::new(false),
         };

@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 use crate::http::app::App;
 use crate::http::request::{RequestMeta, Route};
 use crate::http::request_id::{REQUEST_ID, RequestId, TraceParent};
-use crate::http::routes;
+use crate::http::routes::{self, Visited};
 use crate::http::socket::{Socket, check_reset};
 use crate::telemetry::access_log::Access;
 
@@ -174,7 +174,7 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
     };
     connection.activity.lock().set_state(State::Closing, Instant::now());
     // Boxed for the same reason. Too slow, too much or broken: closed all the same.
-    let lingering = Box::pin(linger(io.socket, &final_bytes, app.max_body_bytes));
+    let lingering = Box::pin(linger(io.socket, &final_bytes, app.config.max_body_bytes));
     let _ = timeout(MAX_LINGER, lingering).await;
 }
 
@@ -183,7 +183,7 @@ async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>
     let arrived = Instant::now();
     connection.activity.lock().set_state(State::Answering, arrived);
     let client = connection.client.as_deref();
-    let meta = RequestMeta::of(request, arrived, client, app.max_body_bytes);
+    let meta = RequestMeta::of(request, arrived, client, app.config.max_body_bytes);
     let cut = LogIfCut { app, connection, meta: &meta };
     let mut answer = routes::answer(app, &meta).await;
     std::mem::forget(cut);
@@ -225,9 +225,10 @@ fn log(
     meta: Option<&RequestMeta<'_>>,
     status: u16,
     bytes: u64,
-    visit: Option<i64>,
+    visit: Option<Visited>,
     duration: Duration,
 ) {
+    let route = meta.map_or(Route::Malformed, |meta| meta.route);
     let new_id = meta.is_none().then(RequestId::new);
     let id = meta.map(|meta| &meta.id).or(new_id.as_ref());
     let trace = meta.and_then(|meta| meta.trace.as_ref());
@@ -235,16 +236,18 @@ fn log(
         method: meta.map(|meta| meta.method.as_str()),
         path: meta.map_or("-", |meta| meta.path),
         status,
+        // That a prefetch is turned away is no failure.
+        failed: status >= 500 && route != Route::Prefetch,
         bytes,
         duration,
-        visit,
+        visit: visit.map(|visit| visit.number),
+        returning: visit.and_then(|visit| visit.returning),
         client: meta.map_or(connection.client.as_deref(), |meta| meta.client),
         request_id: id.map_or("-", RequestId::as_str),
         trace_id: trace.map(TraceParent::trace_id),
         parent_id: trace.map(TraceParent::parent_id),
         release: &app.release,
     };
-    let route = meta.map_or(Route::Malformed, |meta| meta.route);
     app.metrics.count_request(route.name(), status, duration.as_secs_f64());
     if let Some(log) = &app.access_log {
         log.write(&access);

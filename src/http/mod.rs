@@ -1,8 +1,11 @@
 //! HTTP: accepts connections within limits, serves them, and drains them at the end.
 
 pub mod app;
+mod badge;
 mod connection;
 mod connections;
+mod cookie;
+mod cors;
 mod drain;
 mod negotiation;
 mod page;

@@ -33,29 +33,31 @@ static MEDIA_TYPES: [(Form, MediaType<'_>); 4] = [
 impl Form {
     pub(crate) const ALL: [Self; 3] = [Self::Text, Self::Html, Self::Json];
 
-    /// The form that the client likes best (RFC 9110, section 12.5.1). Text when it does not care,
-    /// or wants something that there is not: a greeting in a plain form beats none.
-    pub(crate) fn wanted(headers: &HeaderMap) -> Self {
+    /// The form that the client likes best (RFC 9110, section 12.5.1). The `preferred` one when it does not
+    /// care, or wants something that there is not: an answer in a plain form beats none.
+    pub(crate) fn wanted(headers: &HeaderMap, preferred: Self) -> Self {
         // Case means nothing here.
         let all: Vec<_> =
             headers.get_all(ACCEPT).iter().map(|accept| accept.as_bytes().to_ascii_uppercase()).collect();
         // What nearly all clients say that are not browsers.
         if matches!(&*all, [] | [_] if all.first().is_none_or(|accept| accept == b"*/*")) {
-            return Self::Text;
+            return preferred;
         }
         let all = all.join(&b',');
         // Longer than any client sends, and to read it would cost more than all the rest of the answer.
         if all.len() > MAX_ACCEPT {
-            return Self::Text;
+            return preferred;
         }
         let Some(accept) = std::str::from_utf8(&all).ok().and_then(|all| {
             let all = in_utf_8(all);
             Accept::from_str(&all).or_else(|_| readable(&all).parse()).ok()
         }) else {
-            return Self::Text;
+            return preferred;
         };
-        let chosen = accept.negotiate(MEDIA_TYPES.iter().map(|(_, known)| known));
-        MEDIA_TYPES.iter().find(|(_, known)| Some(known) == chosen).map_or(Self::Text, |(form, _)| *form)
+        // Of two that it likes as well, the first one.
+        let (first, rest): (Vec<_>, Vec<_>) = MEDIA_TYPES.iter().partition(|(form, _)| *form == preferred);
+        let chosen = accept.negotiate(first.into_iter().chain(rest).map(|(_, known)| known));
+        MEDIA_TYPES.iter().find(|(_, known)| Some(known) == chosen).map_or(preferred, |(form, _)| *form)
     }
 
     /// The content type of a greeting in this form.
@@ -114,7 +116,7 @@ mod tests {
         ] {
             let values = accepts.iter().map(|accept| HeaderValue::from_str(accept).expect("a value"));
             let headers = values.map(|value| (ACCEPT, value)).collect();
-            assert_eq!(Form::wanted(&headers), form, "{accepts:?}");
+            assert_eq!(Form::wanted(&headers, Form::Text), form, "{accepts:?}");
         }
     }
 }

@@ -1,33 +1,93 @@
 //! The greeting, and the problem in its place, as text, HTML and JSON.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 
 use crate::http::negotiation::Form;
+use crate::store::VisitorSession;
 
 /// The page; `{...}` stand for what differs.
 const PAGE: &str = include_str!("page.html");
 
-/// What the page may do: nothing but be styled by its own style sheet, named by its hash.
-pub(crate) const CONTENT_SECURITY_POLICY: &str = concat!(
-    "default-src 'none'; style-src 'sha256-",
-    "E+O9XTTGTcYLnpW1KrCTyT0QIhzrG9Kd/00qzD6doDs=",
-    "'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-);
+/// For clients that ask for one though the page has its own.
+pub(crate) const ICON: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 16 16\"><rect width=\"16\" \
+    height=\"16\" rx=\"4\" fill=\"#b4471c\"/><path d=\"M0 7.5h16v1H0z\" fill=\"#fff\"/></svg>\n";
 
-/// Greets the visitor with this number.
-pub(crate) fn greeting(form: Form, number: i64) -> String {
+/// What a page may do: nothing but be styled by its own style sheet, named by its hash; and send a form, or not.
+macro_rules! policy {
+    ($form_action:literal) => {
+        concat!(
+            "default-src 'none'; style-src 'sha256-",
+            "E+O9XTTGTcYLnpW1KrCTyT0QIhzrG9Kd/00qzD6doDs=",
+            "'; img-src data:; base-uri 'none'; form-action ",
+            $form_action,
+            "; frame-ancestors 'none'"
+        )
+    };
+}
+
+pub(crate) const CONTENT_SECURITY_POLICY: &str = policy!("'none'");
+
+/// For the page with a form.
+pub(crate) const FORM_SECURITY_POLICY: &str = policy!("'self'");
+
+/// Greets the visitor with this number. `returning` is unknown without sessions.
+pub(crate) fn greeting(form: Form, number: i64, returning: Option<bool>) -> String {
     match form {
         Form::Text => format!("Welcome to Abukiks! Visitor count: {number}"),
         Form::Json => {
-            format!("{{\"message\":\"Welcome to Abukiks!\",\"visitorCount\":{number}}}")
+            let returning =
+                returning.map_or(String::new(), |returning| format!(",\"returning\":{returning}"));
+            format!("{{\"message\":\"Welcome to Abukiks!\",\"visitorCount\":{number}{returning}}}")
         }
-        Form::Html => {
-            let count = format!("<p>Visitor count: <strong>{number}</strong></p>");
-            let main = format!("<h1>Welcome to Abukiks!</h1>\n{count}");
-            fill_in("Welcome to Abukiks!", &main)
+        Form::Html if returning == Some(true) => counter("Welcome back to Abukiks!", "Your number:", number),
+        Form::Html => counter("Welcome to Abukiks!", "Visitor count:", number),
+    }
+}
+
+/// The count, without a visit.
+pub(crate) fn count(form: Form, number: i64) -> String {
+    match form {
+        Form::Text => format!("{number}\n"),
+        Form::Json => format!("{{\"visitorCount\":{number}}}"),
+        Form::Html => counter("Abukiks", "Visitor count:", number),
+    }
+}
+
+/// What is kept of a visitor.
+pub(crate) fn session(form: Form, kept: Option<VisitorSession>) -> String {
+    let kept = kept.map(|VisitorSession { number, since, ends_in }| {
+        let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string();
+        (number, since, ends_in.as_secs())
+    });
+    match (form, kept) {
+        (Form::Json, None) => "{\"session\":null}".to_owned(),
+        (Form::Json, Some((number, since, seconds))) => {
+            format!(
+                "{{\"session\":{{\"visitorCount\":{number},\"since\":\"{since}\",\"endsInSeconds\":{seconds}}}}}"
+            )
+        }
+        (Form::Text, None) => "Nothing is kept of you.\n".to_owned(),
+        (Form::Text, Some((number, since, seconds))) => {
+            format!("Visitor {number} since {since}; forgotten in {seconds} s without a visit.\n")
+        }
+        (Form::Html, None) => fill_in("Nothing is kept of you", "<h1>Nothing is kept of you</h1>"),
+        (Form::Html, Some((number, since, seconds))) => {
+            let ends = humantime::format_duration(Duration::from_secs(seconds));
+            let main = format!(
+                "<h1>What is kept of you</h1>\n<p>Your number: <strong>{number}</strong></p>\n\
+                 <p>Given on <time>{since}</time>; forgotten in {ends} without a visit.</p>\n\
+                 <form method=\"post\" action=\"/session/forget\"><p><button>Forget me now</button></p></form>"
+            );
+            fill_in("What is kept of you", &main)
         }
     }
+}
+
+fn counter(title: &str, label: &str, number: i64) -> String {
+    fill_in(title, &format!("<h1>{title}</h1>\n<p>{label} <strong>{number}</strong></p>"))
 }
 
 fn fill_in(title: &str, main: &str) -> String {

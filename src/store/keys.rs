@@ -1,5 +1,7 @@
 //! The keys of one counter.
 
+use crate::store::visitor_session::SessionId;
+
 /// All share a hash slot, so that Redis Cluster runs the script too.
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -8,6 +10,8 @@ pub(super) struct Keys {
     pub(super) epoch: String,
     /// This process's last batch.
     pub(super) producer: String,
+    /// What the keys of visitors' sessions begin with.
+    sessions: String,
 }
 
 impl Keys {
@@ -23,7 +27,13 @@ impl Keys {
             counter: counter.to_owned(),
             epoch: format!("{stem}:epoch"),
             producer: format!("{stem}:producer:{id:032x}"),
+            sessions: format!("{stem}:session:"),
         })
+    }
+
+    /// The key of a visitor's session.
+    pub(super) fn session(&self, id: SessionId) -> String {
+        format!("{}{id}", self.sessions)
     }
 }
 

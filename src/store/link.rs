@@ -8,8 +8,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::store::error::{OVERFLOW, StoreError, not_of_redis};
 use crate::store::keys::Keys;
+use crate::store::redis_session::RedisSession;
 use crate::store::server_info::ServerInfo;
-use crate::store::session::Session;
+use crate::store::visitor_session::{SessionReply, SessionRequest};
 
 /// The idempotent increment: what makes it safe to send a batch again when its answer was lost.
 ///
@@ -19,6 +20,8 @@ use crate::store::session::Session;
 ///
 /// * A repetition writes what stands there already, so that `WAIT` has something to wait for.
 /// * `INCRBY` is taken back when the `SET` that remembers it is refused: an error means "not applied".
+/// * A visitor who comes back is told the number in their session. A new one is counted up, and gets a
+///   session. When the batch is sent again, the session that it has made has the number.
 /// * Lua's numbers have an exponent from 10^14 on when they become text: such a total is read back.
 const INCREMENT: &str = include_str!("scripts/increment.lua");
 
@@ -42,16 +45,38 @@ const DEDUP_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// A session with the server that counts, in which one thing is asked at a time.
 pub struct Link {
-    pub(super) session: Session,
+    pub(super) session: RedisSession,
     /// What the clock of Redis showed, since 1970, and when that was, or a little later.
     pub(super) time: (Duration, Instant),
     pub(super) keys: Arc<Keys>,
     pub(super) min_replicas: i64,
     pub(super) reply_timeout: Duration,
     pub(super) budget: Duration,
+    pub(super) session_lifetime_ms: u64,
+}
+
+/// What Redis is asked to count, at most once for each `batch` of this producer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Increment<'a> {
+    pub(crate) batch: u64,
+    /// Visits without a session.
+    pub(crate) visits: usize,
+    pub(crate) requests: &'a [SessionRequest],
+    /// Until when Redis remembers the batch (see [`Link::expires_at`]).
+    pub(crate) expires_at: u64,
+    /// Send the whole script, which is needed once after Redis forgot it.
+    pub(crate) send_script: bool,
 }
 
 /// What came of a batch.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) total: Total,
+    /// One for each of the requests.
+    pub(crate) replies: Vec<SessionReply>,
+}
+
+/// The count as a batch has left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Total {
     /// The count after the batch: the number of its last visit.
@@ -60,17 +85,22 @@ pub(crate) struct Total {
     pub(crate) epoch: i64,
 }
 
-impl Total {
-    /// Reads `COUNT EPOCH`, as the script returns it.
-    fn read(text: &[u8]) -> Result<Self, StoreError> {
-        let text = std::str::from_utf8(text).ok();
-        let Some((count, epoch)) = text.and_then(|text| text.split_once(' ')) else {
-            return Err(not_of_redis());
-        };
-        let count = count.parse().map_err(|_| not_of_redis())?;
+impl Counted {
+    /// Reads `COUNT EPOCH` and a reply to each of the `requests`, as the script returns them.
+    fn read(text: &[u8], requests: &[SessionRequest]) -> Result<Self, StoreError> {
+        let mut words = std::str::from_utf8(text).map_err(|_| not_of_redis())?.split(' ');
+        let mut next = || words.next().ok_or_else(not_of_redis);
+        let count = next()?.parse().map_err(|_| not_of_redis())?;
+        let epoch = next()?;
         let epoch =
             epoch.parse().map_err(|_| StoreError::Uncountable("the epoch is no number".to_owned()))?;
-        Ok(Self { count, epoch })
+        let replies =
+            requests.iter().map(|request| SessionReply::read(next()?, request).ok_or_else(not_of_redis));
+        let replies = replies.collect::<Result<_, _>>()?;
+        match words.next() {
+            None => Ok(Self { total: Total { count, epoch }, replies }),
+            Some(_) => Err(not_of_redis()),
+        }
     }
 }
 
@@ -86,71 +116,76 @@ impl Link {
         time + now.saturating_duration_since(then)
     }
 
-    /// Counts `visits` up, at most once for each `batch`, which Redis remembers until `expires_at`, and returns
-    /// the new total. `send_script` sends the whole script, which is needed once after Redis forgot it.
+    /// Counts up, and does what else is asked for, at most once for each batch.
     ///
     /// # Errors
     /// After [`StoreError::Unreachable`] and [`StoreError::Unreplicated`] send the same batch again: it may
     /// have been applied. After the others it was not.
-    pub(crate) async fn increment(
-        &mut self,
-        batch: u64,
-        visits: usize,
-        expires_at: u64,
-        send_script: bool,
-    ) -> Result<Total, StoreError> {
-        let increment = self.increment_command(batch, visits, expires_at, send_script);
-        match self.ask_increment(&increment).await {
+    pub(crate) async fn increment(&mut self, increment: Increment<'_>) -> Result<Counted, StoreError> {
+        let is_probe = increment.visits == 0 && increment.requests.is_empty();
+        match self.ask_increment(increment).await {
             // No visit could be counted up further, though none was asked for.
-            Ok(total) if visits == 0 && total.count == i64::MAX => {
+            Ok(counted) if is_probe && counted.total.count == i64::MAX => {
                 Err(StoreError::Uncountable(self.describe_key(OVERFLOW).await))
             }
-            Ok(total) => Ok(total),
+            Ok(counted) => Ok(counted),
             Err(error) => Err(self.explain(error).await),
         }
     }
 
-    fn increment_command(&self, batch: u64, visits: usize, expires_at: u64, send_script: bool) -> Cmd {
+    fn increment_command(&self, increment: Increment<'_>) -> Cmd {
+        let Increment { batch, visits, requests, expires_at, send_script } = increment;
         let (evaluate, script) = match send_script {
             true => ("EVAL", INCREMENT),
             false => ("EVALSHA", &**INCREMENT_SHA),
         };
-        let mut increment = Cmd::with_capacity(9, 512);
-        increment
-            .arg(evaluate)
-            .arg(script)
-            .arg(3)
-            .arg(&self.keys.counter)
-            .arg(&self.keys.producer)
-            .arg(&self.keys.epoch)
-            .arg(expires_at)
-            .arg(visits)
-            .arg(batch);
-        increment
+        let keys = &self.keys;
+        let mut command = Cmd::with_capacity(11 + 2 * requests.len(), 512 + 128 * requests.len());
+        command.arg(evaluate).arg(script).arg(3 + 2 * requests.len());
+        command.arg(&keys.counter).arg(&keys.producer).arg(&keys.epoch);
+        let mut kinds = String::with_capacity(requests.len());
+        for request in requests {
+            let (kind, named, new) = match *request {
+                SessionRequest::Visit { named: Some(named), new } => ('v', named, new),
+                SessionRequest::Visit { named: None, new } => ('n', new, new),
+                SessionRequest::Show(id) => ('s', id, id),
+                SessionRequest::Forget(id) => ('f', id, id),
+            };
+            kinds.push(kind);
+            command.arg(keys.session(named)).arg(keys.session(new));
+        }
+        command.arg(expires_at).arg(visits).arg(batch);
+        if !requests.is_empty() {
+            command.arg(kinds).arg(self.session_lifetime_ms);
+        }
+        command
     }
 
     /// Sends the increment, and a `WAIT` behind it where replicas must have it.
-    async fn ask_increment(&mut self, increment: &Cmd) -> Result<Total, StoreError> {
+    async fn ask_increment(&mut self, increment: Increment<'_>) -> Result<Counted, StoreError> {
+        let command = self.increment_command(increment);
         let want = self.min_replicas;
         let replies = if want == 0 {
-            self.session.ask_all(&[increment]).await?
+            self.session.ask_all(&[&command]).await?
         } else {
             // Within the time for which this answer is waited for.
             let wait_ms = (self.reply_timeout / 2).as_millis().max(1);
             let mut wait = redis::cmd("WAIT");
             wait.arg(want).arg(wait_ms.to_string());
-            self.session.ask_all(&[increment, &wait]).await?
+            self.session.ask_all(&[&command, &wait]).await?
         };
         let mut replies = replies.into_iter();
         match (replies.next(), replies.next()) {
             (Some(Value::ServerError(error)), _) | (_, Some(Value::ServerError(error))) => {
                 Err(RedisError::from(error).into())
             }
-            (Some(Value::BulkString(text)), None) => Total::read(&text),
-            (Some(Value::BulkString(text)), Some(Value::Int(have))) => match Total::read(&text)? {
-                total if have >= want => Ok(total),
-                _ => Err(StoreError::Unreplicated { have, want }),
-            },
+            (Some(Value::BulkString(text)), None) => Counted::read(&text, increment.requests),
+            (Some(Value::BulkString(text)), Some(Value::Int(have))) => {
+                match Counted::read(&text, increment.requests)? {
+                    counted if have >= want => Ok(counted),
+                    _ => Err(StoreError::Unreplicated { have, want }),
+                }
+            }
             _ => Err(not_of_redis()),
         }
     }
@@ -160,10 +195,11 @@ impl Link {
         let budget = self.budget;
         let begun = Instant::now();
         let expires_at = self.expires_at(begun);
+        let probe = Increment { batch: 1, visits: 0, requests: &[], expires_at, send_script: true };
         // Whole first, and then by its name: visits need both.
         let mut whole = true;
         let probed = loop {
-            let probed = within(budget, self.increment(1, 0, expires_at, whole)).await;
+            let probed = within(budget, self.increment(Increment { send_script: whole, ..probe })).await;
             let again = match &probed {
                 Ok(_) => whole,
                 Err(StoreError::Unreplicated { .. }) => begun.elapsed() < budget,
@@ -313,15 +349,15 @@ async fn within<T, E: Into<StoreError>>(
 
 #[cfg(test)]
 mod tests {
-    use super::{StoreError, Total, integer};
+    use super::{Counted, StoreError, integer};
 
     #[test]
     fn a_total_is_a_count_and_an_epoch() {
-        let read = |text: &str| Total::read(text.as_bytes());
-        let total = read("-12 7").expect("a total");
+        let read = |text: &str| Counted::read(text.as_bytes(), &[]);
+        let total = read("-12 7").expect("a total").total;
         assert_eq!((total.count, total.epoch), (-12, 7));
         assert!(matches!(read("12 x"), Err(StoreError::Uncountable(_))));
-        for other in ["", "12", "x 7", "99999999999999999999 7"] {
+        for other in ["", "12", "x 7", "99999999999999999999 7", "12 7 13"] {
             assert!(matches!(read(other), Err(StoreError::Unreachable(_))), "{other}");
         }
     }

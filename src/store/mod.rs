@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::Config;
 use crate::store::keys::Keys;
+use crate::store::redis_session::RedisSession;
 use crate::store::sentinel::Sentinels;
-use crate::store::session::Session;
 use crate::store::stream::connect_tcp;
 #[cfg(feature = "tls")]
 use crate::store::tls::Tls;
@@ -24,18 +24,20 @@ use crate::store::tls::Tls;
 mod error;
 mod keys;
 mod link;
+mod redis_session;
 mod sentinel;
 mod server_info;
-mod session;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
+mod visitor_session;
 
 pub use error::{StoreError, StoreSetupError};
 pub use link::Link;
-pub(crate) use link::Total;
+pub(crate) use link::{Counted, Increment, Total};
 pub use server_info::ServerInfo;
 pub use stream::Stream;
+pub use visitor_session::{SESSION_BYTES, SessionId, SessionReply, SessionRequest, VisitorSession};
 
 /// Where the count is kept and how to get there.
 #[derive(Debug)]
@@ -52,6 +54,7 @@ pub struct Store {
     pub(crate) reply_timeout: Duration,
     /// The time budget of a visit.
     pub(crate) budget: Duration,
+    session_lifetime_ms: u64,
 }
 
 /// Opens streams to Redis in place of the URL's address.
@@ -82,6 +85,7 @@ impl Store {
             min_replicas: i64::try_from(config.min_replicas_ack).unwrap_or(i64::MAX),
             reply_timeout: config.redis_timeout / 2,
             budget: config.redis_timeout,
+            session_lifetime_ms: config.session_lifetime.map_or(0, |time| time.as_millis() as u64),
         })
     }
 
@@ -94,7 +98,7 @@ impl Store {
 
     /// Opens a session with the server that counts, and makes sure that it answers: one that hangs, loads
     /// its data or is full still lets the kernel connect.
-    async fn open_verified(&self) -> Result<Session, StoreError> {
+    async fn open_verified(&self) -> Result<RedisSession, StoreError> {
         // The increment needs the right to read this key too.
         let question = Cmd::get(&self.keys.epoch);
         let mut session = self.open_master().await?;
@@ -116,7 +120,7 @@ impl Store {
     }
 
     /// Opens a session with the server of the URL, or with the one that Sentinels name.
-    async fn open_master(&self) -> Result<Session, StoreError> {
+    async fn open_master(&self) -> Result<RedisSession, StoreError> {
         let Some(sentinels) = &self.sentinels else {
             return self.open_session(&self.server).await;
         };
@@ -171,7 +175,7 @@ impl Store {
     }
 
     /// Opens a stream to this server, and logs in.
-    async fn open_session(&self, server: &ConnectionInfo) -> Result<Session, StoreError> {
+    async fn open_session(&self, server: &ConnectionInfo) -> Result<RedisSession, StoreError> {
         let opening = async {
             let stream: Stream = match (&self.connector, server.addr()) {
                 (Some(connector), _) => connector.connect().await?,
@@ -186,7 +190,7 @@ impl Store {
                     return Err(io::Error::new(io::ErrorKind::Unsupported, other).into());
                 }
             };
-            Session::open(stream, server).await
+            RedisSession::open(stream, server).await
         };
         let opened: Result<_, RedisError> = opening.await;
         opened.map_err(|error| StoreError::from(error).at(server.addr()))
@@ -212,6 +216,7 @@ impl Store {
                 min_replicas: self.min_replicas,
                 reply_timeout: self.reply_timeout,
                 budget: self.budget,
+                session_lifetime_ms: self.session_lifetime_ms,
             })
         };
         timeout(self.budget, connecting).await.unwrap_or_else(|_| {

@@ -10,7 +10,7 @@ use redis::{ConnectionInfo, Value};
 
 use crate::config::MasterName;
 use crate::store::error::StoreError;
-use crate::store::session::Session;
+use crate::store::redis_session::RedisSession;
 
 /// The Sentinels of one master.
 #[derive(Debug)]
@@ -33,7 +33,10 @@ impl Sentinels {
     }
 
     /// Asks a Sentinel for the address of the master.
-    pub(super) async fn master_address(&self, sentinel: &mut Session) -> Result<(String, u16), StoreError> {
+    pub(super) async fn master_address(
+        &self,
+        sentinel: &mut RedisSession,
+    ) -> Result<(String, u16), StoreError> {
         let answer: Option<(String, u16)> = sentinel
             .ask_at(redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.named.master))
             .await?;
@@ -44,7 +47,7 @@ impl Sentinels {
 }
 
 /// Checks that the server calls itself a master. It is refused when it does not, or may not be asked.
-pub(super) async fn check_is_master(session: &mut Session) -> Result<(), StoreError> {
+pub(super) async fn check_is_master(session: &mut RedisSession) -> Result<(), StoreError> {
     let role: Vec<Value> = session.ask_at(&redis::cmd("ROLE")).await?;
     match role.first() {
         Some(Value::BulkString(role)) if role == b"master" => Ok(()),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::store::error::StoreError;
-use crate::store::session::Session;
+use crate::store::redis_session::RedisSession;
 
 /// What a Redis server reports of itself; `None` where its access rules keep this user from asking.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    pub(super) async fn of(session: &mut Session) -> Result<Self, StoreError> {
+    pub(super) async fn of(session: &mut RedisSession) -> Result<Self, StoreError> {
         let info: Option<String> = session.ask_if_allowed(&redis::cmd("INFO")).await?;
         let field = |name: &str| {
             let line = info.as_deref()?.lines().find_map(|line| line.strip_prefix(name))?;

@@ -18,10 +18,14 @@ pub(crate) struct Access<'a> {
     pub(crate) method: Option<&'a str>,
     pub(crate) path: &'a str,
     pub(crate) status: u16,
+    /// For a reason of this service or of what is behind it.
+    pub(crate) failed: bool,
     /// Of the answer's content.
     pub(crate) bytes: u64,
     pub(crate) duration: Duration,
     pub(crate) visit: Option<i64>,
+    /// Whether the visitor has come back; `None` when that is not known.
+    pub(crate) returning: Option<bool>,
     /// `None` on a unix socket.
     pub(crate) client: Option<&'a str>,
     pub(crate) request_id: &'a str,
@@ -40,6 +44,7 @@ macro_rules! with_fields {
             http_bytes = $access.bytes,
             duration_us = u64::try_from($access.duration.as_micros()).unwrap_or(u64::MAX),
             visit = $access.visit,
+            returning = $access.returning,
             client = $access.client,
             request_id = $access.request_id,
             trace_id = $access.trace_id,
@@ -63,7 +68,7 @@ impl AccessLog {
     /// once.
     pub(crate) fn write(&self, access: &Access<'_>) {
         let path = &*printable(access.path);
-        let failed = access.status >= 500;
+        let failed = access.failed;
         let level = if failed { Level::WARN } else { Level::INFO };
         if let Self::Json(output, filter) = self {
             if level > *filter {

@@ -56,6 +56,8 @@ pub struct Metrics {
     /// Visits that wait for their number now.
     pub waiting_visits: Gauge,
     pub(crate) batch_visits: Histogram,
+    pub(crate) new_visits: Counter,
+    pub(crate) returning_visits: Counter,
     pub(crate) redis_up: Gauge,
     redis_durable: Family<Labels<0>, Gauge>,
     pub(crate) redis_errors: Counter,
@@ -102,6 +104,9 @@ impl Metrics {
         let what = "Times that a limit was hit";
         add(&mut registry, "limit_hits", what, &limits);
         let limit = |limit| limits.get_or_create_owned(&[("limit", limit)]);
+        let visits = Family::<Labels<1>, Counter>::default();
+        let what = "Visits that got a number, by whether their visitor was new or returning";
+        add(&mut registry, "visits", what, &visits);
         let batch_visits = Histogram::new(doubling(1.0, 13));
         let what = "Visits counted by one command to Redis";
         add(&mut registry, "batch_visits", what, &batch_visits);
@@ -131,6 +136,8 @@ impl Metrics {
             accept_errors: counter("accept_errors", "Failed accepts"),
             waiting_visits,
             batch_visits,
+            new_visits: visits.get_or_create_owned(&[("visitor", "new")]),
+            returning_visits: visits.get_or_create_owned(&[("visitor", "returning")]),
             redis_up,
             redis_durable,
             redis_errors: counter("redis_errors", "Failed commands and connection attempts"),

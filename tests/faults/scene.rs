@@ -174,7 +174,15 @@ pub(super) struct Scene {
     /// There was an outage, which each process has to tell.
     outage: bool,
     faulty: Faulty,
+    /// Visitors with sessions, where there are some, who come before the fault and come back after it.
+    regulars: Vec<Regular>,
     _network: Option<OwnNetwork>,
+}
+
+/// What a visitor was told, and the cookie to come back with.
+struct Regular {
+    number: i64,
+    cookie: String,
 }
 
 /// What befell the clients that are the fault.
@@ -197,6 +205,13 @@ impl Scene {
         let admin = stage.redis.connect();
         let load = Load::start(&ports, VISITORS / 2);
         load.wait_for_numbers(50);
+        let (mut regulars, mut faulty) = (Vec::new(), Faulty::default());
+        for greeting in instances.each_ref().map(|instance| instance.service.get("/")) {
+            let number = greeting.number();
+            faulty.visits.push(Visit { began: opened, ended: Instant::now(), number: Some(number) });
+            let cookie = greeting.header("set-cookie");
+            regulars.extend(cookie.map(|cookie| Regular { number, cookie: cookie.to_owned() }));
+        }
         Self {
             opened,
             load,
@@ -208,7 +223,8 @@ impl Scene {
             tls: stage.tls,
             folder: stage.folder,
             outage: false,
-            faulty: Faulty::default(),
+            faulty,
+            regulars,
             _network: stage.network,
         }
     }
@@ -352,6 +368,11 @@ impl Scene {
         for instance in &self.instances {
             instance.has_readiness(200);
             assert_eq!(instance.service.metric("abukiks_redis_up"), 1.0);
+            // With the count, Redis has lost them too.
+            for Regular { number, cookie } in self.regulars.iter().filter(|_| self.losses.is_empty()) {
+                let back = instance.service.connect().get_with("/", &format!("Cookie: {cookie}\r\n"));
+                assert_eq!(back.number(), *number, "one who came back has another number");
+            }
         }
         let tally = self.load.stop();
         assert!(!self.outage || tally.longest() < BUDGET + MARGIN, "{tally}");

@@ -63,24 +63,15 @@ impl ScriptedRedis {
             }
             [b"INFO"] => bulk(Some(b"role:master\r\naof_enabled:1\r\n")),
             [b"CONFIG", b"GET", b"appendfsync"] => b"*2\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n".into(),
-            [
-                evaluate @ (b"EVAL" | b"EVALSHA"),
-                script,
-                b"3",
-                counter,
-                producer,
-                epoch,
-                until,
-                visits,
-                batch,
-            ] => {
+            [evaluate @ (b"EVAL" | b"EVALSHA"), script, keys, ref words @ ..] => {
                 if evaluate == b"EVAL" {
                     let name = Script::new(text(script)).get_hash().into();
                     self.scripts.insert(name, script.into());
                 } else if !self.scripts.contains_key(script) {
                     return b"-NOSCRIPT No matching script. Please use EVAL.\r\n".into();
                 }
-                self.increment([counter, producer, epoch], batch, visits, until)
+                let (keys, arguments) = words.split_at(text(keys).parse().expect("a number"));
+                self.increment(keys, arguments)
             }
             _ => panic!("{}", command.join(&b' ').escape_ascii()),
         }
@@ -90,34 +81,53 @@ impl ScriptedRedis {
         NOW.saturating_add_signed(self.leapt)
     }
 
-    /// What `src/store/scripts/increment.lua` does.
-    fn increment(
-        &mut self,
-        [counter, producer, epoch]: [&[u8]; 3],
-        batch: &[u8],
-        visits: &[u8],
-        until: &[u8],
-    ) -> Vec<u8> {
+    /// What `src/store/scripts/increment.lua` does, but for what is asked of a session beside a visit.
+    fn increment(&mut self, keys: &[&[u8]], arguments: &[&[u8]]) -> Vec<u8> {
+        let [counter, producer, epoch, ref sessions @ ..] = *keys else { panic!("{keys:?}") };
+        let [until, visits, batch, ref sessions_arguments @ ..] = *arguments else { panic!("{arguments:?}") };
+        let kinds = sessions_arguments.first().copied().unwrap_or_default();
+        let mut before = None;
         if let Some(last) = self.values.get(producer) {
             let (number, result) = text(last).split_once(' ').expect("a batch and its result");
             let (number, batch) = (integer(number), integer(text(batch)));
             if number == batch {
-                return bulk(Some(result.as_bytes()));
-            }
-            if number > batch {
+                before = Some(result.to_owned());
+            } else if number > batch {
                 return format!("-STALE batch {batch} came after batch {number}\r\n").into();
             }
         } else if self.now() + HALF_HOUR.as_secs() > text(until).parse().expect("a time") {
             let batch = text(batch);
             return format!("-STALE batch {batch} came when it may have been forgotten\r\n").into();
         }
-        let total = self.number(counter) + integer(text(visits));
-        let epoch = self.values.get(epoch).map_or("0", |epoch| text(epoch));
-        let result = format!("{total} {epoch}");
-        let last = format!("{} {result}", text(batch));
-        self.values.insert(counter.into(), total.to_string().into());
-        self.values.insert(producer.into(), last.into());
-        bulk(Some(result.as_bytes()))
+        let epoch = self.values.get(epoch).map_or("0", |epoch| text(epoch)).to_owned();
+        let mut total = self.number(counter) + integer(text(visits));
+        let mut replies = String::new();
+        for (kind, session) in kinds.iter().zip(sessions.chunks(2)) {
+            let [named, new] = *session else { panic!("{sessions:?}") };
+            let told = |key: &[u8]| {
+                let session = self.values.get(key)?;
+                Some(text(session).split_once(' ').expect("a number and an epoch"))
+            };
+            let known = if *kind == b'v' { told(named) } else { None };
+            replies += &match (&before, told(new), known) {
+                (Some(_), Some((number, _)), _) => format!(" {number}"),
+                (Some(_), None, Some((number, _))) => format!(" ={number}"),
+                (Some(_), None, None) => " -".to_owned(),
+                (None, _, Some((number, of))) if of == epoch => format!(" ={number}"),
+                (None, ..) => {
+                    total += 1;
+                    self.values.insert(new.into(), format!("{total} {epoch}").into());
+                    format!(" {total}")
+                }
+            };
+        }
+        let result = before.unwrap_or_else(|| {
+            let result = format!("{total} {epoch}");
+            self.values.insert(counter.into(), total.to_string().into());
+            self.values.insert(producer.into(), format!("{} {result}", text(batch)).into());
+            result
+        });
+        bulk(Some((result + &replies).as_bytes()))
     }
 }
 

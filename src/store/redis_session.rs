@@ -21,7 +21,7 @@ const MAX_REPLY: usize = 1024 * 1024;
 const MAX_SHOWN: usize = 32;
 
 /// A stream on which this process has logged in, with at most one question open.
-pub(super) struct Session {
+pub(super) struct RedisSession {
     /// Where it leads.
     pub(super) address: ConnectionAddr,
     stream: Stream,
@@ -31,7 +31,7 @@ pub(super) struct Session {
     received: Vec<u8>,
 }
 
-impl Session {
+impl RedisSession {
     /// Logs in and chooses the database, as `server` says, to which `stream` leads.
     pub(super) async fn open(stream: Stream, server: &ConnectionInfo) -> Result<Self, RedisError> {
         let settings = server.redis_settings();
@@ -55,13 +55,13 @@ impl Session {
         Ok(redis::from_redis_value(reply.extract_error()?)?)
     }
 
-    /// As [`Session::ask`]; where the server gives no answer, the error says where it is.
+    /// As [`RedisSession::ask`]; where the server gives no answer, the error says where it is.
     pub(super) async fn ask_at<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, StoreError> {
         let answer = self.ask(command).await;
         answer.map_err(|error| StoreError::from(error).at(&self.address))
     }
 
-    /// As [`Session::ask`], for what the server's access rules may forbid: then `None`.
+    /// As [`RedisSession::ask`], for what the server's access rules may forbid: then `None`.
     pub(super) async fn ask_if_allowed<T: FromRedisValue>(
         &mut self,
         command: &Cmd,
