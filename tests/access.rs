@@ -62,7 +62,8 @@ fn exercise(what: &str, redis: &Redis, url: &str) {
                 service.log_line("Redis is");
             }
             if let Some(cookie) = greeting.header("set-cookie") {
-                for path in ["/", "/session"] {
+                let unknown = format!("abukiks_session={}", "0".repeat(32));
+                for (path, cookie) in [("/", cookie), ("/session", cookie), ("/", &unknown)] {
                     service.connect().get_with(path, &format!("Cookie: {cookie}\r\n"));
                 }
             }

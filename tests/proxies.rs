@@ -334,3 +334,26 @@ fn behind_nginx_instances_restart_and_crash_and_no_number_is_given_twice() {
 fn behind_haproxy_instances_restart_and_crash_and_no_number_is_given_twice() {
     instances_restart_and_crash_behind("haproxy", &[("proxies/haproxy.cfg", "/etc/haproxy/haproxy.cfg")]);
 }
+
+/// What the shipped files have as a comment, taken in: one address can come ten times a second.
+#[test]
+fn the_rate_limits_that_are_offered_bound_how_often_one_address_comes() {
+    let redis = Redis::start();
+    let service = Service::start(&redis);
+    for (file, program) in [("nginx.conf", "nginx"), ("haproxy.cfg", "haproxy")] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let own = free_port();
+        let settings = shipped(file, &[service.address], own);
+        let settings = ["limit_req", "stick-table", "http-request"]
+            .iter()
+            .fold(settings, |settings, word| settings.replace(&format!("#{word}"), word));
+        let (_proxy, proxy) = match program {
+            "nginx" => nginx_with(&folder, &settings, own),
+            _ => start("haproxy", &["-db", "-f"], &folder, &settings, own),
+        };
+        let answers: Vec<_> = (0..200).map(|_| Client::connect(proxy).get("/").status).collect();
+        let served = answers.iter().filter(|status| **status == 200).count();
+        assert!(answers.iter().all(|status| [200, 429].contains(status)), "{program}: {answers:?}");
+        assert!((20..200).contains(&served), "{program}: {served} of 200");
+    }
+}

@@ -265,3 +265,19 @@ fn the_problem_for_another_method_names_what_a_session_takes() {
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allowed)), "{path}");
     }
 }
+
+#[test]
+fn numbers_beyond_those_of_lua_are_told_and_kept_exactly() {
+    let redis = Redis::start();
+    let service = redis.service(&[ON]);
+    for count in [99_999_999_999_998, 9_007_199_254_740_990, i64::MAX - 3] {
+        redis.run::<()>(&["SET", "visitorCount", &count.to_string()]);
+        let visitors: Vec<_> = (1..=3).map(|visit| (count + visit, service.get("/"))).collect();
+        for (number, greeting) in &visitors {
+            assert_eq!(greeting.number(), *number);
+            assert_eq!(visit_as(&service, &cookie(greeting)).number(), *number);
+        }
+    }
+    assert_eq!(service.get("/").status, 503, "there is no next number");
+    assert_eq!(redis.count(), i64::MAX);
+}

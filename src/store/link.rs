@@ -139,21 +139,22 @@ impl Link {
             true => ("EVAL", INCREMENT),
             false => ("EVALSHA", &**INCREMENT_SHA),
         };
-        let keys = &self.keys;
-        let mut command = Cmd::with_capacity(11 + 2 * requests.len(), 512 + 128 * requests.len());
-        command.arg(evaluate).arg(script).arg(3 + 2 * requests.len());
-        command.arg(&keys.counter).arg(&keys.producer).arg(&keys.epoch);
         let mut kinds = String::with_capacity(requests.len());
+        let mut sessions = Vec::with_capacity(2 * requests.len());
         for request in requests {
-            let (kind, named, new) = match *request {
-                SessionRequest::Visit { named: Some(named), new } => ('v', named, new),
-                SessionRequest::Visit { named: None, new } => ('n', new, new),
-                SessionRequest::Show(id) => ('s', id, id),
-                SessionRequest::Forget(id) => ('f', id, id),
+            let (kind, id, made) = match *request {
+                SessionRequest::Visit { named: Some(named), new } => ('v', named, Some(new)),
+                SessionRequest::Visit { named: None, new } => ('n', new, None),
+                SessionRequest::Show(id) => ('s', id, None),
+                SessionRequest::Forget(id) => ('f', id, None),
             };
             kinds.push(kind);
-            command.arg(keys.session(named)).arg(keys.session(new));
+            sessions.push(self.keys.session(id));
+            sessions.extend(made.map(|id| self.keys.session(id)));
         }
+        let mut command = Cmd::with_capacity(11 + sessions.len(), 512 + 64 * sessions.len());
+        command.arg(evaluate).arg(script).arg(3 + sessions.len());
+        command.arg(&self.keys.counter).arg(&self.keys.producer).arg(&self.keys.epoch).arg(sessions);
         command.arg(expires_at).arg(visits).arg(batch);
         if !requests.is_empty() {
             command.arg(kinds).arg(self.session_lifetime_ms);

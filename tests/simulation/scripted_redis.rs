@@ -100,10 +100,16 @@ impl ScriptedRedis {
             return format!("-STALE batch {batch} came when it may have been forgotten\r\n").into();
         }
         let epoch = self.values.get(epoch).map_or("0", |epoch| text(epoch)).to_owned();
-        let mut total = self.number(counter) + integer(text(visits));
+        let mut given = self.number(counter) + integer(text(visits));
+        // New visitors come before those whose session is not known any more.
+        let new = kinds.iter().filter(|kind| **kind == b'n').count();
+        let mut total = given + i64::try_from(new).expect("a few");
         let mut replies = String::new();
-        for (kind, session) in kinds.iter().zip(sessions.chunks(2)) {
-            let [named, new] = *session else { panic!("{sessions:?}") };
+        let mut sessions = sessions.iter();
+        for kind in kinds {
+            let mut next = || *sessions.next().expect("a key");
+            let named = next();
+            let new = if *kind == b'v' { next() } else { named };
             let told = |key: &[u8]| {
                 let session = self.values.get(key)?;
                 Some(text(session).split_once(' ').expect("a number and an epoch"))
@@ -115,9 +121,11 @@ impl ScriptedRedis {
                 (Some(_), None, None) => " -".to_owned(),
                 (None, _, Some((number, of))) if of == epoch => format!(" ={number}"),
                 (None, ..) => {
-                    total += 1;
-                    self.values.insert(new.into(), format!("{total} {epoch}").into());
-                    format!(" {total}")
+                    let last = if *kind == b'n' { &mut given } else { &mut total };
+                    *last += 1;
+                    let number = *last;
+                    self.values.insert(new.into(), format!("{number} {epoch}").into());
+                    format!(" {number}")
                 }
             };
         }

@@ -1,6 +1,6 @@
--- KEYS: the count, the producer's record, the epoch; then two for each item: the session that it names, and
--- the one to make if that is none. ARGV: until when to keep the record, visits without a session, batch; and,
--- with items, what each is ((v)isit, (n)ew visitor, (s)how, (f)orget), and a session's lifetime in milliseconds.
+-- KEYS: the count, the producer's record, the epoch; then for each item its session, and behind that of a (v)isit
+-- the one to make if it is none. ARGV: until when to keep the record, visits without a session, batch; and, with
+-- items, what each is ((v)isit, (n)ew visitor, (s)how, (f)orget), and a session's lifetime in milliseconds.
 local last = redis.call('GET', KEYS[2])
 local before
 if last then
@@ -25,44 +25,62 @@ local function text(total)
   end
   return total
 end
-local total = before or text(redis.call('INCRBY', KEYS[1], ARGV[2]))
-local results, made, refusal, now = {}, {}
-for item = 1, #(ARGV[4] or '') do
-  local kind = string.sub(ARGV[4], item, item)
-  local named, new = KEYS[2 + 2 * item], KEYS[3 + 2 * item]
-  local result = '-'
+local kinds = ARGV[4] or ''
+local _, new = string.gsub(kinds, 'n', '')
+local counted, given, total = ARGV[2] + new, nil, nil
+if not before then
+  total = redis.call('INCRBY', KEYS[1], counted)
+  given = total - new
+  if total >= 100000000000000 or total <= -100000000000000 then
+    -- Then those who are new are counted one by one.
+    counted, given = counted - new, nil
+    redis.call('INCRBY', KEYS[1], 0 - new)
+    total = text(total)
+  end
+end
+local results, at, refusal, rest = {}, 3, nil, nil
+for item = 1, #kinds do
+  local kind = string.sub(kinds, item, item)
+  at = at + 1
+  local key, result, number, of, since = KEYS[at], '-', nil, nil, nil
   if kind == 'f' then
-    result = redis.call('DEL', named)
+    result = redis.call('DEL', key)
   elseif kind == 's' then
-    local number, of, since = string.match(redis.call('GET', named) or '', '^(%S+) (%S+) (%S+)$')
+    number, of, since = string.match(redis.call('GET', key) or '', '^(%S+) (%S+) (%S+)$')
     if of == epoch then
-      result = number .. ',' .. since .. ',' .. redis.call('PTTL', named)
+      result = number .. ',' .. since .. ',' .. redis.call('PTTL', key)
     end
-  elseif before then
-    -- What it was told when the batch was counted.
-    local number = string.match(redis.call('GET', new) or '', '^%S+')
-    local old = not number and kind == 'v' and string.match(redis.call('GET', named) or '', '^%S+')
-    result = number or old and '=' .. old or '-'
   else
-    local number, of
     if kind == 'v' then
-      number, of = string.match(redis.call('GETEX', named, 'PX', ARGV[5]) or '', '^(%S+) (%S+)')
+      local command = before and {'GET', key} or {'GETEX', key, 'PX', ARGV[5]}
+      number, of = string.match(redis.call(unpack(command)) or '', '^(%S+) (%S+)')
+      at = at + 1
+      key = KEYS[at]
     end
-    if number and of == epoch then
+    if before then
+      -- What it was told when the batch was counted.
+      local made = string.match(redis.call('GET', key) or '', '^%S+')
+      result = made or number and '=' .. number or '-'
+    elseif number and of == epoch then
       result = '=' .. number
     else
-      local next = redis.pcall('INCR', KEYS[1])
-      if type(next) == 'table' then
-        refusal = next
-        break
+      if kind == 'n' and given then
+        given = given + 1
+        result = given
+      else
+        result = redis.pcall('INCR', KEYS[1])
+        if type(result) == 'table' then
+          refusal = result
+          break
+        end
+        counted = counted + 1
+        result = text(result)
+        total = result
       end
-      result = text(next)
-      total = result
-      now = now or redis.call('TIME')[1]
-      made[#made + 1] = new
-      local kept = redis.pcall('SET', new, result .. ' ' .. epoch .. ' ' .. now, 'PX', ARGV[5])
-      if kept['err'] then
-        refusal = kept
+      rest = rest or ' ' .. epoch .. ' ' .. redis.call('TIME')[1]
+      local written = redis.pcall('SET', key, result .. rest, 'PX', ARGV[5])
+      if written['err'] then
+        refusal = written
         break
       end
     end
@@ -72,13 +90,18 @@ end
 local answer = before
 if not before then
   answer = total .. ' ' .. epoch
-  local kept = refusal or redis.pcall('SET', KEYS[2], ARGV[3] .. ' ' .. answer, 'EXAT', ARGV[1])
-  if kept['err'] then
-    redis.call('INCRBY', KEYS[1], 0 - ARGV[2] - #made)
-    for _, key in ipairs(made) do
-      redis.call('DEL', key)
+  refusal = refusal or redis.pcall('SET', KEYS[2], ARGV[3] .. ' ' .. answer, 'EXAT', ARGV[1])
+  if refusal['err'] then
+    redis.call('INCRBY', KEYS[1], 0 - counted)
+    -- Those of visitors who came back are not among these.
+    at = 3
+    for kind in string.gmatch(kinds, '.') do
+      at = at + (kind == 'v' and 2 or 1)
+      if kind == 'v' or kind == 'n' then
+        redis.call('DEL', KEYS[at])
+      end
     end
-    return kept
+    return refusal
   end
 end
 return #results == 0 and answer or answer .. ' ' .. table.concat(results, ' ')
