@@ -43,7 +43,7 @@ const MAX_SHOWN: usize = 1000;
 /// is for a promoted replica, whose clock may differ. Visits wait for a minute at most.
 const DEDUP_TTL: Duration = Duration::from_secs(60 * 60);
 
-/// A session with the server that counts, in which one thing is asked at a time.
+/// A Redis session with the server that counts, in which one thing is asked at a time.
 pub struct Link {
     pub(super) session: RedisSession,
     /// What the clock of Redis showed, since 1970, and when that was, or a little later.

@@ -96,7 +96,7 @@ impl Store {
         self
     }
 
-    /// Opens a session with the server that counts, and makes sure that it answers: one that hangs, loads
+    /// Opens a Redis session with the server that counts, and makes sure that it answers: one that hangs, loads
     /// its data or is full still lets the kernel connect.
     async fn open_verified(&self) -> Result<RedisSession, StoreError> {
         // The increment needs the right to read this key too.
@@ -119,7 +119,7 @@ impl Store {
         Ok(session)
     }
 
-    /// Opens a session with the server of the URL, or with the one that Sentinels name.
+    /// Opens a Redis session with the server of the URL, or with the one that Sentinels name.
     async fn open_master(&self) -> Result<RedisSession, StoreError> {
         let Some(sentinels) = &self.sentinels else {
             return self.open_session(&self.server).await;

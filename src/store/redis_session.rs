@@ -1,7 +1,7 @@
-//! One session with a Redis server: commands go out and replies come in (RESP).
+//! One Redis session: commands go out to a Redis server and replies come in (RESP).
 //!
 //! Packing and parsing are the redis crate's; its asynchronous connection is left out. Measured in this
-//! place, it took 11 thousand more instructions for a lone visit, and it bounds no reply. Here a session
+//! place, it took 11 thousand more instructions for a lone visit, and it bounds no reply. Here a Redis session
 //! has one owner, who waits for a reply before the next command, and drops the session on any doubt.
 
 use std::io;
