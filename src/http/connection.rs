@@ -165,7 +165,7 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
                 app.metrics.limit_hits.headers.inc();
             }
             let (_, duration) = connection.state(Instant::now());
-            log(app, connection, None, status.as_u16(), 0, None, duration);
+            log(app, connection.client.as_deref(), None, status.as_u16(), 0, None, duration);
             match by_hyper {
                 true => String::new(),
                 false => format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"),
@@ -184,7 +184,7 @@ async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>
     connection.activity.lock().set_state(State::Answering, arrived);
     let client = connection.client.as_deref();
     let meta = RequestMeta::of(request, arrived, client, app.config.max_body_bytes);
-    let cut = LogIfCut { app, connection, meta: &meta };
+    let cut = LogIfCut { app, meta: &meta };
     let mut answer = routes::answer(app, &meta).await;
     std::mem::forget(cut);
     let answered = Instant::now();
@@ -193,7 +193,7 @@ async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>
         _ => answer.bytes(),
     };
     let status = answer.response.status().as_u16();
-    log(app, connection, Some(&meta), status, bytes, answer.visit, answered - arrived);
+    log(app, client, Some(&meta), status, bytes, answer.visit, answered - arrived);
     let mut activity = connection.activity.lock();
     activity.set_state(State::Sending, answered);
     activity.was_last_request = meta.framing.is_ok_and(|frame| frame.is_last);
@@ -207,21 +207,20 @@ async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>
 /// no longer.
 struct LogIfCut<'a> {
     app: &'a App,
-    connection: &'a Connection,
     meta: &'a RequestMeta<'a>,
 }
 
 impl Drop for LogIfCut<'_> {
     fn drop(&mut self) {
-        let Self { app, connection, meta } = self;
-        log(app, connection, Some(meta), CLIENT_CLOSED_REQUEST, 0, None, meta.arrived.elapsed());
+        let Self { app, meta } = self;
+        log(app, meta.client, Some(meta), CLIENT_CLOSED_REQUEST, 0, None, meta.arrived.elapsed());
     }
 }
 
 /// Measures and logs a request that is over; without `meta`, one that could not be read.
 fn log(
     app: &App,
-    connection: &Connection,
+    client: Option<&str>,
     meta: Option<&RequestMeta<'_>>,
     status: u16,
     bytes: u64,
@@ -242,7 +241,7 @@ fn log(
         duration,
         visit: visit.map(|visit| visit.number),
         returning: visit.and_then(|visit| visit.returning),
-        client: meta.map_or(connection.client.as_deref(), |meta| meta.client),
+        client,
         request_id: id.map_or("-", RequestId::as_str),
         trace_id: trace.map(TraceParent::trace_id),
         parent_id: trace.map(TraceParent::parent_id),
