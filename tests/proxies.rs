@@ -165,8 +165,7 @@ impl Browser {
     /// Comes for the first time.
     fn come(proxy: SocketAddr) -> Self {
         let answer = Client::connect(proxy).get("/");
-        let cookie = answer.header("set-cookie").and_then(|cookie| cookie.split(';').next());
-        Self { number: answer.number(), cookie: cookie.expect("a cookie").to_owned() }
+        Self { number: answer.number(), cookie: answer.cookie().expect("a cookie") }
     }
 
     /// Comes back, once more when an instance crashed under the request.

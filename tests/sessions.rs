@@ -10,10 +10,9 @@ use crate::support::{Client, Redis, Response, Service, eventually, program};
 
 const ON: (&str, &str) = ("SESSION_LIFETIME", "1h");
 
-/// What a browser keeps of an answer: the cookie, without its attributes.
+/// The cookie of an answer that must have one.
 fn cookie(answer: &Response) -> String {
-    let cookie = answer.header("set-cookie").unwrap_or_else(|| panic!("no cookie: {answer:?}"));
-    cookie.split(';').next().expect("a pair").to_owned()
+    answer.cookie().unwrap_or_else(|| panic!("no cookie: {answer:?}"))
 }
 
 fn get_as(address: SocketAddr, path: &str, cookie: &str) -> Response {

@@ -330,6 +330,11 @@ impl Response {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
+    /// What a browser keeps of the answer: its cookie, without the attributes.
+    pub(crate) fn cookie(&self) -> Option<String> {
+        self.header("set-cookie")?.split(';').next().map(str::to_owned)
+    }
+
     /// The visitor's number in a greeting as text.
     pub(crate) fn number(&self) -> i64 {
         let number = self.body.strip_prefix("Welcome to Abukiks! Visitor count: ");

@@ -209,8 +209,7 @@ impl Scene {
         for greeting in instances.each_ref().map(|instance| instance.service.get("/")) {
             let number = greeting.number();
             faulty.visits.push(Visit { began: opened, ended: Instant::now(), number: Some(number) });
-            let cookie = greeting.header("set-cookie");
-            regulars.extend(cookie.map(|cookie| Regular { number, cookie: cookie.to_owned() }));
+            regulars.extend(greeting.cookie().map(|cookie| Regular { number, cookie }));
         }
         Self {
             opened,
