@@ -104,6 +104,12 @@ in
   DRAIN_TIMEOUT =
     setting period "30s"
       "After SIGTERM, the time after which whatever remains is cut and logged.";
+  TRUSTED_PROXIES =
+    setting text "127.0.0.1,10.0.0.0/8,unix"
+      "Proxies whose word is taken about whose request they hand on: `none`, or addresses, networks and `unix` with commas between them.";
+  FORWARDED_HEADER =
+    setting (types.strMatching "[A-Za-z0-9-]+") "Forwarded"
+      "The header in which those proxies name their client, `X-Forwarded-For` unless set.";
   COUNT_MAX_AGE =
     setting period "1m"
       "How long browsers and proxies may keep the answer of `/count`.";
@@ -135,7 +141,9 @@ in
     "debug"
     "trace"
   ]) "warn" "Least severe level that is logged.";
-  ACCESS_LOG = setting switch false "One log event for each request.";
+  ACCESS_LOG =
+    setting (types.either switch (types.enum [ "full" ])) false
+      "One log event for each request; `full` adds the user agent and the referrer.";
   RELEASE =
     setting text "2026-11-23.1"
       "Release id, shown by `/version` and in every access event. Without one it is made of the package and the settings.";

@@ -5,13 +5,13 @@
 //! one file under `admin/`, a few lines over [`run_task`].
 
 use std::fmt;
-use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::config::{Config, SETTINGS};
+use crate::config::{Config, ConfigError, SETTINGS};
 use crate::process;
 use crate::process::listener::ListenError;
 use crate::store::{Link, Store, StoreError};
@@ -74,6 +74,7 @@ impl From<ListenError> for Failure {
     fn from(error: ListenError) -> Self {
         match error {
             ListenError::NoneHandedOver => Self::new(EX_OSFILE, error),
+            ListenError::OtherProcess { .. } => Self::setting(error),
             ListenError::Bind { .. } | ListenError::WrongKind { .. } => Self::system(error),
         }
     }
@@ -121,12 +122,11 @@ pub fn run_service(serve: impl FnOnce(&Config, Store, bool) -> Result<ExitCode, 
         Err(exit) => return exit,
         Ok(arguments) if arguments.check_config => {
             // Whatever the service would refuse, down to the content of a certificate file.
-            prepare().map(|(config, _)| print(&config.effective()))
+            prepare(Config::from_env()).map(|(config, _)| print(&config.effective()))
         }
         Ok(arguments) if arguments.check_health => check_health().map(|()| print("healthy")),
-        Ok(arguments) => {
-            prepare().and_then(|(config, store)| serve(&config, store, arguments.socket_activated))
-        }
+        Ok(arguments) => prepare(Config::from_env())
+            .and_then(|(config, store)| serve(&config, store, arguments.socket_activated)),
     };
     done.unwrap_or_else(|failure| fail(&failure))
 }
@@ -141,7 +141,7 @@ pub fn run_task<A: clap::Parser>(
         Ok(arguments) => arguments,
         Err(exit) => return exit,
     };
-    let done = prepare().and_then(|(config, store)| {
+    let done = prepare(Config::of_task()).and_then(|(config, store)| {
         let runtime = process::runtime().map_err(|error| Failure::new(EX_UNAVAILABLE, error))?;
         let done = runtime.block_on(async {
             let mut link = store.connect().await?;
@@ -164,8 +164,8 @@ fn parse<A: clap::Parser>() -> Result<A, ExitCode> {
     })
 }
 
-fn prepare() -> Result<(Config, Store), Failure> {
-    let config = Config::from_env().map_err(Failure::setting)?;
+fn prepare(config: Result<Config, ConfigError>) -> Result<(Config, Store), Failure> {
+    let config = config.map_err(Failure::setting)?;
     let store = Store::new(&config).map_err(Failure::setting)?;
     Ok((config, store))
 }
@@ -174,7 +174,7 @@ fn prepare() -> Result<(Config, Store), Failure> {
 fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             fail(&Failure::new(EX_IOERR, format!("stdout cannot be written to: {error}")))
         }
         _ => ExitCode::SUCCESS,
@@ -192,13 +192,19 @@ fn fail(failure: &Failure) -> ExitCode {
 /// no HTTP run this inside the container.
 fn check_health() -> Result<(), Failure> {
     let config = Config::from_env().map_err(Failure::setting)?;
-    // Where it listens on all addresses, one of them is as good as another.
-    let host = match config.host {
-        IpAddr::V4(all) if all.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(all) if all.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        own => own,
-    };
-    let address = SocketAddr::new(host, config.port);
+    let mut failure = String::new();
+    // Where it listens on several addresses, one of them is as good as another.
+    for host in config.host.reached_at() {
+        match ask_health(SocketAddr::new(host, config.port)) {
+            Ok(()) => return Ok(()),
+            Err(what) => failure = what,
+        }
+    }
+    Err(Failure::new(EX_UNAVAILABLE, failure))
+}
+
+/// The error says what is wrong there.
+fn ask_health(address: SocketAddr) -> Result<(), String> {
     let ask = || {
         let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
         stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
@@ -208,12 +214,15 @@ fn check_health() -> Result<(), Failure> {
         stream.take(1024).read_to_end(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned())
     };
-    let what = match ask() {
-        Ok(status) if status.starts_with("HTTP/1.1 200 ") => return Ok(()),
-        Ok(status) => format!("{address} says {status:?} to /healthz"),
-        Err::<_, io::Error>(error) => format!("{address} is not healthy: {error}"),
-    };
-    Err(Failure::new(EX_UNAVAILABLE, what))
+    match ask() {
+        Ok(status) if status.starts_with("HTTP/1.1 200 ") => Ok(()),
+        Ok(status) => Err(format!("{address} says {status:?} to /healthz")),
+        Err::<_, io::Error>(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            let patience = humantime::format_duration(HEALTH_TIMEOUT);
+            Err(format!("{address} is not healthy: no answer to /healthz within {patience}"))
+        }
+        Err(error) => Err(format!("{address} is not healthy: {error}")),
+    }
 }
 
 /// Every setting with its default and its meaning, and what else `--help` ends with.

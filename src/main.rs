@@ -1,6 +1,5 @@
 //! The service: settings, sockets, logs, serve.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use abukiks::cli::{self, Failure};
@@ -18,9 +17,11 @@ fn main() -> ExitCode {
 
 /// Runs the service.
 fn serve(config: &Config, store: Store, socket_activated: bool) -> Result<ExitCode, Failure> {
+    server::check_files().map_err(Failure::setting)?;
     // Before any thread: taking sockets over changes the environment.
-    let address = (!socket_activated).then(|| SocketAddr::new(config.host, config.port));
-    let listeners = Listeners::obtain(address)?;
+    let addresses = config.host.addresses();
+    let own = (!socket_activated).then_some((&*addresses, config.port));
+    let listeners = Listeners::obtain(own)?;
     if let Some(idle) = config.idle_exit
         && !listeners.inherited
     {

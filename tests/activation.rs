@@ -5,12 +5,14 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{Client, Manager, Process, Redis, Service, activated, held_socket, program};
+use crate::support::{
+    Client, Manager, Process, Redis, Service, activated, activated_by, held_socket, program,
+};
 
 #[test]
 fn ready_is_said_once_and_when_the_port_answers() {
@@ -141,23 +143,40 @@ fn what_cannot_be_listened_on_is_refused_and_no_port_bound_instead() {
 }
 
 #[test]
-fn sockets_meant_for_another_process_are_left_alone() {
-    let redis = Redis::start();
+fn a_wrapper_that_does_not_exec_gets_a_clear_error() {
     let held = held_socket();
-    let mut command = activated(&[held.as_fd()], &[("REDIS_URL", &redis.url()), ("PORT", "0")]);
-    // As a child of the activated process would see it.
-    let inner = env!("CARGO_BIN_EXE_abukiks");
-    let script = format!("export LISTEN_FDS=1 LISTEN_PID=1; exec {inner} 3<&0 0</dev/null");
-    command = {
-        let mut other = std::process::Command::new("/bin/sh");
-        other.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        other.args(["-c", &script]).stdin(Stdio::from(held.as_fd().try_clone_to_owned().unwrap()));
-        other
+    // The shell waits for it, and is the process that the socket is for.
+    let mut wrapped = activated_by(&["/bin/sh", "-c", "\"$0\"; exit $?"], &[held.as_fd()], &[("PORT", "0")]);
+    let output = wrapped.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.starts_with("LISTEN_PID=") && said.contains("exec"), "{said}");
+    assert!(output.stdout.is_empty());
+}
+
+/// In a network of its own, where a socket of IPv6 takes no IPv4 unless it is asked to.
+#[test]
+fn every_address_is_both_families_whatever_the_system_says() {
+    let answers = |host: &str, asked: &str| {
+        let script = "echo 1 >/proc/sys/net/ipv6/bindv6only && ip link set lo up || exit 99
+            PORT=5000 \"$0\" >/dev/null & service=$!
+            for _ in $(seq 500); do HOST=$ASKED PORT=5000 \"$0\" --check-health 2>/dev/null && break; done
+            HOST=$ASKED PORT=5000 \"$0\" --check-health; status=$?
+            kill $service; wait $service; exit $status";
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--map-root-user", "sh", "-c", script, env!("CARGO_BIN_EXE_abukiks")]);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.envs([("HOST", host), ("ASKED", asked), ("REDIS_URL", "unix:///nowhere")]);
+        let output = command.output().unwrap();
+        assert_ne!(output.status.code(), Some(99), "{}", String::from_utf8_lossy(&output.stderr));
+        output.status.success()
     };
-    let mut service = Service::from_command(command);
-    assert_ne!(service.address, held.local_addr().unwrap());
-    assert!(service.log_line("listening").contains("\"inherited\":false"));
-    assert_eq!(service.get("/").number(), 1);
+    for (host, asked) in
+        [("::", "127.0.0.1"), ("::", "::1"), ("localhost", "127.0.0.1"), ("localhost", "::1")]
+    {
+        assert!(answers(host, asked), "HOST={host} at {asked}");
+    }
+    assert!(!answers("0.0.0.0", "::1"));
 }
 
 #[test]

@@ -23,7 +23,11 @@ const COUNTS: &[(&str, &str)] = same!("1", "4294967295");
 const NO_COUNTS: &[&str] = &["0", "-1", "+1", "1.0", "4294967296", "many", "1 ", "0x10"];
 
 const CASES: &[Case] = &[
-    ("HOST", same!("127.0.0.1", "0.0.0.0", "::", "::1"), &["localhost", "1.2.3", "[::1]", "127.0.0.1 "]),
+    (
+        "HOST",
+        same!("127.0.0.1", "0.0.0.0", "::", "::1", "localhost"),
+        &["example.org", "1.2.3", "[::1]", "127.0.0.1 "],
+    ),
     ("PORT", same!("0", "5000", "65535"), &["65536", "-1", "+80", "http", "80 ", "8e1"]),
     (
         "REDIS_URL",
@@ -110,6 +114,16 @@ const CASES: &[Case] = &[
     ("DRAIN_LAME_DUCK", &[("0", "0s"), ("0s", "0s"), ("30s", "30s")], &["31s", "-1", "soon", "1us", "25h"]),
     ("DRAIN_IDLE", PERIODS, NO_PERIODS),
     ("DRAIN_TIMEOUT", PERIODS_OF_A_DRAIN, NO_PERIODS),
+    (
+        "TRUSTED_PROXIES",
+        &[("none", "none"), ("127.0.0.1, fd00::/8,unix", "127.0.0.1/32,fd00::/8,unix")],
+        &["all", "10.0.0.0/33", "example.org", "127.0.0.1,", "none,unix"],
+    ),
+    (
+        "FORWARDED_HEADER",
+        &[("X-Forwarded-For", "x-forwarded-for"), ("Forwarded", "forwarded"), ("X-Real-IP", "x-real-ip")],
+        &["X Forwarded", "X-Forwarded-For:"],
+    ),
     ("COUNT_MAX_AGE", &[("0", "0s"), ("1m", "1m")], &["off", "-1", "25h"]),
     ("BADGE_LABEL", same!("visitors", "a <b>"), &["a\tb", "12345678901234567890123456789012345678901"]),
     ("BADGE_COLOR", same!("#abc", "#ABCDEF"), &["red", "#abcd", "abc", "#ggg", "#123456789"]),
@@ -126,7 +140,7 @@ const CASES: &[Case] = &[
     ("IDLE_EXIT", &[("off", "off"), ("10", "10s")], &["0", "OFF", "never", "25h"]),
     ("LOG_FORMAT", same!("auto", "journald", "json", "text"), &["JSON", "xml", "json "]),
     ("LOG_LEVEL", same!("error", "warn", "info", "debug", "trace"), &["warning", "INFO", "off", "3"]),
-    ("ACCESS_LOG", same!("on", "off"), &["yes", "0"]),
+    ("ACCESS_LOG", same!("on", "off", "full"), &["yes", "0"]),
     ("RELEASE", same!("auto", "v12", "a release"), &["a\nb", "\u{7f}"]),
 ];
 

@@ -120,6 +120,7 @@ fn content_announced_by_get_or_head_is_refused() {
         "Content-Length: 33\r\n",
         "Content-Length: 9999999999999999999\r\n",
         "Transfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n",
         "Transfer-Encoding: gzip, chunked\r\n",
         "Expect: 100-continue\r\n",
     ];
@@ -129,14 +130,85 @@ fn content_announced_by_get_or_head_is_refused() {
     }));
 }
 
+/// As a proxy passes on what came without content by HTTP/2.
+#[test]
+fn chunked_content_that_is_empty_is_harmless_and_ends_the_connection() {
+    let redis = Redis::start();
+    let service = Service::start(&redis);
+    for (number, (chunked, end)) in (1..).zip([
+        ("chunked", "0\r\n\r\n"),
+        ("Chunked", "0\r\n\r\n"),
+        ("chunked", "0\r\nTrailer: x\r\n\r\n"),
+    ]) {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {chunked}\r\n\r\n{end}");
+        let answers = answers(&service, &[request.as_bytes(), SMUGGLED.as_bytes()].concat());
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        assert_eq!((answers[0].number(), answers[0].header("connection")), (number, Some("close")));
+    }
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let answers = answers(&service, &[post.as_bytes(), SMUGGLED.as_bytes()].concat());
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [405]);
+    assert_eq!(redis.count(), 3);
+}
+
+/// Only `100-continue` is an expectation (RFC 9110, section 10.1.1).
+#[test]
+fn an_expectation_that_is_none_is_ignored() {
+    let redis = Redis::start();
+    let service = Service::start(&redis);
+    let mut client = service.connect();
+    for (number, expect) in (1..).zip(["", "a miracle"]) {
+        assert_eq!(client.get_with("/", &format!("Expect: {expect}\r\n")).number(), number);
+    }
+}
+
+#[test]
+fn every_refusal_has_a_date_and_its_reason_is_in_the_log() {
+    let redis = Redis::start();
+    let mut service = redis.service(&[("HEADER_TIMEOUT", "50ms"), ("MAX_HEADER_BYTES", "256")]);
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(300));
+    let cases: [(&[u8], u16, &str); 11] = [
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "the Host header is missing"),
+        (b"GET https://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, "the scheme of the request target"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n", 400, "invalid transfer-encoding"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n", 400, "must not have content"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999\r\n\r\n", 413, "MAX_BODY_BYTES"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "a TLS ClientHello"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "an HTTP/2 preface"),
+        (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "the PROXY protocol",
+        ),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", 400, "the PROXY protocol"),
+        (b"GET / HT", 408, "HEADER_TIMEOUT"),
+        (long.as_bytes(), 431, "message head is too large"),
+    ];
+    for (request, status, reason) in cases {
+        let answers = answers(&service, request);
+        assert_eq!(answers.len(), 1, "{}", request.escape_ascii());
+        assert_eq!(answers[0].status, status, "{}", request.escape_ascii());
+        assert!(answers[0].header("date").is_some_and(|date| date.ends_with(" GMT")), "{answers:?}");
+        let line = service.log_line(reason);
+        assert!(line.contains("\"reason\":\"") && line.contains("\"message\":\"request\""), "{line}");
+    }
+    assert_eq!(redis.count(), 0);
+    let answers = answers(&service, cases[4].0);
+    assert!(answers[0].body.starts_with("Content Too Large: "), "{answers:?}");
+}
+
 #[test]
 fn ambiguous_or_invalid_lengths_are_refused() {
-    let heads = [
+    // hyper drops the length then. The content that would follow is none that is valid.
+    let of_get = [
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
         "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: x\r\n",
+    ];
+    refuses_all(of_get.map(|head| format!("GET / HTTP/1.1\r\nHost: a\r\n{head}\r\n")));
+    let heads = [
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked, chunked\r\n",
         "Transfer-Encoding: identity\r\n",
@@ -293,7 +365,7 @@ fn a_client_that_sends_much_content_can_still_read_why_it_was_refused() {
         ("Content-Length: 60000", 405),
         ("Content-Length: 60000\r\nConnection: close", 405),
         ("Content-Length: 65537", 413),
-        ("Transfer-Encoding: chunked", 400),
+        ("Transfer-Encoding: chunked", 405),
     ];
     for (header, status) in cases {
         let mut client = service.connect();

@@ -283,23 +283,66 @@ fn a_client_that_expects_to_be_told_to_continue_is_told_the_answer() {
 }
 
 #[test]
-fn the_connection_beyond_max_connections_waits_and_is_served_when_one_leaves() {
+fn the_connection_beyond_max_connections_waits_while_all_are_busy() {
     let redis = Redis::start();
-    let service = redis.service(&[("MAX_CONNECTIONS", "2")]);
+    let service = redis.service(&[("MAX_CONNECTIONS", "2"), ("REDIS_TIMEOUT", "1m")]);
     let (mut first, mut second) = (service.connect(), service.connect());
     assert_eq!(first.get("/").number(), 1);
-    assert_eq!(second.get("/").number(), 2);
+    second.send("GET / HT").unwrap();
+    // The limit is felt when the loop wants to accept again, which it does after the second.
+    eventually("both are let in", || {
+        (sample(&first.get("/metrics").body, "abukiks_connections_accepted_total") == 2.0).then_some(())
+    });
+    let series = r#"abukiks_limit_hits_total{limit="connections"}"#;
+    assert_eq!(sample(&first.get("/metrics").body, series), 1.0);
+    redis.process().signal(Signal::STOP);
+    first.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     let mut third = service.connect();
     third.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
-    // The limit is felt when the loop wants to accept again, which it does after the second.
-    let series = r#"abukiks_limit_hits_total{limit="connections"}"#;
-    let metrics = first.get("/metrics").body;
-    assert_eq!(sample(&metrics, series), 1.0);
-    assert_eq!(sample(&metrics, "abukiks_connections"), 2.0);
-    assert_eq!(sample(&metrics, "abukiks_connections_accepted_total"), 2.0);
-    assert_eq!(second.get("/").number(), 3, "the third has not been counted");
-    drop(first);
-    assert_eq!(third.read(false).unwrap().number(), 4);
+    redis.process().signal(Signal::CONT);
+    assert_eq!(first.read(false).unwrap().number(), 2);
+    // Now the first is idle, and makes room; the half-sent request of the second is left alone.
+    assert_eq!(third.read(false).unwrap().number(), 3);
+    assert!(first.is_closed());
+    second.send("TP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    assert_eq!(second.read(false).unwrap().number(), 4);
+}
+
+#[test]
+fn in_a_full_house_the_connection_that_was_idle_longest_makes_room() {
+    let redis = Redis::start();
+    let service = redis.service(&[("MAX_CONNECTIONS", "3")]);
+    let mut clients: Vec<_> = (0..3).map(|_| service.connect()).collect();
+    for (number, client) in (1..).zip(&mut clients) {
+        assert_eq!(client.get("/").number(), number);
+    }
+    assert_eq!(clients[0].get("/").number(), 4);
+    let mut new = service.connect();
+    assert_eq!(new.get("/healthz").body, "ok\n");
+    assert!(clients[1].is_closed(), "the second has been idle longest");
+    for client in [0, 2] {
+        assert_eq!(clients[client].get("/healthz").body, "ok\n");
+    }
+    // One that has never asked for anything makes room, too.
+    drop(clients);
+    let silent: Vec<_> = (0..2).map(|_| service.connect()).collect();
+    let first = new.get("/metrics").body;
+    assert_eq!(sample(&first, r#"abukiks_limit_hits_total{limit="keep_alive_timeout"}"#), 0.0);
+    for _ in 0..3 {
+        assert_eq!(service.get("/healthz").body, "ok\n");
+    }
+    drop(silent);
+}
+
+#[test]
+fn a_health_check_says_what_did_not_answer_within_which_time() {
+    let silent = held_socket();
+    let port = silent.local_addr().unwrap().port().to_string();
+    let output = program("abukiks", &[("PORT", &*port)]).arg("--check-health").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    let expected = format!("127.0.0.1:{port} is not healthy: no answer to /healthz within 3s\n");
+    assert_eq!(said, expected);
 }
 
 /// No permit is held for a socket at which no client is.
@@ -379,6 +422,17 @@ fn max_connections_follows_the_limit_of_open_files() {
     }
     let service = start_with_files(&redis, 1024, &[("MAX_CONNECTIONS", "5")]);
     assert_eq!(max_connections(service), 5);
+}
+
+#[test]
+fn a_limit_of_open_files_that_is_too_small_is_a_sentence() {
+    let redis = Redis::start();
+    for files in [9, 12, 19] {
+        let output = with_files(&redis, files, &[]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{files}: {said}");
+        assert!(said.starts_with(&format!("this process may have {files} files open")), "{said}");
+    }
 }
 
 /// The reserve is enough: with every connection in use, Redis can still be reached.

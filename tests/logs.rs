@@ -210,6 +210,27 @@ fn nothing_that_a_client_sends_can_forge_a_line_or_steer_a_terminal() {
 }
 
 #[test]
+fn a_full_access_log_has_what_the_client_says_of_itself_cleaned() {
+    let redis = Redis::start();
+    let service = redis.service(&[("ACCESS_LOG", "full")]);
+    let mut client = service.connect();
+    let long = "x".repeat(300);
+    client.get_with("/", "User-Agent: curl/8.0 (a \u{9b}b)\r\nReferer: https://a.test/page\r\n");
+    client.get_with("/", &format!("User-Agent: {long}\r\n"));
+    client.get("/");
+    let events = events(service);
+    let field = |number: usize, name: &str| {
+        let mut requests = events.iter().filter(|event| is_request(event));
+        requests.nth(number).unwrap()[name].clone()
+    };
+    assert_eq!(field(0, "user_agent"), "curl/8.0 (a %C2%9Bb)");
+    assert_eq!(field(0, "referrer"), "https://a.test/page");
+    assert_eq!(field(1, "user_agent"), long[..256]);
+    assert_eq!(field(1, "referrer"), Value::Null);
+    assert_eq!(field(2, "user_agent"), Value::Null);
+}
+
+#[test]
 fn log_level_and_access_log_choose_what_is_logged() {
     // The first Redis is away: its visit is a warning, and that it is away an error.
     let cases = [

@@ -51,3 +51,4 @@ mod switching;
 mod systemd;
 mod twelve_factors;
 mod versions;
+mod visitors;

@@ -8,26 +8,31 @@
 //! reported together, each as one line: the variable, what it held (never a secret), what it takes.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use figment::Figment;
 use figment::value::Value;
 use humantime::format_duration;
+use hyper::header::HeaderName;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::sources::{Problems, Variables, secret_redis_url};
+use crate::telemetry::access_log::AccessDetail;
 use crate::telemetry::logging::LogFormat;
 use crate::version::{COMMIT, VERSION};
 
+mod host;
 mod origins;
+mod proxies;
 mod redis_url;
 mod sources;
 mod values;
 
+pub use host::Host;
 pub use origins::Origins;
+pub use proxies::TrustedProxies;
 pub use redis_url::{MasterName, RedisUrl};
 
 /// One row of the settings table, as `abukiks --help` shows it.
@@ -70,8 +75,8 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Address to listen on, unless systemd hands over a socket. `::` or `0.0.0.0` is every address.
-    HOST host: IpAddr = "127.0.0.1", "values::ip" ip;
+    /// Address to listen on, unless systemd hands over a socket. `::` is every address of IPv6 and IPv4, `0.0.0.0` every one of IPv4, `localhost` the loopback of both.
+    HOST host: Host = "127.0.0.1", "values::host" host;
     /// TCP port to listen on, unless systemd hands over a socket. 0 takes a free one and logs it.
     PORT port: u16 = "5000", "values::port" port;
     /// The Redis that keeps the count.
@@ -96,7 +101,7 @@ settings! {
     MIN_REPLICAS_ACK min_replicas_ack: usize = "0", "values::count" count;
     /// Visits that may wait for Redis at one time. One more gets 503 at once.
     MAX_WAITING_VISITS max_waiting_visits: usize = "16384", "values::positive" positive;
-    /// Connections served at one time; further ones wait in the socket's backlog. `auto` is the limit of open files (`LimitNOFILE`) less what the process itself needs (33 with one socket).
+    /// Connections served at one time. For a further one the connection is closed that has been idle longest; while all are busy it waits in the socket's backlog. `auto` is the limit of open files (`LimitNOFILE`) less what the process itself needs (33 with one socket).
     MAX_CONNECTIONS max_connections: Option<usize> = "auto", "values::positive_or_auto" positive_or_auto;
     /// Size of a request's line and headers together, in bytes. A larger head gets 431.
     MAX_HEADER_BYTES max_header_bytes: usize = "16384", "values::header_bytes" header_bytes;
@@ -114,6 +119,10 @@ settings! {
     DRAIN_IDLE drain_idle: Duration = "1s", "values::period" period;
     /// After SIGTERM, the time after which whatever remains is cut and logged.
     DRAIN_TIMEOUT drain_timeout: Duration = "30s", "values::period" period;
+    /// Proxies whose word is taken about whose request they hand on: addresses, networks, and `unix` for whatever connects by a unix socket. The headers of others are ignored.
+    TRUSTED_PROXIES trusted_proxies: TrustedProxies = "none", "values::proxies" proxies;
+    /// The header in which those proxies name their client. With `Forwarded` (RFC 7239) it names the scheme too, otherwise that is in `X-Forwarded-Proto`.
+    FORWARDED_HEADER forwarded_header: HeaderName = "x-forwarded-for", "values::header_name" header_name;
     /// How long browsers and proxies may keep the answer of `/count`.
     COUNT_MAX_AGE count_max_age: Duration = "0s", "values::period_or_zero" period_or_zero;
     /// What `/badge.svg` says before the number.
@@ -130,11 +139,14 @@ settings! {
     LOG_FORMAT log_format: LogFormat = "auto", "values::log_format" log_format;
     /// Least severe level that is logged.
     LOG_LEVEL log_level: LevelFilter = "info", "values::log_level" log_level;
-    /// One log event for each request.
-    ACCESS_LOG access_log: bool = "on", "values::switch" switch;
+    /// One log event for each request; `full` adds the user agent and the referrer, which may tell who the visitor is.
+    ACCESS_LOG access_log: AccessDetail = "on", "values::access_detail" access_detail;
     /// Release id: this build with this configuration (factor V). Shown by `/version` and in every access event; `auto` is version and commit of the build.
     RELEASE release: Option<String> = "auto", "values::printable_or_auto" printable_or_auto;
 }
+
+/// What admin processes use, beside all that says how to reach Redis.
+const USED_BY_TASKS: [&str; 3] = ["COUNTER_KEY", "MIN_REPLICAS_ACK", "SESSION_LIFETIME"];
 
 /// Everything that is wrong with the settings, one line each.
 #[derive(Debug, thiserror::Error)]
@@ -150,14 +162,32 @@ impl Config {
         Self::from_vars(std::env::vars_os())
     }
 
+    /// The settings of an admin process: those that it has no use for keep their defaults, so that a wrong one
+    /// does not keep it from its work.
+    ///
+    /// # Errors
+    /// As those of [`Config::from_vars`].
+    pub fn of_task() -> Result<Self, ConfigError> {
+        let is_used = |name: &str| name.starts_with("REDIS_") || USED_BY_TASKS.contains(&name);
+        Self::read(std::env::vars_os(), is_used)
+    }
+
     /// Reads the settings from `vars`. Tests pass a map of their own; they never touch the
     /// environment of their process.
     ///
     /// # Errors
     /// Names every setting that is wrong or contradicts another.
     pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+        Self::read(vars, |_| true)
+    }
+
+    fn read(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+        is_used: impl Fn(&str) -> bool,
+    ) -> Result<Self, ConfigError> {
         let mut problems = Problems::new();
-        let names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+        let names: Vec<_> =
+            SETTINGS.iter().map(|setting| setting.name).filter(|name| is_used(name)).collect();
         let environment = Variables::environment(vars, &names, &mut problems);
         let secret = secret_redis_url(&environment, &mut problems);
         let defaults = SETTINGS.iter().map(|setting| (setting.name, setting.default.to_owned()));

@@ -1,14 +1,17 @@
 //! How the text of each kind of setting is read and shown.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use humantime::{format_duration, parse_duration};
+use hyper::header::HeaderName;
 use tracing::level_filters::LevelFilter;
 
+use crate::config::host::Host;
 use crate::config::origins::Origins;
+use crate::config::proxies::TrustedProxies;
 use crate::config::redis_url::RedisUrl;
+use crate::telemetry::access_log::AccessDetail;
 use crate::telemetry::logging::LogFormat;
 
 /// A map of headers that grows beyond 24576 panics.
@@ -30,6 +33,9 @@ const MAX_LABEL: usize = 40;
 const MAX_REDIS_TIMEOUT: Duration = Duration::from_secs(60);
 
 const SWITCHES: &[(&str, bool)] = &[("on", true), ("off", false)];
+
+const ACCESS_DETAILS: &[(&str, AccessDetail)] =
+    &[("on", AccessDetail::On), ("off", AccessDetail::Off), ("full", AccessDetail::Full)];
 
 const LOG_FORMATS: &[(&str, LogFormat)] = &[
     ("auto", LogFormat::Auto),
@@ -80,8 +86,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    ip: IpAddr, "an IP address, such as 127.0.0.1 or ::",
-        |text| text.parse().ok(), ToString::to_string;
+    host: Host, "localhost or an IP address, such as 127.0.0.1 or ::", Host::read, ToString::to_string;
     port: u16, "a port number from 0 to 65535",
         |text| whole(text, 0, u16::MAX.into()).and_then(|port| port.try_into().ok()),
         ToString::to_string;
@@ -131,6 +136,13 @@ kinds! {
     origins: Origins,
         "none, * or a list of origins with commas between them, such as https://example.org,http://localhost:8080",
         Origins::read, ToString::to_string;
+    proxies: TrustedProxies,
+        "none or a list of addresses, networks and `unix` with commas between them, such as 127.0.0.1,10.0.0.0/8,unix",
+        TrustedProxies::read, ToString::to_string;
+    header_name: HeaderName, "the name of a header, such as X-Forwarded-For, Forwarded or X-Real-IP",
+        |text| text.parse().ok(), ToString::to_string;
+    access_detail: AccessDetail, "on, off or full",
+        |text| named(ACCESS_DETAILS, text), |value| name_of(ACCESS_DETAILS, value);
     redis_timeout: Duration,
         "a time from 1ms to 1m in whole milliseconds, such as 250ms or 10s (a bare number is seconds)",
         |text| time(text, MS, MAX_REDIS_TIMEOUT), |time| format_duration(*time).to_string();

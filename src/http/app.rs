@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::counter::Counter;
 use crate::http::request::Route;
 use crate::store::Store;
-use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::access_log::{AccessDetail, AccessLog};
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::stdout::Output;
@@ -51,7 +51,7 @@ impl App {
             counter,
             metrics,
             output,
-            access_log: config.access_log.then_some(access_log),
+            access_log: (config.access_log != AccessDetail::Off).then_some(access_log),
             release,
             config: config.clone(),
             http: http(config),
@@ -77,7 +77,11 @@ impl App {
             if self.is_draining() { "draining" } else { "serving" },
             metrics.connections.get(),
             metrics.requests(),
-            if metrics.redis_up.get() == 1 { "answers" } else { "does not answer or was not needed yet" },
+            if metrics.is_redis_up() == Some(true) {
+                "answers"
+            } else {
+                "does not answer or was not needed yet"
+            },
         )
     }
 }

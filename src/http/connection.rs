@@ -11,11 +11,12 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::{HeaderValue, REFERER, USER_AGENT};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -29,7 +30,7 @@ use crate::http::request::{RequestMeta, Route};
 use crate::http::request_id::{REQUEST_ID, RequestId, TraceParent};
 use crate::http::routes::{self, Visited};
 use crate::http::socket::{Socket, check_reset};
-use crate::telemetry::access_log::Access;
+use crate::telemetry::access_log::{Access, AccessDetail};
 
 /// How long a connection that is over is still read from.
 const MAX_LINGER: Duration = Duration::from_secs(1);
@@ -64,8 +65,8 @@ impl State {
 /// What the sweep and the drain know of a connection, and by which they end it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// The client's address as it is logged; `None` on a unix socket.
-    client: Option<String>,
+    /// The address of the other side, and its text for the log; `None` on a unix socket.
+    peer: Option<(IpAddr, String)>,
     activity: Mutex<Activity>,
     /// Wakes the connection's task when something is asked of it in `activity`.
     asked: Notify,
@@ -84,9 +85,9 @@ struct Activity {
 }
 
 impl Connection {
-    pub(crate) fn new(client: Option<IpAddr>) -> Self {
+    pub(crate) fn new(peer: Option<IpAddr>) -> Self {
         Self {
-            client: client.map(|address| address.to_string()),
+            peer: peer.map(|address| (address, address.to_string())),
             activity: Mutex::new(Activity {
                 state: State::Opened,
                 since: Instant::now(),
@@ -96,6 +97,10 @@ impl Connection {
             }),
             asked: Notify::new(),
         }
+    }
+
+    fn peer(&self) -> Option<(IpAddr, &str)> {
+        self.peer.as_ref().map(|(address, text)| (*address, &**text))
     }
 
     /// The state, and for how long it has lasted.
@@ -132,10 +137,10 @@ impl Activity {
 /// Serves one connection until either side ends it.
 pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: Socket) {
     let (app, connection) = (&*app, &*connection);
-    let mut io = MonitoredIo { socket, connection, last_bytes: [0; 4] };
+    let mut io = MonitoredIo { socket, connection, first_bytes: [0; 12], last_bytes: [0; 4] };
     // Boxed, so that a connection has room for what answers a request only while one is answered.
     let service = service_fn(|request| {
-        Box::pin(async move { Ok::<_, Infallible>(respond(app, connection, &request).await) })
+        Box::pin(async move { Ok::<_, Infallible>(respond(app, connection, request).await) })
     });
     let end = {
         let mut exchanges = pin!(app.http.serve_connection(TokioIo::new(&mut io), service));
@@ -148,7 +153,11 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
             let activity = connection.activity.lock();
             if activity.must_end {
                 break match activity.state {
-                    State::Receiving => End::Refused { status: StatusCode::REQUEST_TIMEOUT, by_hyper: false },
+                    State::Receiving => End::Refused {
+                        status: StatusCode::REQUEST_TIMEOUT,
+                        reason: "the head was not complete within HEADER_TIMEOUT".to_owned(),
+                        by_hyper: false,
+                    },
                     _ => End::Idle,
                 };
             }
@@ -160,15 +169,23 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
         End::Finished => String::new(),
         // Nothing is on its way, so there is no answer that a reset could destroy.
         End::Idle | End::Broken => return,
-        End::Refused { status, by_hyper } => {
+        End::Refused { status, reason, by_hyper } => {
             if matches!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE | StatusCode::URI_TOO_LONG) {
                 app.metrics.limit_hits.headers.inc();
             }
             let (_, duration) = connection.state(Instant::now());
-            log(app, connection.client.as_deref(), None, status.as_u16(), 0, None, duration);
+            let reason = other_protocol(&io.first_bytes).unwrap_or(&reason);
+            let client = connection.peer().map(|(_, text)| text);
+            let outcome = Outcome { status: status.as_u16(), reason: Some(reason), ..Outcome::default() };
+            log(app, client, None, &outcome, duration);
             match by_hyper {
                 true => String::new(),
-                false => format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"),
+                false => {
+                    let date = httpdate::fmt_http_date(SystemTime::now());
+                    format!(
+                        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\ndate: {date}\r\n\r\n"
+                    )
+                }
             }
         }
     };
@@ -179,13 +196,13 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
 }
 
 /// Answers one request, and logs it.
-async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(app: &App, connection: &Connection, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let arrived = Instant::now();
     connection.activity.lock().set_state(State::Answering, arrived);
-    let client = connection.client.as_deref();
-    let meta = RequestMeta::of(request, arrived, client, app.config.max_body_bytes);
+    let (head, content) = request.into_parts();
+    let meta = RequestMeta::of(&head, arrived, connection.peer(), &app.config);
     let cut = LogIfCut { app, meta: &meta };
-    let mut answer = routes::answer(app, &meta).await;
+    let mut answer = routes::answer(app, &meta, content).await;
     std::mem::forget(cut);
     let answered = Instant::now();
     let bytes = match meta.method {
@@ -193,7 +210,8 @@ async fn respond(app: &App, connection: &Connection, request: &Request<Incoming>
         _ => answer.bytes(),
     };
     let status = answer.response.status().as_u16();
-    log(app, client, Some(&meta), status, bytes, answer.visit, answered - arrived);
+    let outcome = Outcome { status, bytes, visit: answer.visit, reason: answer.reason };
+    log(app, meta.client.as_deref(), Some(&meta), &outcome, answered - arrived);
     let mut activity = connection.activity.lock();
     activity.set_state(State::Sending, answered);
     activity.was_last_request = meta.framing.is_ok_and(|frame| frame.is_last);
@@ -213,8 +231,20 @@ struct LogIfCut<'a> {
 impl Drop for LogIfCut<'_> {
     fn drop(&mut self) {
         let Self { app, meta } = self;
-        log(app, meta.client, Some(meta), CLIENT_CLOSED_REQUEST, 0, None, meta.arrived.elapsed());
+        let outcome = Outcome { status: CLIENT_CLOSED_REQUEST, ..Outcome::default() };
+        log(app, meta.client.as_deref(), Some(meta), &outcome, meta.arrived.elapsed());
     }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, Default)]
+struct Outcome<'a> {
+    status: u16,
+    /// Of the answer's content.
+    bytes: u64,
+    visit: Option<Visited>,
+    /// Why the request was refused.
+    reason: Option<&'a str>,
 }
 
 /// Measures and logs a request that is over; without `meta`, one that could not be read.
@@ -222,21 +252,28 @@ fn log(
     app: &App,
     client: Option<&str>,
     meta: Option<&RequestMeta<'_>>,
-    status: u16,
-    bytes: u64,
-    visit: Option<Visited>,
+    outcome: &Outcome<'_>,
     duration: Duration,
 ) {
-    let route = meta.map_or(Route::Malformed, |meta| meta.route);
+    let Outcome { status, bytes, visit, reason } = *outcome;
+    let route = match meta {
+        Some(meta) if status != 400 => meta.route,
+        _ => Route::Malformed,
+    };
     let new_id = meta.is_none().then(RequestId::new);
     let id = meta.map(|meta| &meta.id).or(new_id.as_ref());
     let trace = meta.and_then(|meta| meta.trace.as_ref());
+    let of_client = |name| match app.config.access_log {
+        AccessDetail::Full => meta.and_then(|meta| meta.headers.get(name)).map(HeaderValue::as_bytes),
+        AccessDetail::On | AccessDetail::Off => None,
+    };
+    // That a prefetch is turned away, or the end announced, is no failure.
+    let is_wanted = route == Route::Prefetch || route == Route::Readyz && app.is_draining();
     let access = Access {
         method: meta.map(|meta| meta.method.as_str()),
         path: meta.map_or("-", |meta| meta.path),
         status,
-        // That a prefetch is turned away is no failure.
-        failed: status >= 500 && route != Route::Prefetch,
+        failed: status >= 500 && !is_wanted,
         bytes,
         duration,
         visit: visit.map(|visit| visit.number),
@@ -246,6 +283,9 @@ fn log(
         trace_id: trace.map(TraceParent::trace_id),
         parent_id: trace.map(TraceParent::parent_id),
         release: &app.release,
+        reason,
+        user_agent: of_client(USER_AGENT),
+        referrer: of_client(REFERER),
     };
     app.metrics.count_request(route.name(), status, duration.as_secs_f64());
     if let Some(log) = &app.access_log {
@@ -260,7 +300,7 @@ enum End {
     /// No request was sent for long enough.
     Idle,
     /// The request gets this status; where hyper could not read it, hyper has given that answer.
-    Refused { status: StatusCode, by_hyper: bool },
+    Refused { status: StatusCode, reason: String, by_hyper: bool },
     /// The other side vanished.
     Broken,
 }
@@ -283,8 +323,19 @@ impl End {
         } else {
             return Self::Broken;
         };
-        Self::Refused { status, by_hyper }
+        Self::Refused { status, reason: error.to_string(), by_hyper }
     }
+}
+
+/// Another protocol that people bring to a port of plain HTTP, by its first bytes.
+fn other_protocol(first_bytes: &[u8]) -> Option<&'static str> {
+    const KNOWN: [(&[u8], &str); 4] = [
+        (b"\x16\x03", "a TLS ClientHello: this port speaks plain HTTP"),
+        (b"PRI * HTTP/2", "an HTTP/2 preface: this port speaks HTTP/1.1"),
+        (b"PROXY ", "a header of the PROXY protocol, which is not spoken here"),
+        (b"\r\n\r\n\0\r\nQUIT\n", "a header of the PROXY protocol, which is not spoken here"),
+    ];
+    KNOWN.iter().find_map(|(bytes, what)| first_bytes.starts_with(bytes).then_some(*what))
 }
 
 /// Ends our side, then takes in what the client still sends, up to a limit, until it ends too. Closing
@@ -308,6 +359,8 @@ async fn linger(mut socket: Socket, final_bytes: &str, max_bytes: usize) -> io::
 struct MonitoredIo<'a> {
     socket: Socket,
     connection: &'a Connection,
+    /// What was received first, by which other protocols are known.
+    first_bytes: [u8; 12],
     /// The last bytes that were received, the latest of them last.
     last_bytes: [u8; 4],
 }
@@ -318,6 +371,10 @@ impl MonitoredIo<'_> {
         self.last_bytes.rotate_left(kept);
         self.last_bytes[4 - kept..].copy_from_slice(&received[received.len() - kept..]);
         let mut activity = self.connection.activity.lock();
+        if activity.state == State::Opened {
+            let kept = received.len().min(self.first_bytes.len());
+            self.first_bytes[..kept].copy_from_slice(&received[..kept]);
+        }
         if matches!(activity.state, State::Opened | State::Idle) {
             activity.set_state(State::Receiving, Instant::now());
         }

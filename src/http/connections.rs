@@ -16,6 +16,9 @@ use crate::http::socket::Socket;
 /// How often connections are looked over.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a new connection may be silent before it can be closed to make room: its request may be on the wire.
+const MIN_SILENCE: Duration = Duration::from_secs(1);
+
 /// The connections that one process serves.
 pub(crate) struct Connections {
     pub(crate) app: Arc<App>,
@@ -79,6 +82,20 @@ impl Connections {
             }
             sleep(SWEEP_INTERVAL).await;
             self.sweep(Instant::now());
+        }
+    }
+
+    /// Ends the connection that has been idle longest, if one is.
+    pub(crate) fn end_longest_idle(&self) {
+        let now = Instant::now();
+        let open = self.open();
+        let idle = open.iter().filter_map(|(_, connection)| {
+            let (state, lasted) = connection.state(now);
+            let is_idle = state == State::Idle || state == State::Opened && lasted >= MIN_SILENCE;
+            is_idle.then_some((lasted, connection))
+        });
+        if let Some((_, connection)) = idle.max_by_key(|(lasted, _)| *lasted) {
+            connection.end();
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod app;
 mod badge;
+mod client;
 mod connection;
 mod connections;
 mod cookie;

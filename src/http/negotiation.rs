@@ -7,6 +7,8 @@ use hyper::HeaderMap;
 use hyper::header::{ACCEPT, HeaderValue};
 use mediatype::{MediaType, Name, names};
 
+use crate::telemetry::metrics::Exposition;
+
 /// The most that is read of what a client accepts, in bytes.
 const MAX_ACCEPT: usize = 1024;
 
@@ -68,6 +70,15 @@ impl Form {
             Self::Json => "application/json",
         })
     }
+}
+
+/// OpenMetrics for those who ask for it by name, the format that all scrapers read for others.
+pub(crate) fn exposition(headers: &HeaderMap) -> Exposition {
+    let asks = |accept: &HeaderValue| {
+        let accept = accept.to_str().unwrap_or_default().to_ascii_lowercase();
+        accept.contains("application/openmetrics-text")
+    };
+    if headers.get_all(ACCEPT).iter().any(asks) { Exposition::OpenMetrics } else { Exposition::Prometheus }
 }
 
 /// An `Accept` list without the character set that all forms have, which would make two types of one.

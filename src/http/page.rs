@@ -94,10 +94,16 @@ fn fill_in(title: &str, main: &str) -> String {
     PAGE.replace("{title}", title).replace("{main}", main)
 }
 
+/// What 413 means since RFC 9110.
+pub(crate) const CONTENT_TOO_LARGE: &str = "Content Too Large";
+
 /// Says what went wrong, with its content type. `detail` is a sentence for the visitor; it may hold
 /// what stands in Redis, which any client of it may have written.
 pub(crate) fn problem(form: Form, status: StatusCode, detail: &str) -> (HeaderValue, String) {
-    let title = status.canonical_reason().unwrap_or("Error");
+    let title = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => CONTENT_TOO_LARGE,
+        status => status.canonical_reason().unwrap_or("Error"),
+    };
     match form {
         Form::Text => (form.content_type(), format!("{title}: {detail}")),
         Form::Html => {

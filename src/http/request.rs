@@ -1,9 +1,15 @@
 //! What is known of a request once it has been read.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use hyper::Method;
 use hyper::header::HeaderMap;
-use hyper::{Method, Request};
+use hyper::http::request::Parts;
 use tokio::time::Instant;
 
+use crate::config::Config;
+use crate::http::client::Client;
 use crate::http::negotiation::Form;
 use crate::http::request_id::{RequestId, TraceParent};
 use crate::http::validate::{self, Fault, Frame};
@@ -106,8 +112,10 @@ pub(crate) struct RequestMeta<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// When its head was complete.
     pub(crate) arrived: Instant,
-    /// The client's address as it is logged; `None` on a unix socket.
-    pub(crate) client: Option<&'a str>,
+    /// The visitor's address as it is logged; `None` on a unix socket.
+    pub(crate) client: Option<Cow<'a, str>>,
+    /// The visitor uses HTTPS, by the word of a trusted proxy.
+    pub(crate) is_https: bool,
     pub(crate) route: Route,
     /// Whether it is framed as RFC 9112 demands.
     pub(crate) framing: Result<Frame, Fault>,
@@ -119,20 +127,19 @@ pub(crate) struct RequestMeta<'a> {
 }
 
 impl<'a> RequestMeta<'a> {
-    pub(crate) fn of<B>(
-        request: &'a Request<B>,
+    /// `peer` is the address of the other side and its text; `None` on a unix socket.
+    pub(crate) fn of(
+        request: &'a Parts,
         arrived: Instant,
-        client: Option<&'a str>,
-        max_body_bytes: usize,
+        peer: Option<(IpAddr, &'a str)>,
+        config: &Config,
     ) -> Self {
-        let headers = request.headers();
-        let framing = validate::check(request, max_body_bytes);
-        let mut route = match framing {
-            Err(Fault::Malformed(_)) => Route::Malformed,
-            _ => Route::of(request.uri().path()),
-        };
+        let headers = &request.headers;
+        let client = Client::of(config, peer.map(|(address, _)| address), headers);
+        let framing = validate::check(request, client.is_https, config.max_body_bytes);
+        let mut route = Route::of(request.uri.path());
         let mut intent = Intent::Visit;
-        if matches!(route, Route::Root | Route::Badge) && request.method() == Method::GET {
+        if matches!(route, Route::Root | Route::Badge) && request.method == Method::GET {
             intent = Intent::of(headers);
             if intent == Intent::Prefetch {
                 route = Route::Prefetch;
@@ -143,12 +150,16 @@ impl<'a> RequestMeta<'a> {
             _ => Form::Text,
         };
         Self {
-            method: request.method(),
-            path: request.uri().path(),
-            query: request.uri().query(),
+            method: &request.method,
+            path: request.uri.path(),
+            query: request.uri.query(),
             headers,
             arrived,
-            client,
+            client: client.address.map(|address| match peer {
+                Some((peer, text)) if peer == address => text.into(),
+                _ => address.to_string().into(),
+            }),
+            is_https: client.is_https,
             route,
             framing,
             form: Form::wanted(headers, preferred),

@@ -22,8 +22,8 @@ pub(crate) fn values<'a>(
 pub(crate) struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// Takes the client's id over when it is sane (1 to 128 letters, digits, `.`, `_` and `-`), so
-    /// that it can be put into a log or a header as it is. Else makes one.
+    /// Takes the client's id over when it is sane: 1 to 128 characters that a log or a header can hold as they
+    /// are, and of which the ids of Apache, `HAProxy` and AWS are made. Else makes one.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         match values(headers, &REQUEST_ID).next() {
             Some(given) if Self::is_sane(given.as_bytes()) => Self(given.clone()),
@@ -33,7 +33,7 @@ impl RequestId {
 
     fn is_sane(id: &[u8]) -> bool {
         (1..=128).contains(&id.len())
-            && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+            && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~@:=+/,;".contains(byte))
     }
 
     /// A new id: 128 random bits, as 32 hexadecimal digits.
@@ -150,10 +150,11 @@ mod tests {
             RequestId::of(&headers).as_str().to_owned()
         };
         let long = "x".repeat(128);
-        for sane in ["one", "A-b_c.9", &long] {
+        for sane in ["one", "A-b_c.9", "aZ09@QWERTY", "Root=1-67891233-abcdef", "a+/b==", "0:1,2;3~4", &long]
+        {
             assert_eq!(id_of(sane), sane);
         }
-        for other in ["", "a b", "a\"b", &(long + "x")] {
+        for other in ["", "a b", "a\"b", "a\\b", "<a>", "\u{e9}", &(long + "x")] {
             let made = id_of(other);
             assert!(made.len() == 32 && made.bytes().all(|byte| byte.is_ascii_hexdigit()));
         }

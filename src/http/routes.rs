@@ -3,22 +3,23 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::response::Parts;
 use hyper::{Method, Response, StatusCode};
+use tokio::time::timeout;
 
 use crate::counter::Refusal;
 use crate::http::app::App;
 use crate::http::badge::badge;
-use crate::http::negotiation::Form;
+use crate::http::negotiation::{Form, exposition};
 use crate::http::request::{Intent, RequestMeta, Route};
 use crate::http::request_id::REQUEST_ID;
-use crate::http::validate::Fault;
+use crate::http::validate::{CONTENT, Fault};
 use crate::http::{cookie, cors, page};
 use crate::store::{SessionReply, SessionRequest};
-use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::version::{COMMIT, VERSION};
 
 static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -42,6 +43,8 @@ pub(crate) struct Visited {
 pub(crate) struct Answer {
     pub(crate) response: Response<Full<Bytes>>,
     pub(crate) visit: Option<Visited>,
+    /// Why the request was refused, when it was malformed.
+    pub(crate) reason: Option<&'static str>,
 }
 
 impl Answer {
@@ -57,7 +60,7 @@ impl Answer {
         headers.insert(header::CONTENT_TYPE, content_type);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        Self { response, visit: None }
+        Self { response, visit: None, reason: None }
     }
 
     fn text(status: StatusCode, text: &'static str) -> Self {
@@ -70,7 +73,12 @@ impl Answer {
 
     fn problem(form: Form, status: StatusCode, detail: &str) -> Self {
         let (content_type, content) = page::problem(form, status, detail);
-        Self::new(status, content_type, content).with(header::VARY, "Accept")
+        let mut answer = Self::new(status, content_type, content).with(header::VARY, "Accept");
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            let phrase = ReasonPhrase::from_static(page::CONTENT_TOO_LARGE.as_bytes());
+            answer.response.extensions_mut().insert(phrase);
+        }
+        answer
     }
 
     fn with(self, name: HeaderName, value: &'static str) -> Self {
@@ -100,14 +108,26 @@ static GREETING_HEADS: LazyLock<[Parts; 3]> = LazyLock::new(|| {
 });
 
 /// Answers one request.
-pub(crate) async fn answer(app: &App, meta: &RequestMeta<'_>) -> Answer {
+pub(crate) async fn answer(app: &App, meta: &RequestMeta<'_>, content: Incoming) -> Answer {
     let form = meta.form;
-    let mut answer = match meta.framing {
+    let framing = match meta.framing {
+        // So a proxy may pass on what came without content by HTTP/2.
+        Ok(frame) if frame.is_chunked && matches!(*meta.method, Method::GET | Method::HEAD) => {
+            let is_empty = timeout(app.config.header_timeout, is_empty(content)).await;
+            if is_empty == Ok(true) { Ok(frame) } else { Err(CONTENT) }
+        }
+        other => other,
+    };
+    let mut answer = match framing {
         Err(Fault::Malformed(what)) => Answer::problem(form, StatusCode::BAD_REQUEST, what),
         Err(Fault::TooLarge) => {
             app.metrics.limit_hits.body_bytes.inc();
             let detail = "Nothing here takes content, least of all so much.";
             Answer::problem(form, StatusCode::PAYLOAD_TOO_LARGE, detail)
+        }
+        Ok(_) if !is_known(meta.method) => {
+            let detail = "No method of this name is known here.";
+            Answer::problem(form, StatusCode::NOT_IMPLEMENTED, detail)
         }
         Ok(_) => match (meta.method, meta.route) {
             (&Method::GET, Route::Root | Route::Badge) => visit(app, meta).await,
@@ -120,10 +140,32 @@ pub(crate) async fn answer(app: &App, meta: &RequestMeta<'_>) -> Answer {
     if matches!(meta.route, Route::Root | Route::Count | Route::Badge) {
         cors::allow(&app.config, meta.headers, answer.response.headers_mut());
     }
-    if meta.framing.map_or(true, |frame| frame.has_content) || app.is_draining() {
+    if framing.map_or(true, |frame| frame.has_content) || app.is_draining() {
         answer = answer.with(header::CONNECTION, "close");
     }
+    answer.reason = match framing {
+        Err(Fault::Malformed(what)) => Some(what),
+        Err(Fault::TooLarge) => Some("it announces more content than MAX_BODY_BYTES"),
+        Ok(_) => None,
+    };
     answer
+}
+
+/// Whether content ends before it has begun.
+async fn is_empty(mut content: Incoming) -> bool {
+    while let Some(frame) = content.frame().await {
+        if !frame.is_ok_and(|frame| frame.data_ref().is_none_or(Bytes::is_empty)) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether this is one of the methods that RFC 9110 or RFC 5789 defines.
+fn is_known(method: &Method) -> bool {
+    use Method as M;
+    let known = [M::GET, M::HEAD, M::POST, M::PUT, M::DELETE, M::CONNECT, M::OPTIONS, M::TRACE, M::PATCH];
+    known.contains(method)
 }
 
 /// Answers what takes nothing of Redis.
@@ -132,7 +174,7 @@ fn without_counter(app: &App, meta: &RequestMeta<'_>) -> Answer {
     // Not so OPTIONS * and CONNECT, which are about the server itself.
     let names_resource = meta.path.starts_with('/');
     match (meta.method, route) {
-        (_, Route::Unknown | Route::Malformed) if names_resource => {
+        (_, Route::Unknown) if names_resource => {
             Answer::problem(form, StatusCode::NOT_FOUND, "There is nothing at this address.")
         }
         (&Method::OPTIONS, _) => Answer::new(StatusCode::NO_CONTENT, form.content_type(), "")
@@ -144,7 +186,10 @@ fn without_counter(app: &App, meta: &RequestMeta<'_>) -> Answer {
         (&Method::GET | &Method::HEAD, Route::Healthz) => Answer::text(StatusCode::OK, "ok\n"),
         (&Method::GET | &Method::HEAD, Route::Version) => version(app),
         (&Method::GET | &Method::HEAD, Route::Metrics) => {
-            Answer::new(StatusCode::OK, HeaderValue::from_static(CONTENT_TYPE), app.metrics.render())
+            let exposition = exposition(meta.headers);
+            let content_type = HeaderValue::from_static(exposition.content_type());
+            Answer::new(StatusCode::OK, content_type, app.metrics.render(exposition))
+                .with(header::VARY, "Accept")
         }
         (&Method::GET | &Method::HEAD, Route::Robots) => {
             let rules = if app.config.robots_disallow {
@@ -201,9 +246,13 @@ async fn visit(app: &App, meta: &RequestMeta<'_>) -> Answer {
             number.map(|number| (Visited { number, returning: None }, None))
         }
         Some(lifetime) => {
-            let visit = app.counter.visit_in_session(cookie::named_session(meta.headers), meta.arrived).await;
+            let visit = app
+                .counter
+                .visit_in_session(cookie::named_session(meta.headers, meta.is_https), meta.arrived)
+                .await;
             visit.map(|(number, id, returning)| {
-                (Visited { number, returning: Some(returning) }, Some(cookie::keep(id, lifetime)))
+                let cookie = cookie::keep(id, lifetime, meta.is_https);
+                (Visited { number, returning: Some(returning) }, Some(cookie))
             })
         }
     };
@@ -217,7 +266,11 @@ async fn visit(app: &App, meta: &RequestMeta<'_>) -> Answer {
         _ => {
             let content = page::greeting(form, number, returning);
             let head = GREETING_HEADS[form as usize].clone();
-            Answer { response: Response::from_parts(head, Full::new(content.into())), visit: None }
+            Answer {
+                response: Response::from_parts(head, Full::new(content.into())),
+                visit: None,
+                reason: None,
+            }
         }
     };
     answer.visit = Some(visited);
@@ -281,7 +334,7 @@ async fn session(app: &App, meta: &RequestMeta<'_>) -> Answer {
         let detail = "Only a page of this site may ask for that.";
         return Answer::problem(form, StatusCode::FORBIDDEN, detail);
     }
-    let reply = match cookie::named_session(meta.headers) {
+    let reply = match cookie::named_session(meta.headers, meta.is_https) {
         None => Ok(SessionReply::None),
         Some(id) => {
             let request = if forgets { SessionRequest::Forget(id) } else { SessionRequest::Show(id) };
@@ -300,7 +353,10 @@ async fn session(app: &App, meta: &RequestMeta<'_>) -> Answer {
             }
             _ => Answer::new(StatusCode::NO_CONTENT, form.content_type(), ""),
         };
-        return answer.with_value(header::SET_COOKIE, cookie::forget());
+        return cookie::forget(meta.is_https).into_iter().fold(answer, |mut answer, cookie| {
+            answer.response.headers_mut().append(header::SET_COOKIE, cookie);
+            answer
+        });
     }
     let answer = Answer::ok(form, page::session(form, kept));
     match form {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::either::Either;
 
 use crate::config::Config;
@@ -32,6 +33,12 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// File descriptors kept for other things than connections and listeners: standard streams, epoll,
 /// attempts to reach Redis, name lookups.
 const RESERVED_FILES: usize = 32;
+
+/// With fewer open files it could not serve anything.
+const MIN_FILES: usize = 20;
+
+/// Between two looks for a connection that can make room.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// How the server has ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,13 +114,30 @@ pub async fn serve_stream(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + U
     connection::serve(app, connection, Either::Right(Box::new(stream))).await;
 }
 
+/// The limit of open files.
+fn max_files() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
+}
+
+/// Makes sure that this process may open as many files as it needs at the least.
+///
+/// # Errors
+/// A sentence that names the limit.
+pub fn check_files() -> Result<(), String> {
+    match max_files() {
+        MIN_FILES.. => Ok(()),
+        files => Err(format!(
+            "this process may have {files} files open (LimitNOFILE, ulimit -n); it needs {MIN_FILES} at the least"
+        )),
+    }
+}
+
 /// `MAX_CONNECTIONS`, or what the limit of open files leaves.
 fn max_connections(config: &Config, listeners: usize) -> usize {
-    let limit = config.max_connections.unwrap_or_else(|| {
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
-        files.saturating_sub(RESERVED_FILES + listeners).max(1)
-    });
+    let limit = config
+        .max_connections
+        .unwrap_or_else(|| max_files().saturating_sub(RESERVED_FILES + listeners).max(1));
     limit.min(Semaphore::MAX_PERMITS)
 }
 
@@ -143,7 +167,9 @@ impl Acceptor {
     /// clients wait there for the next process.
     async fn run(self, mut stop: watch::Receiver<()>) {
         tokio::select! {
-            () = self.accept_all() => {}
+            ended = self.accept_all() => if let Err(error) = ended {
+                tracing::error!(%error, "cannot wait for connections: {error}");
+            },
             _ = stop.changed() => {}
         }
         if !self.inherited {
@@ -157,15 +183,15 @@ impl Acceptor {
         }
     }
 
-    async fn accept_all(&self) {
+    async fn accept_all(&self) -> io::Result<()> {
         let metrics = &self.connections.app.metrics;
         let mut failing = false;
         loop {
             // The permit comes before the connection, so that one too many waits in the backlog.
-            if self.permits.available_permits() == 0 {
-                metrics.limit_hits.connections.inc();
-            }
-            let permit = self.permits.clone().acquire_owned().await.ok();
+            let permit = match self.permits.clone().try_acquire_owned() {
+                Ok(permit) => Some(permit),
+                Err(_) => self.make_room().await?,
+            };
             match self.accept().await {
                 Ok((socket, connection)) => {
                     failing = false;
@@ -182,6 +208,43 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    /// Waits for a permit. When a client is waiting, too, the connection that has been idle longest is closed,
+    /// as nginx and `HAProxy` do. Busy ones are left alone.
+    async fn make_room(&self) -> io::Result<Option<OwnedSemaphorePermit>> {
+        self.connections.app.metrics.limit_hits.connections.inc();
+        let permit = self.permits.clone().acquire_owned();
+        tokio::pin!(permit);
+        tokio::select! {
+            permit = &mut permit => return Ok(permit.ok()),
+            waiting = self.client_waits() => waiting?,
+        }
+        loop {
+            self.connections.end_longest_idle();
+            // Perhaps it was not idle any more.
+            if let Ok(permit) = timeout(RETRY, &mut permit).await {
+                return Ok(permit.ok());
+            }
+        }
+    }
+
+    /// Returns once a client waits in a backlog.
+    async fn client_waits(&self) -> io::Result<()> {
+        poll_fn(|context| {
+            for socket in &self.sockets {
+                while let Poll::Ready(mut ready) = socket.poll_read_ready(context)? {
+                    let mut listener = [PollFd::new(socket.get_ref(), PollFlags::IN)];
+                    if rustix::event::poll(&mut listener, Some(&Timespec::default()))? > 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                    // The event loop remembers one that has been let in.
+                    ready.clear_ready();
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Accepts one connection, from a socket that is chosen at random so that none waits for another.

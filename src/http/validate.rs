@@ -6,8 +6,9 @@
 
 use std::net::Ipv6Addr;
 
+use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
-use hyper::{Method, Request, Uri, Version};
+use hyper::{Method, Uri, Version};
 
 /// What is wrong with a request's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +24,22 @@ pub(crate) enum Fault {
 pub(crate) struct Frame {
     /// There is content, none of which is ever used: the connection cannot be used for another request.
     pub(crate) has_content: bool,
+    /// Only its end tells whether that content is empty.
+    pub(crate) is_chunked: bool,
     /// It is the client's last request: `Connection` is there once and says `close` alone.
     pub(crate) is_last: bool,
 }
 
+/// What no GET or HEAD request may have.
+pub(crate) const CONTENT: Fault = Fault::Malformed("a GET or HEAD request must not have content");
+
 /// Judges the frame of a request, in one pass over its headers.
-pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Frame, Fault> {
-    check_target(request.method(), request.uri())?;
-    let (mut hosts, mut connections, mut closes, mut length, mut expects) = (0, 0, false, 0, false);
-    for (name, value) in request.headers() {
+pub(crate) fn check(request: &Parts, is_https: bool, max_body_bytes: usize) -> Result<Frame, Fault> {
+    let (method, version) = (&request.method, request.version);
+    check_target(method, &request.uri, is_https)?;
+    let (mut hosts, mut connections, mut length) = (0, 0, 0);
+    let (mut closes, mut is_chunked, mut expects) = (false, false, false);
+    for (name, value) in &request.headers {
         match name.as_str() {
             "host" => {
                 hosts += 1;
@@ -47,14 +55,20 @@ pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Fr
             "content-length" => {
                 length = value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
             }
-            // hyper drops a Content-Length beside it, so the two together can no longer be told apart from
-            // one alone, and nothing here takes content anyway.
+            // hyper drops a Content-Length beside it. The connection ends after either (RFC 9112, section 6.1).
             "transfer-encoding" => {
-                let what = "Transfer-Encoding is not accepted: nothing here takes content";
-                return Err(Fault::Malformed(what));
+                let is_plain =
+                    version != Version::HTTP_10 && value.as_bytes().eq_ignore_ascii_case(b"chunked");
+                if is_chunked || !is_plain {
+                    return Err(Fault::Malformed("Transfer-Encoding is not `chunked` alone"));
+                }
+                is_chunked = true;
             }
-            // In HTTP/1.0 an expectation means nothing (RFC 9110, section 10.1.1).
-            "expect" => expects = request.version() != Version::HTTP_10,
+            // Others are unknown, and in HTTP/1.0 it means nothing (RFC 9110, section 10.1.1).
+            "expect" => {
+                expects =
+                    version != Version::HTTP_10 && value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            }
             // It means nothing here, but something to a program in front that takes `Content_Length` for
             // `Content-Length`.
             other if resembles_length_header(other) => {
@@ -66,22 +80,22 @@ pub(crate) fn check<B>(request: &Request<B>, max_body_bytes: usize) -> Result<Fr
     }
     // RFC 9112, section 3.2: an HTTP/1.1 request has exactly one Host.
     match hosts {
-        0 if request.version() != Version::HTTP_10 => Err(Fault::Malformed("the Host header is missing")),
+        0 if version != Version::HTTP_10 => Err(Fault::Malformed("the Host header is missing")),
+        0 | 1 if is_chunked => Ok(Frame { has_content: true, is_chunked, is_last: false }),
         0 | 1 if length == 0 && !expects => {
-            Ok(Frame { has_content: false, is_last: connections == 1 && closes })
+            Ok(Frame { has_content: false, is_chunked, is_last: connections == 1 && closes })
         }
-        0 | 1 if matches!(*request.method(), Method::GET | Method::HEAD) => {
-            Err(Fault::Malformed("a GET or HEAD request must not announce content"))
-        }
+        0 | 1 if matches!(*method, Method::GET | Method::HEAD) => Err(CONTENT),
         0 | 1 if length > max_body_bytes as u64 => Err(Fault::TooLarge),
-        0 | 1 => Ok(Frame { has_content: true, is_last: false }),
+        0 | 1 => Ok(Frame { has_content: true, is_chunked, is_last: false }),
         _ => Err(Fault::Malformed("there is more than one Host header")),
     }
 }
 
 /// The method is spelt as every registered one is, and the target has the form that belongs to it
-/// (RFC 9112, section 3.2), with a host as `Host` names it, if with any.
-fn check_target(method: &Method, target: &Uri) -> Result<(), Fault> {
+/// (RFC 9112, section 3.2), with a host as `Host` names it, if with any, and the scheme by which it has come
+/// (RFC 9110, section 7.4).
+fn check_target(method: &Method, target: &Uri, is_https: bool) -> Result<(), Fault> {
     let spelt = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
     if !method.as_str().bytes().all(spelt) {
         return Err(Fault::Malformed("the method is not one of HTTP"));
@@ -92,10 +106,13 @@ fn check_target(method: &Method, target: &Uri) -> Result<(), Fault> {
         "" => method == Method::CONNECT,
         _ => method != Method::CONNECT,
     };
-    if fits && target.authority().is_none_or(is_host) {
-        Ok(())
-    } else {
-        Err(Fault::Malformed("the request target is not valid"))
+    if !fits || !target.authority().is_none_or(is_host) {
+        return Err(Fault::Malformed("the request target is not valid"));
+    }
+    match target.scheme_str() {
+        None | Some("http") => Ok(()),
+        Some("https") if is_https => Ok(()),
+        Some(_) => Err(Fault::Malformed("the scheme of the request target is not the one that was used")),
     }
 }
 
@@ -127,20 +144,27 @@ fn resembles_length_header(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hyper::http::request::Parts;
     use hyper::{Request, Version};
 
-    use super::{Fault, Frame, check};
+    use super::{Fault, Frame};
 
-    const NONE: Result<Frame, Fault> = Ok(Frame { has_content: false, is_last: false });
-    const ANNOUNCED: Result<Frame, Fault> = Ok(Frame { has_content: true, is_last: false });
+    const NONE: Result<Frame, Fault> = Ok(Frame { has_content: false, is_chunked: false, is_last: false });
+    const ANNOUNCED: Result<Frame, Fault> =
+        Ok(Frame { has_content: true, is_chunked: false, is_last: false });
+    const CHUNKED: Result<Frame, Fault> = Ok(Frame { has_content: true, is_chunked: true, is_last: false });
 
-    fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Request<()> {
-        let request = Request::builder().method(method).uri(target);
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        request.body(()).expect("a request")
+    fn check(request: &Parts, max_body_bytes: usize) -> Result<Frame, Fault> {
+        super::check(request, false, max_body_bytes)
     }
 
-    fn is_malformed(request: &Request<()>) -> bool {
+    fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
+        let request = Request::builder().method(method).uri(target);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    fn is_malformed(request: &Parts) -> bool {
         matches!(check(request, 10), Err(Fault::Malformed(_)))
     }
 
@@ -155,7 +179,7 @@ mod tests {
         assert!(is_malformed(&request("GET", "/", &[("host", "a"), ("host", "a")])));
         let mut without = request("GET", "/", &[]);
         assert!(is_malformed(&without));
-        *without.version_mut() = Version::HTTP_10;
+        without.version = Version::HTTP_10;
         assert_eq!(check(&without, 0), NONE);
     }
 
@@ -164,11 +188,17 @@ mod tests {
         let with = |method, name, value| request(method, "/", &[("host", "a"), (name, value)]);
         assert_eq!(check(&with("POST", "content-length", "10"), 10), ANNOUNCED);
         assert_eq!(check(&with("POST", "content-length", "11"), 10), Err(Fault::TooLarge));
-        assert_eq!(check(&with("GET", "content-length", "0"), 10), NONE);
+        for (name, value) in [("content-length", "0"), ("expect", ""), ("expect", "a miracle")] {
+            assert_eq!(check(&with("GET", name, value), 10), NONE, "{name}: {value}");
+        }
+        for method in ["GET", "POST"] {
+            assert_eq!(check(&with(method, "transfer-encoding", "Chunked"), 10), CHUNKED);
+        }
         for (method, name, value) in [
             ("GET", "content-length", "1"),
             ("GET", "expect", "100-continue"),
-            ("POST", "transfer-encoding", "chunked"),
+            ("GET", "transfer-encoding", "gzip, chunked"),
+            ("POST", "transfer-encoding", "identity"),
             ("POST", "content_length", "0"),
             ("GET", "transfer.encoding", "x"),
         ] {
@@ -187,6 +217,16 @@ mod tests {
         {
             assert!(is_malformed(&request(method, target, &host)), "{method} {target}");
         }
+    }
+
+    #[test]
+    fn the_scheme_is_the_one_by_which_the_request_has_come() {
+        let fits = |target, is_https| {
+            let request = request("GET", target, &[("host", "a")]);
+            super::check(&request, is_https, 0).is_ok()
+        };
+        assert!(fits("http://a/", false) && fits("http://a/", true) && fits("https://a/", true));
+        assert!(!fits("https://a/", false) && !fits("ftp://a/", true));
     }
 
     #[test]

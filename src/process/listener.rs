@@ -4,9 +4,10 @@
 //! activation (`sd_listen_fds(3)`) systemd binds it, so it stays open while processes come and go.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use listenfd::ListenFd;
+use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 /// Connections that may wait to be accepted from a socket that is bound here.
@@ -28,6 +29,17 @@ pub enum ListenError {
         address: SocketAddr,
         /// What the system said.
         error: io::Error,
+    },
+    /// The variables that hand sockets over are not for this process.
+    #[error(
+        "LISTEN_PID={pid} hands sockets over to another process than this one, {own}; a wrapper must start \
+         abukiks by exec"
+    )]
+    OtherProcess {
+        /// The process that they are for.
+        pid: String,
+        /// This process.
+        own: u32,
     },
     /// What systemd handed over is not a socket that connections can be accepted from.
     #[error(
@@ -64,19 +76,24 @@ pub(crate) fn address_of(socket: &Socket) -> String {
 }
 
 impl Listeners {
-    /// Takes over every socket that systemd handed to this process. When there is none it binds
-    /// `address`; without an address there must be one.
+    /// Takes over every socket that systemd handed to this process. When there is none it binds the
+    /// addresses of `own`, all at its port; without `own` there must be one.
     ///
     /// Call it before any other thread runs: taking over changes the environment.
     ///
     /// # Errors
-    /// When the address cannot be bound, something else than a listening socket was handed over, or
-    /// none was that must be.
-    pub fn obtain(address: Option<SocketAddr>) -> Result<Self, ListenError> {
+    /// When an address cannot be bound, something else than a listening socket was handed over, it was handed
+    /// to another process, or none was that must be.
+    pub fn obtain(own: Option<(&[IpAddr], u16)>) -> Result<Self, ListenError> {
+        let variable = |name| std::env::var(name).unwrap_or_default();
+        let (pid, own_pid) = (variable("LISTEN_PID"), std::process::id());
+        if !pid.is_empty() && pid != own_pid.to_string() && !matches!(&*variable("LISTEN_FDS"), "" | "0") {
+            return Err(ListenError::OtherProcess { pid, own: own_pid });
+        }
         let mut handed_over = ListenFd::from_env();
         if handed_over.len() == 0 {
-            let address = address.ok_or(ListenError::NoneHandedOver)?;
-            return Ok(Self { sockets: vec![bind(address)?], inherited: false });
+            let (addresses, port) = own.ok_or(ListenError::NoneHandedOver)?;
+            return Ok(Self { sockets: bind_all(addresses, port)?, inherited: false });
         }
         let sockets =
             (0..handed_over.len()).map(|index| adopt(&mut handed_over, index)).collect::<Result<_, _>>()?;
@@ -104,9 +121,34 @@ fn adopt(handed_over: &mut ListenFd, index: usize) -> Result<Socket, ListenError
     Ok(socket)
 }
 
+/// Binds all addresses that this machine has, at least one, to one port.
+fn bind_all(addresses: &[IpAddr], mut port: u16) -> Result<Vec<Socket>, ListenError> {
+    let mut sockets: Vec<Socket> = Vec::new();
+    for address in addresses {
+        match bind(SocketAddr::new(*address, port)) {
+            Err(ListenError::Bind { error, .. }) if !sockets.is_empty() && is_missing(&error) => {}
+            bound => sockets.push(bound?),
+        }
+        // The same one for all, where the kernel has chosen it.
+        let bound = sockets.last().and_then(|socket| socket.local_addr().ok()?.as_socket());
+        port = bound.map_or(port, |bound| bound.port());
+    }
+    Ok(sockets)
+}
+
+/// Whether this machine does not have the address, or not even its family.
+fn is_missing(error: &io::Error) -> bool {
+    let missing = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|error| missing.contains(&error))
+}
+
 fn bind(address: SocketAddr) -> Result<Socket, ListenError> {
+    let every = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port());
     let listen = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        if address == every {
+            socket.set_only_v6(false)?;
+        }
         // The connections of an earlier process may still linger at the port (TIME_WAIT).
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
@@ -115,5 +157,11 @@ fn bind(address: SocketAddr) -> Result<Socket, ListenError> {
         socket.listen(BACKLOG)?;
         Ok(socket)
     };
-    listen().map_err(|error| ListenError::Bind { address, error })
+    match listen() {
+        // Where there is no IPv6, IPv4 is all there is.
+        Err(error) if address == every && is_missing(&error) => {
+            bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+        }
+        bound => bound.map_err(|error| ListenError::Bind { address, error }),
+    }
 }

@@ -32,11 +32,30 @@ pub(crate) struct Access<'a> {
     pub(crate) trace_id: Option<&'a str>,
     pub(crate) parent_id: Option<&'a str>,
     pub(crate) release: &'a str,
+    /// Why the request was refused, when it was the client's fault.
+    pub(crate) reason: Option<&'a str>,
+    /// As the client has sent it, like the next one.
+    pub(crate) user_agent: Option<&'a [u8]>,
+    pub(crate) referrer: Option<&'a [u8]>,
 }
+
+/// How much is logged of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessDetail {
+    /// Nothing.
+    Off,
+    /// What the service knows of it.
+    On,
+    /// What its client says of itself, too.
+    Full,
+}
+
+/// How much is logged of a user agent or a referrer, in bytes.
+const MAX_TEXT: usize = 256;
 
 /// Hands the fields of an access event to a macro. All forms have this list.
 macro_rules! with_fields {
-    ($access:ident, $path:ident, $emit:ident) => {
+    ($access:ident, $path:ident, $user_agent:ident, $referrer:ident, $emit:ident) => {
         $emit! {
             http_method = $access.method,
             http_path = $path,
@@ -50,6 +69,9 @@ macro_rules! with_fields {
             trace_id = $access.trace_id,
             parent_id = $access.parent_id,
             release = $access.release,
+            reason = $access.reason,
+            user_agent = $user_agent,
+            referrer = $referrer,
         }
     };
 }
@@ -67,7 +89,12 @@ impl AccessLog {
     /// Logs one request. A refusal for want of Redis is a warning; its cause is logged where it arises,
     /// once.
     pub(crate) fn write(&self, access: &Access<'_>) {
-        let path = &*printable(access.path);
+        let path = &*printable(access.path.as_bytes(), "");
+        let text = |value: Option<&[u8]>| {
+            value.map(|value| printable(&value[..value.len().min(MAX_TEXT)], " ").into_owned())
+        };
+        let (user_agent, referrer) = (text(access.user_agent), text(access.referrer));
+        let (user_agent, referrer) = (user_agent.as_deref(), referrer.as_deref());
         let failed = access.failed;
         let level = if failed { Level::WARN } else { Level::INFO };
         if let Self::Json(output, filter) = self {
@@ -83,7 +110,7 @@ impl AccessLog {
                         $( put(line, concat!(",\"", stringify!($name), "\":"), $value); )+
                     };
                 }
-                with_fields!(access, path, put);
+                with_fields!(access, path, user_agent, referrer, put);
                 line.extend_from_slice(b"}\n");
             });
             if failed {
@@ -100,9 +127,9 @@ impl AccessLog {
             ($($field:tt)+) => { tracing::info!($($field)+ "{method} {path} {status}") };
         }
         if failed {
-            with_fields!(access, path, warn);
+            with_fields!(access, path, user_agent, referrer, warn);
         } else {
-            with_fields!(access, path, info);
+            with_fields!(access, path, user_agent, referrer, info);
         }
     }
 }
@@ -138,16 +165,17 @@ fn put(line: &mut Vec<u8>, name: &str, value: impl Serialize) {
     }
 }
 
-/// A path in the characters that RFC 3986 leaves a URI. Others could steer the terminal on which the log
-/// is read, even inside a JSON string (U+009B, U+202E).
-fn printable(path: &str) -> Cow<'_, str> {
-    if path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Cow::Borrowed(path);
+/// A text in the characters that RFC 3986 leaves a URI, and in those `also` allowed. Others could steer the
+/// terminal on which the log is read, even inside a JSON string (U+009B, U+202E).
+fn printable<'a>(text: &'a [u8], also: &str) -> Cow<'a, str> {
+    let is_printable = |byte: &u8| byte.is_ascii_graphic() || also.as_bytes().contains(byte);
+    if let (true, Ok(text)) = (text.iter().all(is_printable), std::str::from_utf8(text)) {
+        return Cow::Borrowed(text);
     }
-    let mut printable = String::with_capacity(3 * path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_graphic() {
-            printable.push(byte.into());
+    let mut printable = String::with_capacity(3 * text.len());
+    for byte in text {
+        if is_printable(byte) {
+            printable.push((*byte).into());
         } else {
             printable += &format!("%{byte:02X}");
         }
@@ -161,7 +189,8 @@ mod tests {
 
     #[test]
     fn what_is_no_part_of_a_uri_is_percent_encoded() {
-        assert_eq!(printable("/a\"\\b?%41"), "/a\"\\b?%41");
-        assert_eq!(printable("/a b\u{9b}"), "/a%20b%C2%9B");
+        assert_eq!(printable(b"/a\"\\b?%41", ""), "/a\"\\b?%41");
+        assert_eq!(printable("/a b\u{9b}".as_bytes(), ""), "/a%20b%C2%9B");
+        assert_eq!(printable(b"curl 8 \xff\x1b", " "), "curl 8 %FF%1B");
     }
 }

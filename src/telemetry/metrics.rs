@@ -1,4 +1,6 @@
-//! What the process measures of itself, as OpenMetrics text, which Prometheus reads.
+//! What the process measures of itself, as text that Prometheus and its kin read.
+
+use std::collections::HashMap;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -10,14 +12,32 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::version::{COMMIT, VERSION};
 
-/// Content type of [`Metrics::render`].
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The forms that metrics are shown in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exposition {
+    /// The text format of Prometheus, version 0.0.4, which every scraper reads.
+    Prometheus,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Exposition {
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: &'static str,
     status: u16,
 }
+
+/// A gauge of 1 for yes and 0 for no, with no sample while that is unknown.
+type Answer = Family<Labels<0>, Gauge>;
 
 /// Labels by name and value, so many of them.
 type Labels<const COUNT: usize> = [(&'static str, &'static str); COUNT];
@@ -58,8 +78,8 @@ pub struct Metrics {
     pub(crate) batch_visits: Histogram,
     pub(crate) new_visits: Counter,
     pub(crate) returning_visits: Counter,
-    pub(crate) redis_up: Gauge,
-    redis_durable: Family<Labels<0>, Gauge>,
+    redis_up: Answer,
+    redis_durable: Answer,
     pub(crate) redis_errors: Counter,
     pub(crate) redis_connection_attempts: Counter,
     pub(crate) counter_went_back: Counter,
@@ -114,10 +134,13 @@ impl Metrics {
         let mut gauge = |name, help| add(&mut registry, name, help, &Gauge::default());
         let connections = gauge("connections", "Connections open now");
         let waiting_visits = gauge("waiting_visits", "Visits that wait for their number now");
-        let redis_up = gauge("redis_up", "1 when the last command to Redis succeeded");
-        let redis_durable = Family::default();
-        let what = "1 when Redis keeps a counted visit through a crash; absent when unknown";
-        add(&mut registry, "redis_durable", what, &redis_durable);
+        let mut answer = |name, help| add(&mut registry, name, help, &Answer::default());
+        let redis_up =
+            answer("redis_up", "1 when the last command to Redis succeeded; absent before the first");
+        let redis_durable = answer(
+            "redis_durable",
+            "1 when Redis keeps a counted visit through a crash; absent when unknown",
+        );
         let mut counter = |name, help| add(&mut registry, name, help, &Counter::default());
         Self {
             requests,
@@ -166,24 +189,72 @@ impl Metrics {
         self.all_requests.get()
     }
 
+    /// Sets whether Redis answers.
+    pub(crate) fn set_redis_up(&self, is_up: bool) {
+        set(&self.redis_up, Some(is_up));
+    }
+
+    /// Whether the last command to Redis succeeded; `None` before the first.
+    pub(crate) fn is_redis_up(&self) -> Option<bool> {
+        self.redis_up.get(&[]).map(|gauge| gauge.get() == 1)
+    }
+
     /// Sets whether Redis keeps a counted visit through a crash; `None` when that is unknown.
     pub(crate) fn set_durable(&self, durable: Option<bool>) {
-        match durable {
-            None => self.redis_durable.clear(),
-            Some(durable) => {
-                let gauge = self.redis_durable.get_or_create(&[]);
-                gauge.set(i64::from(durable));
-            }
-        }
+        set(&self.redis_durable, durable);
     }
 
     /// The text that `/metrics` answers with.
-    pub(crate) fn render(&self) -> String {
+    pub(crate) fn render(&self, exposition: Exposition) -> String {
         let mut rendered = String::new();
         // Writing into a String cannot fail.
         let _ = text::encode(&mut rendered, &self.registry);
-        rendered
+        // Of a family without labels.
+        let rendered = rendered.replace("abukiks_redis_up{} ", "abukiks_redis_up ");
+        let rendered = rendered.replace("abukiks_redis_durable{} ", "abukiks_redis_durable ");
+        match exposition {
+            Exposition::OpenMetrics => rendered,
+            Exposition::Prometheus => in_prometheus_format(&rendered),
+        }
     }
+}
+
+fn set(answer: &Answer, value: Option<bool>) {
+    match value {
+        None => answer.clear(),
+        Some(value) => {
+            answer.get_or_create(&[]).set(value.into());
+        }
+    }
+}
+
+/// OpenMetrics text in the older format, which names counters and information by their samples, knows no unit,
+/// and does not say that it ends.
+fn in_prometheus_format(open_metrics: &str) -> String {
+    let types = open_metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let types: HashMap<_, _> = types.collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let Some(about) = line.strip_prefix("# ") else {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        };
+        let mut words = about.splitn(3, ' ');
+        let (Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest)) =
+            (words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        let (name, rest) = match (types.get(name), what) {
+            (Some(&"counter"), _) => (format!("{name}_total"), rest),
+            (Some(&"info"), "TYPE") => (format!("{name}_info"), "gauge"),
+            (Some(&"info"), _) => (format!("{name}_info"), rest),
+            _ => (name.to_owned(), rest),
+        };
+        text += &format!("# {what} {name} {rest}\n");
+    }
+    text
 }
 
 /// So many bounds of buckets, each twice the one before.

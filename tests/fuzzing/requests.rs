@@ -199,8 +199,14 @@ fn check_head(head: &[u8]) -> Result<(), &'static str> {
                 }
             }
             b"content-length" => lengths.push(value),
-            b"transfer-encoding" => return Err("there is a Transfer-Encoding"),
-            b"expect" if method == b"GET" && version != b"HTTP/1.0" => {
+            b"transfer-encoding" if !value.eq_ignore_ascii_case(b"chunked") || version == b"HTTP/1.0" => {
+                return Err("there is another Transfer-Encoding than chunked");
+            }
+            b"expect"
+                if method == b"GET"
+                    && version != b"HTTP/1.0"
+                    && value.eq_ignore_ascii_case(b"100-continue") =>
+            {
                 return Err("a GET expects something");
             }
             _ => {}
