@@ -111,7 +111,7 @@ fn answer_with_access_log(bencher: Bencher<'_, '_>, access_log: &str) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("an address");
-        let listeners = Listeners { sockets: vec![listener.into()], inherited: true };
+        let listeners = Listeners { sockets: vec![listener.into()], admin: Vec::new(), inherited: true };
         let mut signals = StopSignals::listen().expect("signals");
         tokio::spawn(async move { server::run(&config, listeners, app, &mut signals).await });
         let client = TcpStream::connect(address).await.expect("it listens");

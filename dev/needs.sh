@@ -24,6 +24,9 @@ test bench | python3 -c 'import ensurepip'    | python3-venv      | holds schema
 test bench | hash systemd-nspawn              | systemd-container | boots a systemd of the tests' own
 test bench | PATH+=:/usr/sbin; hash nginx     | nginx-light       | is a proxy in front, as shipped, and a server to compare with
 test bench | PATH+=:/usr/sbin; hash haproxy   | haproxy           | is another one
+test       | hash caddy                       | caddy             | and another
+test       | PATH+=:/usr/sbin; hash apache2   | apache2-bin       | and another
+test       | hash promtool                    | prometheus        | reads the metrics
 test       | hash podman runc                 | podman runc       | runs the image
 test       | hash musl-gcc                 | musl-tools        | compiles the C of the programs in it
 test bench | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots

@@ -46,6 +46,7 @@ in
 {
   HOST = bySystemd;
   PORT = bySystemd;
+  ADMIN_PORT = bySystemd;
   REDIS_URL =
     setting text "redis://redis.example.org/"
       "The Redis that keeps the count: what {option}`services.abukiks.redis.url` says, or for one instance alone another.";

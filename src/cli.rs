@@ -7,13 +7,14 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::config::{Config, ConfigError, SETTINGS};
 use crate::process;
-use crate::process::listener::ListenError;
+use crate::process::listener::{AdminAddress, ListenError};
 use crate::store::{Link, Store, StoreError};
 use crate::version::{COMMIT, VERSION};
 
@@ -75,7 +76,9 @@ impl From<ListenError> for Failure {
         match error {
             ListenError::NoneHandedOver => Self::new(EX_OSFILE, error),
             ListenError::OtherProcess { .. } => Self::setting(error),
-            ListenError::Bind { .. } | ListenError::WrongKind { .. } => Self::system(error),
+            ListenError::Bind { .. } | ListenError::BindPath { .. } | ListenError::WrongKind { .. } => {
+                Self::system(error)
+            }
         }
     }
 }
@@ -122,7 +125,12 @@ pub fn run_service(serve: impl FnOnce(&Config, Store, bool) -> Result<ExitCode, 
         Err(exit) => return exit,
         Ok(arguments) if arguments.check_config => {
             // Whatever the service would refuse, down to the content of a certificate file.
-            prepare(Config::from_env()).map(|(config, _)| print(&config.effective()))
+            prepare(Config::from_env()).map(|(config, _)| {
+                for warning in config.warnings() {
+                    let _ = writeln!(io::stderr(), "warning: {warning}");
+                }
+                print(&config.effective())
+            })
         }
         Ok(arguments) if arguments.check_health => check_health().map(|()| print("healthy")),
         Ok(arguments) => prepare(Config::from_env())
@@ -192,10 +200,26 @@ fn fail(failure: &Failure) -> ExitCode {
 /// no HTTP run this inside the container.
 fn check_health() -> Result<(), Failure> {
     let config = Config::from_env().map_err(Failure::setting)?;
+    let port = match &config.admin_port {
+        AdminAddress::Off => config.port,
+        AdminAddress::Port(port) => *port,
+        AdminAddress::Path(path) => {
+            let answer = UnixStream::connect(path).and_then(|stream| {
+                stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+                ask_health(stream)
+            });
+            return judge_health(path.display(), answer).map_err(|what| Failure::new(EX_UNAVAILABLE, what));
+        }
+    };
     let mut failure = String::new();
     // Where it listens on several addresses, one of them is as good as another.
     for host in config.host.reached_at() {
-        match ask_health(SocketAddr::new(host, config.port)) {
+        let address = SocketAddr::new(host, port);
+        let answer = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT).and_then(|stream| {
+            stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+            ask_health(stream)
+        });
+        match judge_health(address, answer) {
             Ok(()) => return Ok(()),
             Err(what) => failure = what,
         }
@@ -203,21 +227,21 @@ fn check_health() -> Result<(), Failure> {
     Err(Failure::new(EX_UNAVAILABLE, failure))
 }
 
+/// The status line of the answer.
+fn ask_health(mut stream: impl io::Read + io::Write) -> io::Result<String> {
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    // Another program that listens there may say more.
+    stream.take(1024).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned())
+}
+
 /// The error says what is wrong there.
-fn ask_health(address: SocketAddr) -> Result<(), String> {
-    let ask = || {
-        let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
-        stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = Vec::new();
-        // Another program that listens there may say more.
-        stream.take(1024).read_to_end(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned())
-    };
-    match ask() {
+fn judge_health(address: impl fmt::Display, answer: io::Result<String>) -> Result<(), String> {
+    match answer {
         Ok(status) if status.starts_with("HTTP/1.1 200 ") => Ok(()),
         Ok(status) => Err(format!("{address} says {status:?} to /healthz")),
-        Err::<_, io::Error>(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             let patience = humantime::format_duration(HEALTH_TIMEOUT);
             Err(format!("{address} is not healthy: no answer to /healthz within {patience}"))
         }

@@ -7,7 +7,7 @@ use abukiks::config::Config;
 use abukiks::http::app::App;
 use abukiks::http::server::{self, Ended};
 use abukiks::process;
-use abukiks::process::listener::Listeners;
+use abukiks::process::listener::{Addresses, Listeners};
 use abukiks::process::signals::StopSignals;
 use abukiks::store::Store;
 
@@ -19,9 +19,9 @@ fn main() -> ExitCode {
 fn serve(config: &Config, store: Store, socket_activated: bool) -> Result<ExitCode, Failure> {
     server::check_files().map_err(Failure::setting)?;
     // Before any thread: taking sockets over changes the environment.
-    let addresses = config.host.addresses();
-    let own = (!socket_activated).then_some((&*addresses, config.port));
-    let listeners = Listeners::obtain(own)?;
+    let own =
+        Addresses { hosts: config.host.addresses(), port: config.port, admin: config.admin_port.clone() };
+    let listeners = Listeners::obtain((!socket_activated).then_some(&own))?;
     if let Some(idle) = config.idle_exit
         && !listeners.inherited
     {

@@ -1,8 +1,8 @@
 //! The socket and the supervisor: `sd_listen_fds(3)` and `sd_notify(3)`, spoken for real.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::{
-    Client, Manager, Process, Redis, Service, activated, activated_by, held_socket, program,
+    Client, Manager, Process, Redis, Service, activated, activated_by, eventually, held_socket, program,
 };
 
 #[test]
@@ -140,6 +140,85 @@ fn what_cannot_be_listened_on_is_refused_and_no_port_bound_instead() {
         assert!(said.contains("LISTEN_FDS"), "{kind}: {said}");
         assert!(output.stdout.is_empty(), "{kind}");
     }
+}
+
+const INTERNAL: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/version"];
+
+/// Health, metrics and version are at the second socket, and only there.
+fn is_divided(visitors: SocketAddr, mut ask_admin: impl FnMut(&str) -> String) {
+    for path in INTERNAL {
+        assert_eq!(Client::connect(visitors).get(path).status, 404, "{path}");
+        let answer = ask_admin(path);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    assert_eq!(Client::connect(visitors).get("/").status, 200);
+    for path in ["/", "/count", "/badge.svg", "/session"] {
+        let answer = ask_admin(path);
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
+    }
+}
+
+fn ask<S: Read + Write>(mut stream: S, path: &str) -> String {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Where the service has said that monitoring finds it.
+fn admin_address(service: &mut Service) -> SocketAddr {
+    let line = service.log_line("listening for health and metrics");
+    let address = line.split("\"admin\":\"http://").nth(1).and_then(|rest| rest.split('/').next());
+    address.unwrap().parse().unwrap()
+}
+
+#[test]
+fn health_and_metrics_have_a_socket_of_their_own_where_it_is_wanted() {
+    let redis = Redis::start();
+    let mut by_port = redis.service(&[("ADMIN_PORT", "0")]);
+    let address = admin_address(&mut by_port);
+    is_divided(by_port.address, |path| ask(TcpStream::connect(address).unwrap(), path));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    // One that a process of before has left.
+    drop(UnixListener::bind(&path).unwrap());
+    let setting = ("ADMIN_PORT", path.to_str().unwrap());
+    let by_path = redis.service(&[setting]);
+    is_divided(by_path.address, |target| ask(UnixStream::connect(&path).unwrap(), target));
+    let healthy = program("abukiks", &[setting]).arg("--check-health").output().unwrap();
+    assert!(healthy.status.success());
+    let refused = program("abukiks", &[("PORT", "0"), setting]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(71));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("(ADMIN_PORT)"));
+
+    let (visitors, admin) = (held_socket(), held_socket());
+    let mut handed_over = activated(
+        &[admin.as_fd(), visitors.as_fd()],
+        &[("REDIS_URL", &redis.url()), ("LISTEN_FDNAMES", "admin:abukiks@5000.socket")],
+    );
+    let _service = Process::spawn(handed_over.stdout(Stdio::null()));
+    let address = admin.local_addr().unwrap();
+    is_divided(visitors.local_addr().unwrap(), |path| ask(TcpStream::connect(address).unwrap(), path));
+}
+
+/// With all connections taken by clients that are busy.
+#[test]
+fn the_socket_for_health_answers_when_no_other_connection_can_be_had() {
+    let redis = Redis::start();
+    let mut service = redis.service(&[("ADMIN_PORT", "0"), ("MAX_CONNECTIONS", "1")]);
+    let address = admin_address(&mut service);
+    let mut busy = service.connect();
+    busy.send("GET / HT").unwrap();
+    let mut waiting = service.connect();
+    waiting.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    eventually("the connection is let in", || {
+        let metrics = Client::connect(address).get("/metrics").body;
+        metrics.contains("abukiks_limit_hits_total{limit=\"connections\"} 1").then_some(())
+    });
+    assert_eq!(Client::connect(address).get("/healthz").status, 200);
+    drop(busy);
+    assert_eq!(waiting.read(false).unwrap().number(), 1);
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn a_reset_while_instances_count_separates_the_visits_before_from_those_after() 
         (down + 1..=redis.count()).chain(1..=was_first).chain(up + 1..=was_second).collect();
     assert!(numbers == expected, "{was_first} {was_second} {}", redis.count());
     for service in &mut services {
-        assert_eq!(service.metric("abukiks_counter_went_back_total"), 0.0);
+        assert_eq!(service.metric("abukiks_count_went_back_total"), 0.0);
         service.log_line("the count was reset");
     }
 }

@@ -29,6 +29,7 @@ const CASES: &[Case] = &[
         &["example.org", "1.2.3", "[::1]", "127.0.0.1 "],
     ),
     ("PORT", same!("0", "5000", "65535"), &["65536", "-1", "+80", "http", "80 ", "8e1"]),
+    ("ADMIN_PORT", same!("off", "0", "9000", "/run/abukiks.sock"), &["65536", "-1", "abukiks.sock", "/a\nb"]),
     (
         "REDIS_URL",
         &[
@@ -449,6 +450,20 @@ fn check_config_shows_every_setting_with_its_origin() {
     assert!(stdout.contains("REDIS_URL=redis://user:***@db/  # environment\n"), "{stdout}");
     assert!(stdout.contains("REDIS_TIMEOUT=1s  # default\n"), "{stdout}");
     assert_eq!(stdout.lines().count(), SETTINGS.len(), "{stdout}");
+}
+
+#[test]
+fn check_config_warns_of_connections_that_are_kept_too_short_for_proxies() {
+    for (name, value, warns) in [
+        ("DRAIN_IDLE", "999ms", true),
+        ("DRAIN_IDLE", "1s", false),
+        ("KEEP_ALIVE_TIMEOUT", "500ms", true),
+        ("KEEP_ALIVE_TIMEOUT", "2s", false),
+    ] {
+        let (status, _, said) = run(&[(name, value)], &["--check-config"]);
+        assert_eq!(status, Some(0));
+        assert_eq!(said.starts_with(&format!("warning: {name}={value} is shorter than 1s")), warns, "{said}");
+    }
 }
 
 #[test]

@@ -18,10 +18,10 @@ fn a_count_that_goes_back_is_an_error_in_the_log_and_in_a_metric() {
     for said in ["\"level\":\"ERROR\"", "\"visit\":3", "\"highest\":5", "\"fence\":false"] {
         assert!(line.contains(said), "{said} in {line}");
     }
-    assert_eq!(service.metric("abukiks_counter_went_back_total"), 1.0);
+    assert_eq!(service.metric("abukiks_count_went_back_total"), 1.0);
     // Known now, it is not said again for every number that follows.
     assert_eq!(service.get("/").number(), 4);
-    assert_eq!(service.metric("abukiks_counter_went_back_total"), 1.0);
+    assert_eq!(service.metric("abukiks_count_went_back_total"), 1.0);
 }
 
 fn reset(redis: &Redis, to: &str) {
@@ -42,7 +42,7 @@ fn fenced(redis: &Redis) -> Service {
     }
     assert_eq!(service.get("/readyz").status, 503, "it knows what a visit would get");
     assert!(service.log_line(WENT_BACK).contains("\"fence\":true"));
-    assert_eq!(service.metric("abukiks_counter_went_back_total"), 1.0);
+    assert_eq!(service.metric("abukiks_count_went_back_total"), 1.0);
     service
 }
 
@@ -88,7 +88,7 @@ fn a_loss_that_takes_a_reset_with_it_is_noticed_though_the_numbers_are_higher() 
         assert_eq!(service.get("/").status, 503);
     }
     service.log_line(WENT_BACK);
-    assert_eq!(service.metric("abukiks_counter_went_back_total"), 1.0);
+    assert_eq!(service.metric("abukiks_count_went_back_total"), 1.0);
     reset(&redis, "7");
     assert_eq!(service.get("/").number(), 8);
 }
@@ -106,5 +106,5 @@ fn a_reset_after_a_loss_is_known_as_one() {
     reset(&redis, "2");
     assert_eq!(service.get("/").number(), 3);
     service.log_line("the count was reset");
-    assert_eq!(service.metric("abukiks_counter_went_back_total"), 0.0);
+    assert_eq!(service.metric("abukiks_count_went_back_total"), 0.0);
 }

@@ -392,7 +392,7 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
         ("abukiks_redis_durable", "gauge"),
         ("abukiks_redis_errors", "counter"),
         ("abukiks_redis_connection_attempts", "counter"),
-        ("abukiks_counter_went_back", "counter"),
+        ("abukiks_count_went_back", "counter"),
         ("abukiks_log_lines_dropped", "counter"),
     ];
     let text = &metrics.body;

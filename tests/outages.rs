@@ -144,7 +144,7 @@ fn a_reset_between_a_lost_answer_and_its_repetition_is_no_loss_of_data() {
     let next = client.get("/").number();
     assert_eq!(client.get("/").number(), next + 1);
     assert_eq!(redis.count(), next + 1);
-    assert_eq!(service.metric("abukiks_counter_went_back_total"), 0.0);
+    assert_eq!(service.metric("abukiks_count_went_back_total"), 0.0);
     service.stop();
 }
 

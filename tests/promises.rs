@@ -34,6 +34,7 @@ mod journal_cost;
 mod lifecycle;
 mod limits;
 mod logs;
+mod monitors;
 mod nix;
 mod nixos;
 mod outages;

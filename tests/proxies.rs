@@ -60,7 +60,7 @@ fn shipped(name: &str, instances: &[SocketAddr], own: SocketAddr) -> String {
         // The line of the first instance stands for all of them.
         let instances = match line {
             line if line.contains("127.0.0.1:5000") => instances,
-            line if line.contains("127.0.0.1:500") => &[],
+            line if line.contains("127.0.0.1:500") || line.contains("listen [::]:80;") => &[],
             _ => &[own],
         };
         for (number, instance) in instances.iter().enumerate() {
@@ -68,7 +68,9 @@ fn shipped(name: &str, instances: &[SocketAddr], own: SocketAddr) -> String {
                 .replace("abukiks-5000", &format!("abukiks-{number}"))
                 .replace("127.0.0.1:5000", &instance.to_string())
                 .replace("listen 80;", &format!("listen {own};"))
-                .replace("bind :80", &format!("bind {own}"))
+                .replace("bind :::80 v4v6", &format!("bind {own}"))
+                .replace(":80 {", &format!("{{\n\tadmin off\n}}\n:{} {{\n\tbind {}", own.port(), own.ip()))
+                .replace("<VirtualHost *:80>", &format!("Listen {own}\n<VirtualHost {own}>"))
                 .replace("/etc/nginx/abukiks", &proxies.display().to_string());
             settings.push('\n');
         }
@@ -98,6 +100,34 @@ fn haproxy(folder: &TempDir, instances: &[SocketAddr]) -> (Process, SocketAddr) 
     start("haproxy", &["-db", "-f"], folder, &settings, own)
 }
 
+fn caddy(folder: &TempDir, instances: &[SocketAddr]) -> (Process, SocketAddr) {
+    let own = free_port();
+    let listed: Vec<_> = instances.iter().map(ToString::to_string).collect();
+    // They stand in one line.
+    let all = "127.0.0.1:5000 127.0.0.1:5001 127.0.0.1:5002";
+    let settings = shipped("Caddyfile", &instances[..1], own);
+    let first = all.replace("127.0.0.1:5000", &listed[0]);
+    let settings = settings.replace(&first, &listed.join(" "));
+    start("caddy", &["run", "--adapter", "caddyfile", "--config"], folder, &settings, own)
+}
+
+fn apache(folder: &TempDir, instances: &[SocketAddr]) -> (Process, SocketAddr) {
+    let own = free_port();
+    let modules = ["mpm_event", "authz_core", "slotmem_shm", "alias", "headers", "proxy"];
+    let of_proxy = ["proxy_http", "proxy_balancer", "lbmethod_byrequests"];
+    let modules = modules
+        .iter()
+        .chain(&of_proxy)
+        .map(|module| format!("LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so\n"));
+    let at = folder.path().display();
+    let settings = format!(
+        "{}ServerRoot {at}\nDefaultRuntimeDir {at}\nPidFile {at}/pid\nServerName test\nErrorLog /dev/stderr\n{}",
+        modules.collect::<String>(),
+        shipped("apache.conf", instances, own)
+    );
+    start("apache2", &["-DFOREGROUND", "-f"], folder, &settings, own)
+}
+
 /// Starts a proxy and waits until it listens.
 fn start(
     program: &str,
@@ -113,6 +143,8 @@ fn start(
         Command::new(program)
             // Where Debian has what only root needs, whichever user runs the tests.
             .env("PATH", format!("{}:/usr/sbin", env!("PATH")))
+            // Caddy keeps what it knows there.
+            .env("HOME", folder.path())
             .args(arguments)
             .arg(file)
             .stdin(Stdio::null())
@@ -229,6 +261,36 @@ fn any_instance_continues_a_session(start: Start) {
     assert_eq!(kept.len(), 200);
 }
 
+/// Whom the log of an instance names behind a proxy that is trusted.
+fn the_visitor_is_known(start: Start) {
+    let redis = Redis::start();
+    let mut service = redis.service(&[("TRUSTED_PROXIES", "127.0.0.1"), ("SESSION_LIFETIME", "1h")]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_proxy, proxy) = start(&folder, &[service.address]);
+    // From another address of this machine than that of the proxy.
+    let visitor = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    visitor.bind(&SocketAddr::from(([127, 1, 2, 3], 0)).into()).expect("an address");
+    visitor.connect(&proxy.into()).expect("the proxy listens");
+    let mut visitor = Client { stream: std::io::BufReader::new(visitor.into()) };
+    let forged = "X-Forwarded-For: 192.0.2.66\r\nX-Forwarded-Proto: https\r\nX-Request-Id: visitor\r\n";
+    let answer = visitor.get_with("/", forged);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let cookie = answer.header("set-cookie").expect("a cookie");
+    assert!(cookie.starts_with("abukiks_session="), "the proxy was asked without HTTPS: {cookie}");
+    let line = service.log_line("\"request_id\":\"visitor\"");
+    assert!(line.contains("\"client\":\"127.1.2.3\""), "{line}");
+}
+
+#[test]
+fn the_visitor_is_known_behind_nginx_haproxy_caddy_and_apache() {
+    [nginx, haproxy, caddy, apache].into_iter().for_each(the_visitor_is_known);
+}
+
+#[test]
+fn behind_caddy_and_apache_a_visit_is_passed_on_once() {
+    [caddy as Start, apache].into_iter().for_each(each_visit_is_passed_on_once);
+}
+
 #[test]
 fn behind_nginx_any_instance_continues_a_session() {
     any_instance_continues_a_session(nginx);
@@ -276,11 +338,20 @@ fn instances_restart_and_crash_behind(proxy: &str, files: &[(&str, &str)]) {
     };
     eventually("all instances serve", || ports.into_iter().all(served).then_some(()));
 
-    let restarts = 3;
-    for _ in 0..restarts {
-        for port in ports {
-            load.wait_for(20);
-            machine.systemctl(&["restart", &format!("abukiks@{port}")]);
+    // 200 restarts and 50 crashes were seen to fail no more; fewer are enough to notice a change.
+    let repeated = |usual: usize| {
+        let factor = std::env::var("PROXY_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+        usual * factor.unwrap_or(1)
+    };
+    for round in 0..repeated(4) {
+        load.wait_for(20);
+        // One after the other, and all at once.
+        match round % 2 {
+            0 => ports.iter().for_each(|port| {
+                load.wait_for(20);
+                machine.systemctl(&["restart", &format!("abukiks@{port}")]);
+            }),
+            _ => drop(machine.systemctl(&["restart", "abukiks@*.service"])),
         }
     }
     for path in INTERNAL {
@@ -294,7 +365,7 @@ fn instances_restart_and_crash_behind(proxy: &str, files: &[(&str, &str)]) {
     assert_eq!(machine.count(), tally.numbers().len() as i64);
 
     let before = tally.numbers().len();
-    let crashes = 10;
+    let crashes = repeated(10);
     let load = Load::start(&[80], clients / 2);
     for _ in 0..crashes {
         load.wait_for(20);

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::sources::{Problems, Variables, secret_redis_url};
+use crate::process::listener::AdminAddress;
 use crate::telemetry::access_log::AccessDetail;
 use crate::telemetry::logging::LogFormat;
 use crate::version::{COMMIT, VERSION};
@@ -79,6 +80,8 @@ settings! {
     HOST host: Host = "127.0.0.1", "values::host" host;
     /// TCP port to listen on, unless systemd hands over a socket. 0 takes a free one and logs it.
     PORT port: u16 = "5000", "values::port" port;
+    /// TCP port, or path of a unix socket, for what is not for visitors: `/healthz`, `/readyz`, `/metrics` and `/version` are answered there and nowhere else. Where systemd hands sockets over, it is the one named `admin`.
+    ADMIN_PORT admin_port: AdminAddress = "off", "values::admin_address" admin_address;
     /// The Redis that keeps the count.
     REDIS_URL redis_url: RedisUrl = "redis://127.0.0.1:6379/", "values::redis_url" redis_url;
     /// File whose first line is the Redis URL, for a URL with a password. Instead of `REDIS_URL`; the systemd credential `redis-url` is a third way.
@@ -144,6 +147,10 @@ settings! {
     /// Release id: this build with this configuration (factor V). Shown by `/version` and in every access event; `auto` is version and commit of the build.
     RELEASE release: Option<String> = "auto", "values::printable_or_auto" printable_or_auto;
 }
+
+/// For how long a connection must be kept at the least. The shipped settings of nginx and `HAProxy` close one that
+/// has been idle for half of it.
+const MIN_KEPT: Duration = Duration::from_secs(1);
 
 /// What admin processes use, beside all that says how to reach Redis.
 const USED_BY_TASKS: [&str; 3] = ["COUNTER_KEY", "MIN_REPLICAS_ACK", "SESSION_LIFETIME"];
@@ -233,6 +240,22 @@ impl Config {
             format!("{name}={value}  # {origin}\n")
         });
         lines.collect()
+    }
+
+    /// What is allowed and may lose a request, one sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let kept = [("DRAIN_IDLE", self.drain_idle), ("KEEP_ALIVE_TIMEOUT", self.keep_alive_timeout)];
+        let short = kept.into_iter().filter(|(_, time)| *time < MIN_KEPT);
+        let warning = |(name, time)| {
+            format!(
+                "{name}={} is shorter than {}: a proxy that keeps connections, as the shipped settings let it, \
+                 may send a request on one that is just closed",
+                format_duration(time),
+                format_duration(MIN_KEPT),
+            )
+        };
+        short.map(warning).collect()
     }
 
     /// The id of this release: what was built, run with what configuration.

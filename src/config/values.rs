@@ -11,6 +11,7 @@ use crate::config::host::Host;
 use crate::config::origins::Origins;
 use crate::config::proxies::TrustedProxies;
 use crate::config::redis_url::RedisUrl;
+use crate::process::listener::AdminAddress;
 use crate::telemetry::access_log::AccessDetail;
 use crate::telemetry::logging::LogFormat;
 
@@ -89,6 +90,13 @@ kinds! {
     host: Host, "localhost or an IP address, such as 127.0.0.1 or ::", Host::read, ToString::to_string;
     port: u16, "a port number from 0 to 65535",
         |text| whole(text, 0, u16::MAX.into()).and_then(|port| port.try_into().ok()),
+        ToString::to_string;
+    admin_address: AdminAddress, "off, a port number from 0 to 65535 or the absolute path of a unix socket",
+        |text| match text {
+            "off" => Some(AdminAddress::Off),
+            path if path.starts_with('/') => is_path(path).then(|| AdminAddress::Path(path.into())),
+            port => whole(port, 0, u16::MAX.into()).and_then(|port| port.try_into().ok()).map(AdminAddress::Port),
+        },
         ToString::to_string;
     redis_url: RedisUrl, RedisUrl::ACCEPTS, RedisUrl::read, ToString::to_string;
     path: Option<PathBuf>, "the path of a file",

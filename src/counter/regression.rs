@@ -51,7 +51,7 @@ impl Regression {
         if std::mem::replace(&mut self.reported, true) {
             return;
         }
-        self.metrics.counter_went_back.inc();
+        self.metrics.count_went_back.inc();
         tracing::error!(
             visit = first,
             highest,
@@ -93,7 +93,7 @@ mod tests {
             assert_eq!(first(&mut regression, 1, 1, 5), Some(1), "a reset");
             assert_eq!(first(&mut regression, 1, 1, 4), lost);
             assert_eq!(first(&mut regression, 1, 1, 4), lost);
-            assert_eq!(regression.metrics.counter_went_back.get(), reports);
+            assert_eq!(regression.metrics.count_went_back.get(), reports);
         }
     }
 }

@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::http::app::App;
-use crate::http::request::{RequestMeta, Route};
+use crate::http::request::{Entrance, RequestMeta, Route};
 use crate::http::request_id::{REQUEST_ID, RequestId, TraceParent};
 use crate::http::routes::{self, Visited};
 use crate::http::socket::{Socket, check_reset};
@@ -67,6 +67,7 @@ impl State {
 pub(crate) struct Connection {
     /// The address of the other side, and its text for the log; `None` on a unix socket.
     peer: Option<(IpAddr, String)>,
+    entrance: Entrance,
     activity: Mutex<Activity>,
     /// Wakes the connection's task when something is asked of it in `activity`.
     asked: Notify,
@@ -85,8 +86,9 @@ struct Activity {
 }
 
 impl Connection {
-    pub(crate) fn new(peer: Option<IpAddr>) -> Self {
+    pub(crate) fn new(peer: Option<IpAddr>, entrance: Entrance) -> Self {
         Self {
+            entrance,
             peer: peer.map(|address| (address, address.to_string())),
             activity: Mutex::new(Activity {
                 state: State::Opened,
@@ -200,7 +202,7 @@ async fn respond(app: &App, connection: &Connection, request: Request<Incoming>)
     let arrived = Instant::now();
     connection.activity.lock().set_state(State::Answering, arrived);
     let (head, content) = request.into_parts();
-    let meta = RequestMeta::of(&head, arrived, connection.peer(), &app.config);
+    let meta = RequestMeta::of(&head, arrived, connection.peer(), connection.entrance, &app.config);
     let cut = LogIfCut { app, meta: &meta };
     let mut answer = routes::answer(app, &meta, content).await;
     std::mem::forget(cut);

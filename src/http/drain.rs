@@ -89,7 +89,7 @@ fn is_over(state: State, lasted: Duration, waited: Duration, times: &Times) -> b
 pub(crate) async fn drain(
     connections: &Connections,
     stop_accepting: watch::Sender<()>,
-    accepting: JoinHandle<()>,
+    accepting: [JoinHandle<()>; 2],
     times: Times,
 ) -> bool {
     let begun = Instant::now();
@@ -118,10 +118,12 @@ pub(crate) async fn drain(
         };
         match progress.next_step(&times) {
             Step::StopAccepting => {
-                if let Some((stop, task)) = accepting.take() {
+                if let Some((stop, tasks)) = accepting.take() {
                     drop(stop);
-                    // It has let in the backlog.
-                    let _ = task.await;
+                    for task in tasks {
+                        // It has let in the backlog.
+                        let _ = task.await;
+                    }
                 }
                 continue;
             }

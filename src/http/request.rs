@@ -66,6 +66,28 @@ impl Route {
     }
 }
 
+/// By which listening socket a request comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// There is one for all.
+    Only,
+    /// That of visitors.
+    Public,
+    /// That of monitoring.
+    Admin,
+}
+
+impl Entrance {
+    fn leads_to(self, route: Route) -> bool {
+        let is_internal = matches!(route, Route::Healthz | Route::Readyz | Route::Metrics | Route::Version);
+        match self {
+            Self::Only => true,
+            Self::Public => !is_internal,
+            Self::Admin => is_internal,
+        }
+    }
+}
+
 /// What a client wants of a resource that counts, as its headers say. Of two the later one holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Intent {
@@ -132,12 +154,16 @@ impl<'a> RequestMeta<'a> {
         request: &'a Parts,
         arrived: Instant,
         peer: Option<(IpAddr, &'a str)>,
+        entrance: Entrance,
         config: &Config,
     ) -> Self {
         let headers = &request.headers;
         let client = Client::of(config, peer.map(|(address, _)| address), headers);
         let framing = validate::check(request, client.is_https, config.max_body_bytes);
         let mut route = Route::of(request.uri.path());
+        if !entrance.leads_to(route) {
+            route = Route::Unknown;
+        }
         let mut intent = Intent::Visit;
         if matches!(route, Route::Root | Route::Badge) && request.method == Method::GET {
             intent = Intent::of(headers);

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,6 +22,7 @@ use crate::http::app::App;
 use crate::http::connection::{self, Connection};
 use crate::http::connections::Connections;
 use crate::http::drain::{self, drain};
+use crate::http::request::Entrance;
 use crate::http::socket::Socket;
 use crate::process::listener::{Listeners, address_of};
 use crate::process::signals::StopSignals;
@@ -39,6 +41,9 @@ const MIN_FILES: usize = 20;
 
 /// Between two looks for a connection that can make room.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// Connections at the sockets for health and metrics, which those of visitors must not take away.
+const MAX_ADMIN_CONNECTIONS: usize = 8;
 
 /// How the server has ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,14 +76,24 @@ pub async fn run(
     app: Arc<App>,
     signals: &mut StopSignals,
 ) -> io::Result<Ended> {
-    let max_connections = max_connections(config, listeners.sockets.len());
+    let Listeners { sockets, admin, inherited } = listeners;
+    let max_connections = max_connections(config, sockets.len() + admin.len());
     let connections = Arc::new(Connections::new(config, app.clone()));
-    for socket in &listeners.sockets {
-        tracing::info!(listening = address_of(socket), inherited = listeners.inherited, "listening");
+    for socket in &sockets {
+        tracing::info!(listening = address_of(socket), inherited, "listening");
+    }
+    for socket in &admin {
+        tracing::info!(admin = address_of(socket), inherited, "listening for health and metrics");
     }
     let (stop_accepting, stopped) = watch::channel(());
-    let acceptor = Acceptor::new(listeners, max_connections, connections.clone())?;
-    let accepting = tokio::spawn(acceptor.run(stopped));
+    let entrance = if admin.is_empty() { Entrance::Only } else { Entrance::Public };
+    let acceptor =
+        |sockets, entrance, limit| Acceptor::new(sockets, entrance, inherited, limit, connections.clone());
+    let acceptors = [
+        acceptor(sockets, entrance, max_connections)?,
+        acceptor(admin, Entrance::Admin, MAX_ADMIN_CONNECTIONS)?,
+    ];
+    let accepting = acceptors.map(|acceptor| tokio::spawn(acceptor.run(stopped.clone())));
     tracing::info!(release = app.release, version = VERSION, commit = COMMIT, max_connections, "ready");
     // Ends with this function, and not before: a drain may take longer than the watchdog waits.
     let mut reporting = JoinSet::new();
@@ -110,7 +125,7 @@ pub async fn run(
 /// until either side ends it. The simulation and the fuzz target come this way; the limits of time and
 /// number are for them to keep.
 pub async fn serve_stream(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    let connection = Arc::new(Connection::new(None));
+    let connection = Arc::new(Connection::new(None, Entrance::Only));
     connection::serve(app, connection, Either::Right(Box::new(stream))).await;
 }
 
@@ -141,9 +156,10 @@ fn max_connections(config: &Config, listeners: usize) -> usize {
     limit.min(Semaphore::MAX_PERMITS)
 }
 
-/// Accepts from all listening sockets.
+/// Accepts from all listening sockets of one kind.
 struct Acceptor {
     sockets: Vec<AsyncFd<socket2::Socket>>,
+    entrance: Entrance,
     /// systemd holds the sockets too.
     inherited: bool,
     permits: Arc<Semaphore>,
@@ -152,11 +168,18 @@ struct Acceptor {
 
 impl Acceptor {
     #[expect(deprecated, reason = "its successor is unsafe; the descriptor stays open while it is kept")]
-    fn new(listeners: Listeners, max_connections: usize, connections: Arc<Connections>) -> io::Result<Self> {
+    fn new(
+        sockets: Vec<socket2::Socket>,
+        entrance: Entrance,
+        inherited: bool,
+        max_connections: usize,
+        connections: Arc<Connections>,
+    ) -> io::Result<Self> {
         let register = |socket| AsyncFd::with_interest(socket, Interest::READABLE);
         Ok(Self {
-            sockets: listeners.sockets.into_iter().map(register).collect::<Result<_, _>>()?,
-            inherited: listeners.inherited,
+            sockets: sockets.into_iter().map(register).collect::<Result<_, _>>()?,
+            entrance,
+            inherited,
             permits: Arc::new(Semaphore::new(max_connections)),
             connections,
         })
@@ -167,15 +190,13 @@ impl Acceptor {
     /// clients wait there for the next process.
     async fn run(self, mut stop: watch::Receiver<()>) {
         tokio::select! {
-            ended = self.accept_all() => if let Err(error) = ended {
-                tracing::error!(%error, "cannot wait for connections: {error}");
-            },
+            () = self.accept_all() => {}
             _ = stop.changed() => {}
         }
         if !self.inherited {
             for socket in &self.sockets {
                 // By the kernel's word: the event loop may not have heard of them yet.
-                while let Ok((socket, connection)) = accept_from(socket.get_ref()) {
+                while let Ok((socket, connection)) = self.accept_from(socket.get_ref()) {
                     let permit = self.permits.clone().try_acquire_owned().ok();
                     self.connections.serve(socket, connection, permit);
                 }
@@ -183,17 +204,21 @@ impl Acceptor {
         }
     }
 
-    async fn accept_all(&self) -> io::Result<()> {
+    async fn accept_all(&self) {
         let metrics = &self.connections.app.metrics;
         let mut failing = false;
         loop {
             // The permit comes before the connection, so that one too many waits in the backlog.
             let permit = match self.permits.clone().try_acquire_owned() {
-                Ok(permit) => Some(permit),
-                Err(_) => self.make_room().await?,
+                Ok(permit) => Ok(Some(permit)),
+                Err(_) => self.make_room().await,
             };
-            match self.accept().await {
-                Ok((socket, connection)) => {
+            let accepted = match permit {
+                Ok(permit) => self.accept().await.map(|(socket, connection)| (socket, connection, permit)),
+                Err(error) => Err(error),
+            };
+            match accepted {
+                Ok((socket, connection, permit)) => {
                     failing = false;
                     self.connections.serve(socket, connection, permit);
                 }
@@ -250,11 +275,11 @@ impl Acceptor {
     /// Accepts one connection, from a socket that is chosen at random so that none waits for another.
     async fn accept(&self) -> io::Result<(Socket, Connection)> {
         poll_fn(|context| {
-            let first = fastrand::usize(..self.sockets.len());
+            let first = fastrand::usize(..self.sockets.len().max(1));
             let (later, sooner) = self.sockets.split_at(first);
             for socket in sooner.iter().chain(later) {
                 while let Poll::Ready(mut ready) = socket.poll_read_ready(context)? {
-                    if let Ok(accepted) = ready.try_io(|socket| accept_from(socket.get_ref())) {
+                    if let Ok(accepted) = ready.try_io(|socket| self.accept_from(socket.get_ref())) {
                         return Poll::Ready(accepted);
                     }
                 }
@@ -263,20 +288,24 @@ impl Acceptor {
         })
         .await
     }
-}
 
-/// Takes the next connection out of the backlog.
-fn accept_from(listener: &socket2::Socket) -> io::Result<(Socket, Connection)> {
-    let (socket, client) = listener.accept()?;
-    rustix::io::ioctl_fionbio(&socket, true)?;
-    Ok(match client.as_socket() {
-        Some(client) => {
-            let stream = TcpStream::from_std(socket.into())?;
-            // Without it the kernel may hold an answer back until the last one is acknowledged. It fails on
-            // a connection that is gone, as reading from it soon will.
-            let _ = stream.set_nodelay(true);
-            (Either::Left(stream), Connection::new(Some(client.ip().to_canonical())))
-        }
-        None => (Either::Right(Box::new(UnixStream::from_std(socket.into())?)), Connection::new(None)),
-    })
+    /// Takes the next connection out of the backlog.
+    fn accept_from(&self, listener: &socket2::Socket) -> io::Result<(Socket, Connection)> {
+        let (socket, client) = listener.accept()?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(match client.as_socket() {
+            Some(client) => {
+                let stream = TcpStream::from_std(socket.into())?;
+                // Without it the kernel may hold an answer back until the last one is acknowledged. It fails on
+                // a connection that is gone, as reading from it soon will.
+                let _ = stream.set_nodelay(true);
+                (Either::Left(stream), self.connection(Some(client.ip().to_canonical())))
+            }
+            None => (Either::Right(Box::new(UnixStream::from_std(socket.into())?)), self.connection(None)),
+        })
+    }
+
+    fn connection(&self, peer: Option<IpAddr>) -> Connection {
+        Connection::new(peer, self.entrance)
+    }
 }

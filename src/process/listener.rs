@@ -3,8 +3,11 @@
 //! Factor VII: the service is complete in itself and exports HTTP by binding to a port. With socket
 //! activation (`sd_listen_fds(3)`) systemd binds it, so it stays open while processes come and go.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
 use rustix::io::Errno;
@@ -23,10 +26,20 @@ pub enum ListenError {
     )]
     NoneHandedOver,
     /// The port is taken, or the address is not one of this machine.
-    #[error("cannot listen on {address} (HOST and PORT): {error}")]
+    #[error("cannot listen on {address} ({settings}): {error}")]
     Bind {
         /// What was asked for.
         address: SocketAddr,
+        /// By which settings.
+        settings: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The path is taken, or cannot be written.
+    #[error("cannot listen on {} (ADMIN_PORT): {error}", path.display())]
+    BindPath {
+        /// What was asked for.
+        path: PathBuf,
         /// What the system said.
         error: io::Error,
     },
@@ -59,6 +72,8 @@ pub enum ListenError {
 pub struct Listeners {
     /// At least one. Those of TCP get requests from clients, unix ones mostly from a proxy on the same machine.
     pub sockets: Vec<Socket>,
+    /// Those for health, metrics and version alone, which the others then leave to them.
+    pub admin: Vec<Socket>,
     /// systemd holds them too, so they stay open when this process ends.
     pub inherited: bool,
 }
@@ -75,16 +90,48 @@ pub(crate) fn address_of(socket: &Socket) -> String {
     }
 }
 
+/// Where else to listen, for what is not for visitors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// Nowhere.
+    Off,
+    /// At a port of the same hosts; 0 takes a free one.
+    Port(u16),
+    /// At a unix socket.
+    Path(PathBuf),
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Port(port) => port.fmt(f),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// What a process listens on when no socket is handed over to it.
+#[derive(Debug)]
+pub struct Addresses {
+    /// Each at both ports.
+    pub hosts: Vec<IpAddr>,
+    /// The TCP port for clients.
+    pub port: u16,
+    /// Where health, metrics and version are.
+    pub admin: AdminAddress,
+}
+
 impl Listeners {
-    /// Takes over every socket that systemd handed to this process. When there is none it binds the
-    /// addresses of `own`, all at its port; without `own` there must be one.
+    /// Takes over every socket that systemd handed to this process; one that it names `admin` is for health,
+    /// metrics and version. When there is none it binds its `own` addresses; without them there must be one.
     ///
     /// Call it before any other thread runs: taking over changes the environment.
     ///
     /// # Errors
     /// When an address cannot be bound, something else than a listening socket was handed over, it was handed
     /// to another process, or none was that must be.
-    pub fn obtain(own: Option<(&[IpAddr], u16)>) -> Result<Self, ListenError> {
+    pub fn obtain(own: Option<&Addresses>) -> Result<Self, ListenError> {
         let variable = |name| std::env::var(name).unwrap_or_default();
         let (pid, own_pid) = (variable("LISTEN_PID"), std::process::id());
         if !pid.is_empty() && pid != own_pid.to_string() && !matches!(&*variable("LISTEN_FDS"), "" | "0") {
@@ -92,12 +139,28 @@ impl Listeners {
         }
         let mut handed_over = ListenFd::from_env();
         if handed_over.len() == 0 {
-            let (addresses, port) = own.ok_or(ListenError::NoneHandedOver)?;
-            return Ok(Self { sockets: bind_all(addresses, port)?, inherited: false });
+            let own = own.ok_or(ListenError::NoneHandedOver)?;
+            return Ok(Self {
+                sockets: bind_all(&own.hosts, own.port, "HOST and PORT")?,
+                admin: match &own.admin {
+                    AdminAddress::Off => Vec::new(),
+                    AdminAddress::Port(port) => bind_all(&own.hosts, *port, "HOST and ADMIN_PORT")?,
+                    AdminAddress::Path(path) => vec![bind_path(path)?],
+                },
+                inherited: false,
+            });
         }
-        let sockets =
-            (0..handed_over.len()).map(|index| adopt(&mut handed_over, index)).collect::<Result<_, _>>()?;
-        Ok(Self { sockets, inherited: true })
+        let names = variable("LISTEN_FDNAMES");
+        let names: Vec<_> = names.split(':').collect();
+        let mut listeners = Self { sockets: Vec::new(), admin: Vec::new(), inherited: true };
+        for index in 0..handed_over.len() {
+            let socket = adopt(&mut handed_over, index)?;
+            match names.get(index) {
+                Some(&"admin") => listeners.admin.push(socket),
+                _ => listeners.sockets.push(socket),
+            }
+        }
+        if listeners.sockets.is_empty() { Err(ListenError::NoneHandedOver) } else { Ok(listeners) }
     }
 }
 
@@ -121,13 +184,15 @@ fn adopt(handed_over: &mut ListenFd, index: usize) -> Result<Socket, ListenError
     Ok(socket)
 }
 
-/// Binds all addresses that this machine has, at least one, to one port.
-fn bind_all(addresses: &[IpAddr], mut port: u16) -> Result<Vec<Socket>, ListenError> {
+/// Binds all addresses that this machine has, at least one, to one port, as the settings of these names want it.
+fn bind_all(addresses: &[IpAddr], mut port: u16, settings: &'static str) -> Result<Vec<Socket>, ListenError> {
     let mut sockets: Vec<Socket> = Vec::new();
     for address in addresses {
-        match bind(SocketAddr::new(*address, port)) {
-            Err(ListenError::Bind { error, .. }) if !sockets.is_empty() && is_missing(&error) => {}
-            bound => sockets.push(bound?),
+        let address = SocketAddr::new(*address, port);
+        match bind(address) {
+            Err(error) if !sockets.is_empty() && is_missing(&error) => {}
+            Err(error) => return Err(ListenError::Bind { address, settings, error }),
+            Ok(socket) => sockets.push(socket),
         }
         // The same one for all, where the kernel has chosen it.
         let bound = sockets.last().and_then(|socket| socket.local_addr().ok()?.as_socket());
@@ -136,13 +201,28 @@ fn bind_all(addresses: &[IpAddr], mut port: u16) -> Result<Vec<Socket>, ListenEr
     Ok(sockets)
 }
 
+/// Binds a unix socket, in the place of one that a process of before has left.
+fn bind_path(path: &Path) -> Result<Socket, ListenError> {
+    let is_left =
+        UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    let listen = || {
+        if is_left {
+            std::fs::remove_file(path)?;
+        }
+        let socket = UnixListener::bind(path)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    listen().map_err(|error| ListenError::BindPath { path: path.to_owned(), error })
+}
+
 /// Whether this machine does not have the address, or not even its family.
 fn is_missing(error: &io::Error) -> bool {
     let missing = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(Errno::raw_os_error);
     error.raw_os_error().is_some_and(|error| missing.contains(&error))
 }
 
-fn bind(address: SocketAddr) -> Result<Socket, ListenError> {
+fn bind(address: SocketAddr) -> io::Result<Socket> {
     let every = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port());
     let listen = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
@@ -162,6 +242,6 @@ fn bind(address: SocketAddr) -> Result<Socket, ListenError> {
         Err(error) if address == every && is_missing(&error) => {
             bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
         }
-        bound => bound.map_err(|error| ListenError::Bind { address, error }),
+        bound => bound,
     }
 }

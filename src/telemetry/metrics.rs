@@ -82,7 +82,7 @@ pub struct Metrics {
     redis_durable: Answer,
     pub(crate) redis_errors: Counter,
     pub(crate) redis_connection_attempts: Counter,
-    pub(crate) counter_went_back: Counter,
+    pub(crate) count_went_back: Counter,
     pub(crate) log_lines_dropped: Counter,
 }
 
@@ -165,7 +165,7 @@ impl Metrics {
             redis_durable,
             redis_errors: counter("redis_errors", "Failed commands and connection attempts"),
             redis_connection_attempts: counter("redis_connection_attempts", "Attempts to connect to Redis"),
-            counter_went_back: counter("counter_went_back", "Times that the count went back without a reset"),
+            count_went_back: counter("count_went_back", "Times that the count went back without a reset"),
             log_lines_dropped: counter("log_lines_dropped", "Log lines dropped because stdout was not read"),
             registry,
         }
