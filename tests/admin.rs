@@ -36,8 +36,18 @@ fn reset_count_prints_what_the_count_was() {
     assert_eq!(redis.count(), 7);
     let json: serde_json::Value =
         serde_json::from_str(&said(&redis, "reset-count", &["--json", "--to=-2"])).unwrap();
-    assert_eq!(json, serde_json::json!({ "key": "visitorCount", "old": "7", "new": -2, "dryRun": false }));
+    assert_eq!(json, serde_json::json!({ "key": "visitorCount", "old": 7, "new": -2, "dryRun": false }));
     assert_eq!(redis.count(), -2);
+    for (held, old) in [
+        (&["DEL", "visitorCount"][..], serde_json::Value::Null),
+        (&["SET", "visitorCount", "007"], "007".into()),
+        (&["SET", "visitorCount", "many"], "many".into()),
+    ] {
+        redis.run::<()>(held);
+        let json: serde_json::Value =
+            serde_json::from_str(&said(&redis, "reset-count", &["--json", "--dry-run"])).unwrap();
+        assert_eq!(json["old"], old);
+    }
 }
 
 #[test]
@@ -224,7 +234,7 @@ fn a_reset_while_instances_count_separates_the_visits_before_from_those_after() 
             let to = format!("--to={to}");
             let said = said(&redis, "reset-count", &["--json", &to]);
             let json: serde_json::Value = serde_json::from_str(&said).unwrap();
-            json["old"].as_str().unwrap().parse().unwrap()
+            json["old"].as_i64().unwrap()
         };
         let (was_first, was_second) = (reset(up), reset(down));
         more();

@@ -33,7 +33,7 @@ mod tls;
 mod visitor_session;
 
 pub use error::{StoreError, StoreSetupError};
-pub use link::Link;
+pub use link::{Link, integer};
 pub(crate) use link::{Counted, Increment, Total};
 pub use server_info::ServerInfo;
 pub use stream::Stream;
