@@ -68,9 +68,12 @@ fn check_redis_tells_what_the_attached_redis_can_promise() {
     let text = said(&redis, "check-redis", &[]);
     assert!(text.contains("can lose visits (appendonly is no)"), "{text}");
     assert!(text.contains("visitorCount holds nothing yet"), "{text}");
+    let commands = "\n  CONFIG SET appendonly yes\n  CONFIG SET appendfsync always\n  CONFIG REWRITE";
+    assert!(text.ends_with(&format!("after these commands, by redis-cli:{commands}")), "{text}");
     let durable = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let json: serde_json::Value = serde_json::from_str(&said(&durable, "check-redis", &["--json"])).unwrap();
     assert_eq!(json["durable"], true);
+    assert_eq!(json["mayEvict"], false);
     assert_eq!(json["role"], "master");
     let keys: Vec<String> = durable.run(&["KEYS", "*"]);
     assert_eq!(keys, ["visitorCount"], "it leaves nothing of its own");

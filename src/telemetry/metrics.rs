@@ -60,6 +60,7 @@ pub struct Metrics {
     pub(crate) returning_visits: Counter,
     pub(crate) redis_up: Gauge,
     redis_durable: Family<Labels<0>, Gauge>,
+    redis_may_evict: Family<Labels<0>, Gauge>,
     pub(crate) redis_errors: Counter,
     pub(crate) redis_connection_attempts: Counter,
     pub(crate) counter_went_back: Counter,
@@ -118,6 +119,9 @@ impl Metrics {
         let redis_durable = Family::default();
         let what = "1 when Redis keeps a counted visit through a crash; absent when unknown";
         add(&mut registry, "redis_durable", what, &redis_durable);
+        let redis_may_evict = Family::default();
+        let what = "1 when Redis removes keys from a full memory; absent when unknown";
+        add(&mut registry, "redis_may_evict", what, &redis_may_evict);
         let mut counter = |name, help| add(&mut registry, name, help, &Counter::default());
         Self {
             requests,
@@ -140,6 +144,7 @@ impl Metrics {
             returning_visits: visits.get_or_create_owned(&[("visitor", "returning")]),
             redis_up,
             redis_durable,
+            redis_may_evict,
             redis_errors: counter("redis_errors", "Failed commands and connection attempts"),
             redis_connection_attempts: counter("redis_connection_attempts", "Attempts to connect to Redis"),
             counter_went_back: counter("counter_went_back", "Times that the count went back without a reset"),
@@ -166,13 +171,16 @@ impl Metrics {
         self.all_requests.get()
     }
 
-    /// Sets whether Redis keeps a counted visit through a crash; `None` when that is unknown.
-    pub(crate) fn set_durable(&self, durable: Option<bool>) {
-        match durable {
-            None => self.redis_durable.clear(),
-            Some(durable) => {
-                let gauge = self.redis_durable.get_or_create(&[]);
-                gauge.set(i64::from(durable));
+    /// Sets whether Redis keeps a counted visit through a crash, and whether it removes keys from a full
+    /// memory; `None` when that is unknown.
+    pub(crate) fn set_promises(&self, durable: Option<bool>, may_evict: Option<bool>) {
+        for (family, value) in [(&self.redis_durable, durable), (&self.redis_may_evict, may_evict)] {
+            match value {
+                None => family.clear(),
+                Some(value) => {
+                    let gauge = family.get_or_create(&[]);
+                    gauge.set(i64::from(value));
+                }
             }
         }
     }
