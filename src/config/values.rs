@@ -85,7 +85,7 @@ kinds! {
     port: u16, "a port number from 0 to 65535",
         |text| whole(text, 0, u16::MAX.into()).and_then(|port| port.try_into().ok()),
         ToString::to_string;
-    redis_url: RedisUrl, RedisUrl::ACCEPTS, RedisUrl::read, ToString::to_string;
+    redis_url: RedisUrl, RedisUrl::ACCEPTS, |text| RedisUrl::read(text).ok(), ToString::to_string;
     path: Option<PathBuf>, "the path of a file",
         |text| match text {
             "" => Some(None),

@@ -72,6 +72,9 @@ pub async fn run(
     let (stop_accepting, stopped) = watch::channel(());
     let acceptor = Acceptor::new(listeners, max_connections, connections.clone())?;
     let accepting = tokio::spawn(acceptor.run(stopped));
+    if !config.redis_tls_verify {
+        tracing::warn!("REDIS_TLS_VERIFY is off: any server can pass for Redis");
+    }
     tracing::info!(release = app.release, version = VERSION, commit = COMMIT, max_connections, "ready");
     // Ends with this function, and not before: a drain may take longer than the watchdog waits.
     let mut reporting = JoinSet::new();
