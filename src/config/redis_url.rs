@@ -66,7 +66,7 @@ pub(super) enum UrlError {
     Variable,
     #[error("its scheme is missing or unknown")]
     Scheme,
-    #[error("its host is missing")]
+    #[error("its host is missing; in a password, / is %2F")]
     NoHost,
     #[error("its host is none that can be connected to")]
     Host,
@@ -424,6 +424,7 @@ mod tests {
             ("redis:///2", UrlError::NoHost),
             ("redis://:secret@/", UrlError::NoHost),
             ("redis://:6379/", UrlError::NoHost),
+            ("redis://:sec/ret@db/", UrlError::NoHost),
             ("redis+sentinel://a,,b/m", UrlError::NoHost),
             ("redis://d b/", UrlError::Host),
             ("redis://0.0.0.0/", UrlError::Host),
@@ -458,8 +459,8 @@ mod tests {
         for (text, name, advice) in [
             ("redis://db/?timeout=5", "timeout", "REDIS_TIMEOUT"),
             ("redis://db/?socket_timeout=5", "socket_timeout", "REDIS_TIMEOUT"),
-            ("rediss://db/?ssl_cert_reqs=none", "ssl_cert_reqs", "REDIS_TLS_VERIFY"),
-            ("rediss://db/#insecure", "#insecure", "REDIS_TLS_VERIFY"),
+            ("redis://db/?ssl_cert_reqs=none", "ssl_cert_reqs", "REDIS_TLS_VERIFY"),
+            ("redis://db/#insecure", "#insecure", "REDIS_TLS_VERIFY"),
             ("redis://db/?password=secret", "password", "user:password@"),
             ("unix:///r.sock?password=secret", "password", "pass="),
             ("redis://db/3?db=4", "db", "the path names a database"),
@@ -471,6 +472,14 @@ mod tests {
         ] {
             let error = RedisUrl::read(text).expect_err(text).to_string();
             assert!(error.contains(&format!("parameter {name} ")) && error.contains(advice), "{error}");
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn a_build_without_tls_says_so() {
+        for text in ["rediss://db/", "valkeys+sentinel://db/m"] {
+            assert_eq!(RedisUrl::read(text).err(), Some(UrlError::NoTls));
         }
     }
 

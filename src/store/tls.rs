@@ -119,7 +119,13 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         match &self.authorities {
             Some(authorities) if !self.pinned.contains(certificate) => {
-                authorities.verify_server_cert(certificate, intermediates, name, ocsp_response, now)
+                match authorities.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
+                    // Of an authority that has the same name, and not of the server itself.
+                    Err(rustls::Error::InvalidCertificate(CertificateError::BadSignature)) => {
+                        Err(CertificateError::UnknownIssuer.into())
+                    }
+                    verified => verified,
+                }
             }
             _ => Ok(ServerCertVerified::assertion()),
         }
@@ -170,7 +176,7 @@ fn sentence(error: io::Error) -> io::Error {
 /// What is wrong with a certificate, and which setting helps.
 fn describe(defect: &CertificateError) -> String {
     match defect {
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+        CertificateError::UnknownIssuer => {
             "is signed by no authority that is trusted; REDIS_CA_FILE takes the authority's, or exactly this one"
         }
         CertificateError::NotValidForNameContext { expected, .. } => {
@@ -184,6 +190,11 @@ fn describe(defect: &CertificateError) -> String {
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "is not valid yet; check the clock"
+        }
+        CertificateError::BadSignature => "was shown by a server that has not the key of it",
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "has a key or a signature of an unsupported kind; make one with RSA of 2048 bits, P-256 or P-384"
         }
         // Among these, one that is an authority's, and one that is for clients alone.
         _ => "is none of a server; renew it, or have REDIS_CA_FILE hold exactly this one",
@@ -222,10 +233,32 @@ mod tests {
     use rustls::crypto::ring::{default_provider, sign};
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     use rustls::sign::{CertifiedKey, SingleCertAndKey};
-    use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
+    use rustls::{CertificateError, ClientConfig, ClientConnection, OtherError, RootCertStore};
     use rustls::{ServerConfig, ServerConnection};
 
-    use super::Verifier;
+    use super::{Verifier, describe};
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_a_sentence_and_no_debug_text() {
+        let unsupported = CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+            signature_algorithm_id: vec![1],
+            public_key_algorithm_id: vec![2],
+        };
+        let other = std::io::Error::other("CaUsedAsEndEntity");
+        let other = CertificateError::Other(OtherError(Arc::new(other)));
+        for (defect, words) in [
+            (CertificateError::UnknownIssuer, "REDIS_CA_FILE takes"),
+            (CertificateError::BadSignature, "has not the key"),
+            (CertificateError::Expired, "has expired"),
+            (CertificateError::NotValidYet, "not valid yet"),
+            (unsupported, "of an unsupported kind"),
+            (other, "is none of a server"),
+        ] {
+            let said = describe(&defect);
+            assert!(said.contains(words) && !said.contains("Context"), "{said}");
+            assert!(!said.contains("CaUsedAsEndEntity"), "{said}");
+        }
+    }
 
     /// A certificate for `db` that signs itself, and its key.
     fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
