@@ -196,8 +196,13 @@ fn describe(defect: &CertificateError) -> String {
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             "has a key or a signature of an unsupported kind; make one with RSA of 2048 bits, P-256 or P-384"
         }
-        // Among these, one that is an authority's, and one that is for clients alone.
-        _ => "is none of a server; renew it, or have REDIS_CA_FILE hold exactly this one",
+        // The last is mostly one that signs itself.
+        CertificateError::InvalidPurpose
+        | CertificateError::InvalidPurposeContext { .. }
+        | CertificateError::Other(_) => {
+            "is made for an authority or a client, and not for a server; REDIS_CA_FILE takes exactly this one all the same"
+        }
+        _ => "cannot be verified; renew it, or have REDIS_CA_FILE hold exactly this one",
     }
     .to_owned()
 }
@@ -252,7 +257,8 @@ mod tests {
             (CertificateError::Expired, "has expired"),
             (CertificateError::NotValidYet, "not valid yet"),
             (unsupported, "of an unsupported kind"),
-            (other, "is none of a server"),
+            (other, "and not for a server"),
+            (CertificateError::BadEncoding, "cannot be verified"),
         ] {
             let said = describe(&defect);
             assert!(said.contains(words) && !said.contains("Context"), "{said}");
