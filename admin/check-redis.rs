@@ -39,6 +39,10 @@ fn main() -> ExitCode {
                 "appendOnly": server.append_only,
                 "appendFsync": server.append_fsync,
                 "durable": server.is_durable(),
+                "maxMemory": server.max_memory,
+                "maxMemoryPolicy": server.max_memory_policy,
+                "mayEvict": server.may_evict(),
+                "lacking": server.lacking(),
                 "sessionBytesADay": all.map(|all| a_day.min(all)),
                 "sessionBytes": all,
             })
@@ -53,8 +57,13 @@ fn main() -> ExitCode {
                     mebibytes(all)
                 )
             });
+            let lacking: String = server.lacking().iter().map(|command| format!("\n  {command}")).collect();
+            let lacking = match &*lacking {
+                "" => lacking,
+                _ => format!("\nit keeps every visit after these commands, by redis-cli:{lacking}"),
+            };
             format!(
-                "{} answers: {server}\nkey {} holds {count}{sessions}",
+                "{} answers: {server}\nkey {} holds {count}{sessions}{lacking}",
                 config.redis_url, config.counter_key
             )
         })

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use abukiks::cli;
+use abukiks::store::integer;
+use serde_json::Value;
 
 /// Sets the count to 0, or to another number, and prints what it was.
 ///
@@ -26,6 +28,9 @@ fn main() -> ExitCode {
         let old = if dry_run { link.read().await? } else { link.reset(to).await? };
         Ok(if json {
             let key = &config.counter_key;
+            // Text that is no number is shown as it stood there.
+            let number = old.as_deref().and_then(|old| integer(old.as_bytes()));
+            let old = number.map_or_else(|| old.into(), Value::from);
             serde_json::json!({ "key": key, "old": old, "new": to, "dryRun": dry_run }).to_string()
         } else {
             let old = old.map_or("nothing".to_owned(), |old| old.escape_debug().to_string());

@@ -84,13 +84,14 @@ build() {
         sed -n 's/.*"executable":"\([^"]*\/abukiks\)".*/\1/p'
 }
 
-# Takes into `settings` what .env says. A variable that the environment already has is stronger.
+# Takes into `settings` what .env says. A variable that the environment already has is stronger. Some
+# editors put a byte order mark before the text, and a carriage return at the end of each line.
 read_settings() {
     local setting
     [[ -e .env ]] || return 0
     while IFS= read -rd '' setting; do
         printenv "${setting%%=*}" >/dev/null || settings+=("$setting")
-    done < <(environment_file <.env)
+    done < <(LC_ALL=C sed $'1s/^\xef\xbb\xbf//; s/\r$//' .env | environment_file)
 }
 
 # Becomes a command that has the settings of .env and dies with this script. For a subshell.
@@ -99,15 +100,20 @@ configured() {
 }
 
 # Prints each NAME=value of an EnvironmentFile as systemd.exec(5) defines it, ended by a NUL: one
-# .env means the same to `make run` and to a unit. The states are those of systemd's own parser.
+# .env means the same to `make run` and to a unit. The states are those of systemd's own parser. `export`
+# before a name, which a shell knows, is skipped. A warning has the number of the line alone: what stands
+# there may be a part of a secret.
 environment_file() {
-    local in=line name='' value='' blanks='' char
+    local in=line name='' value='' blanks='' char newline=$'\n' number=1 of=1
     while
         IFS= read -rN1 char || {
-            [[ $in != line && $in != name && $in != comment* ]] || return 0
-            in=end
+            [[ $in != line && $in != comment* ]] || return 0
+            [[ $in == name ]] || in=end
+            char=$newline
         }
     do
+        [[ $in != line ]] || of=$number
+        [[ $char != "$newline" ]] || number=$((number + 1))
         case $in:$char in
         line:[[:space:]]) ;;
         line:[#\;]) in=comment ;;
@@ -115,7 +121,10 @@ environment_file() {
         comment:\\) in=comment-escape ;;
         comment:$'\n' | comment-escape:$'\n') in=line ;;
         comment*) in=comment ;;
-        name:$'\n') in=line ;;
+        name:$'\n')
+            echo ".env, line $of, has no = and is ignored" >&2
+            in=line
+            ;;
         name:=) in=before value='' blanks='' ;;
         name:*) name+=$char ;;
         single:\') in=before ;;
@@ -132,10 +141,12 @@ environment_file() {
         escape:*) in=value value+=$char ;;
         before:$'\n' | value:$'\n' | end:*)
             name=${name%"${name##*[![:space:]]}"}
+            name=${name#export[[:blank:]]}
+            name=${name#"${name%%[![:space:]]*}"}
             if [[ $name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]]; then
                 printf '%s=%s\0' "$name" "$value"
             else
-                echo ".env: $name is not the name of a variable" >&2
+                echo ".env, line $of, begins with no name of a variable and is ignored" >&2
             fi
             [[ $in != end ]] || return 0
             in=line

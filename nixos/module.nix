@@ -174,7 +174,8 @@ let
   allUrls = map (environment: environment.REDIS_URL or null) (
     [ common ] ++ map (instance: common // ownOf instance) (lib.attrValues instances)
   );
-  isUnix = url: url != null && lib.hasPrefix "unix:" url;
+  isUnix =
+    url: url != null && builtins.match "(unix|redis[+](unix|socket)|valkey[+]unix):.*" url != null;
 
   # The program itself reads each configuration at build time: what it would refuse is never deployed.
   # Files are named on the host, not in the sandbox, so what names one is left out. Of the certificate

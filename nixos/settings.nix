@@ -55,13 +55,16 @@ in
       "File whose first line is the Redis URL, for a URL with a password. The instances must be able to read it; the credential `redis-url` is the better way.";
   REDIS_CA_FILE =
     setting file "/etc/ssl/redis-ca.pem"
-      "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces).";
+      "PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces). A server that shows exactly one of these certificates is trusted too, whatever name and dates it has.";
   REDIS_CERT_FILE =
     setting file "/run/keys/redis.crt"
       "PEM file with the client certificate to show to a `rediss://` server. Needs `REDIS_KEY_FILE`.";
   REDIS_KEY_FILE =
     setting file "/run/keys/redis.key"
       "PEM file with the private key of `REDIS_CERT_FILE`.";
+  REDIS_TLS_VERIFY =
+    setting switch false
+      "Check the certificate of a `rediss://` server. `off` accepts any certificate, so that another server can pass for Redis and learn the password; each start logs a warning.";
   REDIS_TIMEOUT =
     setting period "500ms"
       "Time budget of a visit: with no answer from Redis by then, the visitor gets 503. At most 1m.";

@@ -36,8 +36,18 @@ fn reset_count_prints_what_the_count_was() {
     assert_eq!(redis.count(), 7);
     let json: serde_json::Value =
         serde_json::from_str(&said(&redis, "reset-count", &["--json", "--to=-2"])).unwrap();
-    assert_eq!(json, serde_json::json!({ "key": "visitorCount", "old": "7", "new": -2, "dryRun": false }));
+    assert_eq!(json, serde_json::json!({ "key": "visitorCount", "old": 7, "new": -2, "dryRun": false }));
     assert_eq!(redis.count(), -2);
+    for (held, old) in [
+        (&["DEL", "visitorCount"][..], serde_json::Value::Null),
+        (&["SET", "visitorCount", "007"], "007".into()),
+        (&["SET", "visitorCount", "many"], "many".into()),
+    ] {
+        redis.run::<()>(held);
+        let json: serde_json::Value =
+            serde_json::from_str(&said(&redis, "reset-count", &["--json", "--dry-run"])).unwrap();
+        assert_eq!(json["old"], old);
+    }
 }
 
 #[test]
@@ -58,9 +68,12 @@ fn check_redis_tells_what_the_attached_redis_can_promise() {
     let text = said(&redis, "check-redis", &[]);
     assert!(text.contains("can lose visits (appendonly is no)"), "{text}");
     assert!(text.contains("visitorCount holds nothing yet"), "{text}");
+    let commands = "\n  CONFIG SET appendonly yes\n  CONFIG SET appendfsync always\n  CONFIG REWRITE";
+    assert!(text.ends_with(&format!("after these commands, by redis-cli:{commands}")), "{text}");
     let durable = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let json: serde_json::Value = serde_json::from_str(&said(&durable, "check-redis", &["--json"])).unwrap();
     assert_eq!(json["durable"], true);
+    assert_eq!(json["mayEvict"], false);
     assert_eq!(json["role"], "master");
     let keys: Vec<String> = durable.run(&["KEYS", "*"]);
     assert_eq!(keys, ["visitorCount"], "it leaves nothing of its own");
@@ -224,7 +237,7 @@ fn a_reset_while_instances_count_separates_the_visits_before_from_those_after() 
             let to = format!("--to={to}");
             let said = said(&redis, "reset-count", &["--json", &to]);
             let json: serde_json::Value = serde_json::from_str(&said).unwrap();
-            json["old"].as_str().unwrap().parse().unwrap()
+            json["old"].as_i64().unwrap()
         };
         let (was_first, was_second) = (reset(up), reset(down));
         more();

@@ -37,7 +37,13 @@ const CASES: &[Case] = &[
             ("redis://db:7000/3", "redis://db:7000/3"),
             ("redis://user:secret@db/", "redis://user:***@db/"),
             ("redis://:secret@db/?protocol=resp3", "redis://:***@db/?protocol=resp3"),
+            ("redis://secret@db/", "redis://***@db/"),
+            ("redis://:a%24b@db/", "redis://:***@db/"),
+            ("redis://db/?db=3&family=6", "redis://db/?db=3&family=6"),
             ("rediss://db", "rediss://db"),
+            ("valkey://:secret@db/", "valkey://:***@db/"),
+            ("valkeys://db", "valkeys://db"),
+            ("redis+socket:///run/redis.sock?db=2", "redis+socket:///run/redis.sock?db=2"),
             ("unix:///run/redis.sock", "unix:///run/redis.sock"),
             ("redis+unix:///r.sock?db=1&user=u&pass=secret", "redis+unix:///r.sock?db=1&user=u&pass=***"),
             ("redis+sentinel://a,b:7000,[::1]/visits", "redis+sentinel://a,b:7000,[::1]/visits"),
@@ -55,8 +61,13 @@ const CASES: &[Case] = &[
             "redis://db/secret",
             "://secret",
             // What only a path takes.
-            "redis://db/?db=3",
             "redis://db/?user=u&pass=secret",
+            "redis://db/?password=secret",
+            // Not as it was meant.
+            "redis://:${SECRET_secret}@db/",
+            "\"redis://:secret@db/\"",
+            "\u{feff}redis://:secret@db/",
+            "redis://:secret@db/?socket_timeout=5",
             // A character that ends the host before its time.
             "redis://:secret#x@db/",
             "redis://u:12?secret@db/",
@@ -96,6 +107,7 @@ const CASES: &[Case] = &[
     ("REDIS_CA_FILE", &[], &["/nowhere/ca.pem", "/a\nb"]),
     ("REDIS_CERT_FILE", &[], &["/nowhere/cert.pem", "/a\nb"]),
     ("REDIS_KEY_FILE", &[], &["/nowhere/key.pem", "/a\nb", "-----BEGIN PRIVATE KEY-----secret"]),
+    ("REDIS_TLS_VERIFY", same!("on", "off"), &["no", "none", "0", "OFF"]),
     ("REDIS_TIMEOUT", &[("1ms", "1ms"), ("2", "2s"), ("60s", "1m")], &["0", "61s", "1h", "soon", "-1"]),
     ("COUNTER_KEY", same!("visits", "42", "a key {tag} \"quoted\""), &["a\nb", "\u{1b}[31m"]),
     (
@@ -184,7 +196,10 @@ fn every_setting_has_its_cases_here() {
 fn every_good_value_is_taken() {
     for (name, good, _) in CASES {
         for (given, shown) in *good {
-            let config = config(&[(name, given)]).unwrap_or_else(|error| panic!("{error}"));
+            // A certificate is only shown by a server that speaks TLS.
+            let company = (*name == "REDIS_TLS_VERIFY").then_some(("REDIS_URL", "rediss://db/"));
+            let settings: Vec<_> = company.into_iter().chain([(*name, *given)]).collect();
+            let config = config(&settings).unwrap_or_else(|error| panic!("{error}"));
             let (value, origin) = &effective(&config)[*name];
             assert_eq!((&**value, &**origin), (*shown, "environment"), "{name}={given}");
         }
@@ -278,6 +293,8 @@ fn what_contradicts_is_refused() {
         assert!(said[0].contains("takes effect with rediss:// only"), "{said:?}");
         assert!(!said[0].contains("secret"), "{said:?}");
     }
+    let said = refused(&[("REDIS_TLS_VERIFY", "off")]);
+    assert!(said[0].contains("REDIS_TLS_VERIFY=off is set, but the Redis URL"), "{said:?}");
     let said = refused(&[("REDIS_URL", "rediss://db"), ("REDIS_CERT_FILE", "/dev/null")]);
     assert!(said[0].contains("REDIS_CERT_FILE and REDIS_KEY_FILE belong together"), "{said:?}");
     // Of two that contradict, one is wrong by itself: only that is said.
@@ -373,7 +390,28 @@ fn a_secret_may_come_as_a_file_or_as_a_credential() {
     assert!(said[0].contains("REDIS_URL") && said[0].contains("withheld"), "{said:?}");
     assert!(!said[0].contains("sec ret"), "{said:?}");
     std::fs::write(folder.path().join("redis-url"), "").unwrap();
-    assert!(refused(&[("REDIS_URL_FILE", &file)])[0].contains("REDIS_URL"));
+    let said = refused(&[("REDIS_URL_FILE", &file)]);
+    assert!(said[0].contains(&format!("REDIS_URL (from REDIS_URL_FILE {file};")), "{said:?}");
+    assert!(said[0].contains("is not valid: it is empty; REDIS_URL takes redis://"), "{said:?}");
+}
+
+/// The parts themselves are beside the parser.
+#[test]
+fn a_wrong_url_is_refused_by_a_line_that_names_the_part() {
+    for (url, part) in [
+        ("localhost:6379", "its scheme is missing or unknown"),
+        ("redis://:secret@/", "its host is missing"),
+        ("redis://db:secret/", "its port is no number from 1 to 65535"),
+        ("redis://:secret@db/x", "its database is no number"),
+        ("redis://:secret@db/?timeout=1", "its parameter timeout cannot be used: set REDIS_TIMEOUT"),
+        ("redis://:${REDIS_PASSWORD}@redis:6379", "a $ in it begins a variable that was not expanded"),
+        ("\"redis://h/\"", "quotes stand around it"),
+    ] {
+        let said = refused(&[("REDIS_URL", url)]).concat();
+        let begin = "REDIS_URL (from environment; its text is withheld, it may hold a password or a key) is not valid: ";
+        assert!(said.starts_with(&format!("{begin}{part}")), "{said}");
+        assert!(said.contains("; REDIS_URL takes redis://") && !said.contains("secret"), "{said}");
+    }
 }
 
 fn run(settings: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {

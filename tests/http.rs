@@ -390,6 +390,7 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
         ("abukiks_batch_visits", "histogram"),
         ("abukiks_redis_up", "gauge"),
         ("abukiks_redis_durable", "gauge"),
+        ("abukiks_redis_may_evict", "gauge"),
         ("abukiks_redis_errors", "counter"),
         ("abukiks_redis_connection_attempts", "counter"),
         ("abukiks_count_went_back", "counter"),

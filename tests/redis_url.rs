@@ -49,6 +49,9 @@ fn every_scheme_takes_a_user_a_password_and_a_database() {
             format!("redis://visitor:{password}@{host}/2"),
             format!("redis://visitor:{password}@{by_name}/2"),
             format!("redis://visitor:{password}@{host}/2?protocol=resp3"),
+            format!("redis://visitor:{password}@{by_name}?db=2&family=4"),
+            format!("valkey://visitor:{password}@{host}/2"),
+            format!("redis+socket://{path}?db=2&user=visitor&pass={password}"),
             format!("unix://{path}?db=2&user=visitor&pass={password}"),
             format!("redis+unix://{path}?db=2&user=visitor&pass={password}&protocol=resp3"),
         ] {
@@ -73,6 +76,53 @@ fn a_user_without_a_password_is_one_too() {
         let service = Service::start_with(&[("REDIS_URL", &url)]);
         assert_eq!(service.get("/").number(), 1, "{url}");
         assert_eq!(take_count(&redis, 2), Some(1), "{url}");
+    }
+}
+
+#[test]
+fn only_addresses_of_the_family_are_tried() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(&redis);
+    let said = show_count(&format!("redis://{}?family=6", proxy.address()));
+    assert!(said.contains("no IPv6 address (family=6)"), "{said}");
+    let url = format!("redis://{}?family=4", proxy.address());
+    let task = program("show-count", &[("REDIS_URL", &url)]).output();
+    assert!(task.expect("it runs").status.success());
+}
+
+/// Many people write the password in the place of the user.
+#[test]
+fn a_password_in_the_place_of_the_user_is_shown_nowhere() {
+    let redis = Redis::start_with(&["--requirepass", "hunter2"]);
+    let proxy = Proxy::to(&redis);
+    let echo = no_redis(|bytes| [b"echo: ", bytes].concat());
+    let path = redis.socket().display().to_string();
+    for url in [
+        format!("redis://hunter2@{}/", proxy.address()),
+        format!("redis://hunter2@{}/?protocol=3", proxy.address()),
+        format!("redis://hunter2@{echo}/"),
+        format!("redis+sentinel://{echo}/visits?sentinel_user=hunter2"),
+        format!("unix://{path}?user=hunter2"),
+    ] {
+        let settings = [("REDIS_URL", &*url), ("LOG_LEVEL", "trace")];
+        let mut said = String::new();
+        for task in ["show-count", "check-redis", "reset-count"] {
+            let task = program(task, &settings).output().expect("it runs");
+            assert_eq!(task.status.code(), Some(69), "{task:?}");
+            said += &String::from_utf8(task.stderr).expect("text");
+        }
+        let checked = program("abukiks", &settings).arg("--check-config").output().expect("it runs");
+        assert!(checked.status.success(), "{checked:?}");
+        said += &String::from_utf8(checked.stdout).expect("text");
+        let mut service = Service::start_with(&settings);
+        for path in ["/", "/readyz"] {
+            let answer = service.get(path);
+            assert_eq!(answer.status, 503);
+            said += &answer.body;
+        }
+        service.stop();
+        said += &service.whole_log().concat();
+        assert!(!said.contains("hunter2"), "{url}: {said}");
     }
 }
 
@@ -222,17 +272,30 @@ impl Tls {
 
     /// Signs a certificate for `name`.
     pub(crate) fn identity(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
-        let identity = Identity {
-            certificate: self.file(&format!("{name}.pem")),
-            key: self.file(&format!("{name}.key")),
-        };
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.authority).expect("a signature");
-        write(&identity.certificate, &certificate.pem());
+        self.write_identity(name, &certificate.pem(), &key)
+    }
+
+    /// A certificate that nothing else signs, as people make it for one server.
+    fn self_signed(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a signature");
+        self.write_identity(name, &certificate.pem(), &key)
+    }
+
+    fn write_identity(&self, name: &str, certificate: &str, key: &KeyPair) -> Identity {
+        let identity = Identity {
+            certificate: self.file(&format!("{name}.pem")),
+            key: self.file(&format!("{name}.key")),
+        };
+        write(&identity.certificate, certificate);
         write(&identity.key, &key.serialize_pem());
         identity
     }
@@ -343,12 +406,11 @@ fn a_private_authority_is_trusted_when_it_is_named_and_only_then() {
     assert_eq!(service.get("/").number(), 1);
     assert_eq!(service.get("/readyz").status, 200);
 
-    assert_refused(tls.serve(&[]), "invalid peer certificate: UnknownIssuer");
+    assert_refused(tls.serve(&[]), "is signed by no authority that is trusted; REDIS_CA_FILE takes");
     let other = tls.file("other.pem");
     authority(&other);
     let service = tls.serve(&[("REDIS_CA_FILE", &other)]);
-    // Which of the two depends on whether the authorities have the same name.
-    assert_refused(service, "invalid peer certificate");
+    assert_refused(service, "is signed by no authority that is trusted");
     assert_eq!(redis.count(), 1);
 }
 
@@ -357,19 +419,77 @@ fn a_certificate_for_another_name_is_refused() {
     let tls = Tls::new();
     let _redis = tls.redis(&tls.identity("redis.example", |_| {}), "no");
     let service = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
-    assert_refused(service, "not valid for name");
+    let why = format!("is not valid for the name {}; REDIS_URL takes", tls.host);
+    assert_refused(service, &why);
 }
 
 #[test]
-fn a_certificate_that_has_expired_is_refused() {
+fn a_certificate_out_of_its_time_is_refused_with_the_same_words_each_time() {
+    for (from, to, why) in
+        [(2020, 2021, "has expired; renew it"), (2090, 2091, "is not valid yet; check the clock")]
+    {
+        let tls = Tls::new();
+        let identity = tls.identity(&tls.host, |params| {
+            params.not_before = date_time_ymd(from, 1, 1);
+            params.not_after = date_time_ymd(to, 1, 1);
+        });
+        let _redis = tls.redis(&identity, "no");
+        let service = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
+        assert_refused(service, &format!("\"the certificate of Redis {why}"));
+    }
+}
+
+#[test]
+fn a_certificate_for_clients_alone_is_refused() {
     let tls = Tls::new();
-    let expired = tls.identity(&tls.host, |params| {
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(2021, 1, 1);
+    let client = tls.identity(&tls.host, |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
-    let _redis = tls.redis(&expired, "no");
-    let service = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
-    assert_refused(service, "certificate expired");
+    let _redis = tls.redis(&client, "no");
+    assert_refused(
+        tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]),
+        "is made for an authority or a client, and not for a server",
+    );
+}
+
+#[test]
+fn a_certificate_that_signs_itself_is_trusted_where_exactly_it_is_named() {
+    for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+        let tls = Tls::new();
+        // Made for no host that it has.
+        let own = tls.self_signed("redis.example", |params| params.is_ca = is_ca);
+        let other = tls.self_signed("other.example", |params| params.is_ca = is_ca);
+        let _redis = tls.redis(&own, "no");
+        assert_eq!(tls.serve(&[("REDIS_CA_FILE", &own.certificate)]).get("/").number(), 1);
+        let refused = tls.serve(&[("REDIS_CA_FILE", &other.certificate)]);
+        assert_refused(refused, "REDIS_CA_FILE takes");
+    }
+}
+
+#[test]
+fn any_certificate_is_taken_where_it_is_not_to_be_checked_and_the_log_warns() {
+    let tls = Tls::new();
+    let _redis = tls.redis(&tls.self_signed("redis.example", |_| {}), "no");
+    let mut service = tls.serve(&[("REDIS_TLS_VERIFY", Path::new("off"))]);
+    let warning = service.log_line("REDIS_TLS_VERIFY is off");
+    assert!(warning.contains("\"WARN\""), "{warning}");
+    assert_eq!(service.get("/").number(), 1);
+    let mut checked = tls.serve(&[]);
+    checked.stop();
+    assert!(!checked.whole_log().concat().contains("REDIS_TLS_VERIFY"));
+}
+
+#[test]
+fn a_server_without_tls_is_named_as_one() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(&redis);
+    for (address, why) in [
+        (says("-ERR unknown command\r\n"), "what answers does not speak TLS; REDIS_URL takes the port"),
+        (proxy.address(), "no answer to a connection attempt by TLS; has this port TLS?"),
+    ] {
+        let said = show_count(&format!("rediss://{address}/"));
+        assert!(said.contains(why), "{said}");
+    }
 }
 
 #[test]
@@ -384,7 +504,9 @@ fn a_client_certificate_is_shown_when_there_is_one() {
         ("REDIS_KEY_FILE", &client.key),
     ]);
     assert_eq!(service.get("/").number(), 1);
-    assert_refused(tls.serve(&[("REDIS_CA_FILE", &ca)]), "ertificate");
+    let why =
+        "Redis refuses the TLS of this client (CertificateRequired); REDIS_CERT_FILE and REDIS_KEY_FILE";
+    assert_refused(tls.serve(&[("REDIS_CA_FILE", &ca)]), why);
 }
 
 #[test]
@@ -408,5 +530,5 @@ fn sentinels_and_their_master_are_reached_by_tls() {
     let service = Service::start_with(&[("REDIS_URL", &url), ("REDIS_CA_FILE", text(&ca))]);
     assert_eq!(service.get("/").number(), 1);
     let untrusted = Service::start_with(&[("REDIS_URL", &url)]);
-    assert_refused(untrusted, "invalid peer certificate: UnknownIssuer");
+    assert_refused(untrusted, "is signed by no authority that is trusted");
 }

@@ -61,6 +61,17 @@ impl Clone {
         make.stderr(Stdio::piped()).output().expect("make")
     }
 
+    /// The environment that the service would get, and what is said of `.env`.
+    fn settings(&self) -> (String, String) {
+        // In place of the service: writes its environment down, and refuses to start.
+        self.write("stub", "#!/bin/sh\nenv -0 >environment\nexit 78\n");
+        let stub = self.folder.join("stub");
+        fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).expect("a mode");
+        let output = self.fail(&[("ABUKIKS_PROGRAM", stub.to_str().expect("text"))]);
+        let environment = fs::read_to_string(self.folder.join("environment")).expect("written");
+        (environment, text(&output))
+    }
+
     fn write(&self, file: &str, content: &str) {
         fs::write(self.folder.join(file), content).expect("a file");
     }
@@ -362,12 +373,7 @@ fn dot_env_means_what_it_means_to_systemd() {
     ];
     let clone = Clone::new();
     clone.write(".env", &cases.map(|(line, _)| line).join("\n"));
-    // In place of the service: writes its environment down, and refuses to start.
-    clone.write("stub", "#!/bin/sh\nenv -0 >environment\nexit 78\n");
-    let stub = clone.folder.join("stub");
-    fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).expect("a mode");
-    clone.fail(&[("ABUKIKS_PROGRAM", stub.to_str().expect("text"))]);
-    let environment = fs::read_to_string(clone.folder.join("environment")).expect("written");
+    let (environment, _) = clone.settings();
     for (line, meaning) in cases {
         let name = line.trim_start_matches(['#', ';', ' ']).split(['=', ' ']).next();
         let expected = format!("{}={meaning}", name.expect("a name"));
@@ -376,6 +382,29 @@ fn dot_env_means_what_it_means_to_systemd() {
             "{line:?} should mean {expected:?}:\n{environment}"
         );
     }
+}
+
+#[test]
+fn dot_env_is_read_as_editors_save_it_and_shells_read_it() {
+    let clone = Clone::new();
+    let content = "\u{feff}RELEASE=mine\r\n# a comment\r\nexport BADGE_LABEL=me\r\nexport\tA = \"two\r\nlines\"\r\n\
+        B=joined \\\r\nlines\r\nexported=C\r\n\r\nsecret words\r\nwhat secret=D\r\nLOG_LEVEL";
+    clone.write(".env", content);
+    let (environment, said) = clone.settings();
+    let entries: Vec<_> = environment.split('\0').collect();
+    for expected in ["RELEASE=mine", "BADGE_LABEL=me", "A=two\nlines", "B=joined lines", "exported=C"] {
+        assert!(entries.contains(&expected), "{expected:?}:\n{environment}");
+    }
+    let warnings: Vec<_> = said.lines().filter(|line| line.starts_with(".env")).collect();
+    assert_eq!(
+        warnings,
+        [
+            ".env, line 10, has no = and is ignored",
+            ".env, line 11, begins with no name of a variable and is ignored",
+            ".env, line 12, has no = and is ignored",
+        ]
+    );
+    assert!(!said.contains("secret"), "{said}");
 }
 
 #[test]

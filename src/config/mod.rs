@@ -34,7 +34,7 @@ mod values;
 pub use host::Host;
 pub use origins::Origins;
 pub use proxies::TrustedProxies;
-pub use redis_url::{MasterName, RedisUrl};
+pub use redis_url::{AddressFamily, MasterName, RedisUrl};
 
 /// One row of the settings table, as `abukiks --help` shows it.
 #[derive(Debug)]
@@ -86,12 +86,14 @@ settings! {
     REDIS_URL redis_url: RedisUrl = "redis://127.0.0.1:6379/", "values::redis_url" redis_url;
     /// File whose first line is the Redis URL, for a URL with a password. Instead of `REDIS_URL`; the systemd credential `redis-url` is a third way.
     REDIS_URL_FILE redis_url_file: Option<PathBuf> = "", "values::path" path;
-    /// PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces).
+    /// PEM file with the certificate authorities to trust for `rediss://`, instead of the system's (which `SSL_CERT_FILE` or `SSL_CERT_DIR` replaces). A server that shows exactly one of these certificates is trusted too, whatever name and dates it has.
     REDIS_CA_FILE redis_ca_file: Option<PathBuf> = "", "values::path" path;
     /// PEM file with the client certificate to show to a `rediss://` server. Needs `REDIS_KEY_FILE`.
     REDIS_CERT_FILE redis_cert_file: Option<PathBuf> = "", "values::path" path;
     /// PEM file with the private key of `REDIS_CERT_FILE`.
     REDIS_KEY_FILE redis_key_file: Option<PathBuf> = "", "values::path" path;
+    /// Check the certificate of a `rediss://` server. `off` accepts any certificate, so that another server can pass for Redis and learn the password; each start logs a warning.
+    REDIS_TLS_VERIFY redis_tls_verify: bool = "on", "values::switch" switch;
     /// Time budget of a visit: with no answer from Redis by then, the visitor gets 503. At most 1m.
     REDIS_TIMEOUT redis_timeout: Duration = "1s", "values::redis_timeout" redis_timeout;
     /// Redis key that holds the count, a plain integer.
@@ -315,11 +317,11 @@ impl Config {
             let text = "REDIS_CERT_FILE and REDIS_KEY_FILE belong together; set both or neither";
             contradiction(&["REDIS_CERT_FILE", "REDIS_KEY_FILE"], text.to_owned());
         }
-        if cfg!(not(feature = "tls")) && url.is_tls() {
+        if !self.redis_tls_verify && !url.is_tls() {
             let text = format!(
-                "REDIS_URL={url} asks for TLS, which this build leaves out; it takes redis:// or unix://"
+                "REDIS_TLS_VERIFY=off is set, but the Redis URL {url} is not encrypted; off takes effect with rediss:// only"
             );
-            contradiction(&["REDIS_URL"], text);
+            contradiction(&["REDIS_TLS_VERIFY", "REDIS_URL"], text);
         }
     }
 }
@@ -336,12 +338,16 @@ fn refusal(layers: &Figment, setting: &Setting) -> String {
     let origin = origin(layers, setting);
     // A URL can hold a password, and one that cannot be read cannot be redacted either. A path that
     // cannot be read may be the content of such a file.
+    let value = layers.find_value(name);
+    let text = value.as_ref().ok().and_then(Value::as_str).unwrap_or_default();
     let value = if *name == "REDIS_URL" || name.ends_with("_FILE") {
         format!("{name} (from {origin}; its text is withheld, it may hold a password or a key)")
     } else {
-        let value = layers.find_value(name);
-        let text = value.as_ref().ok().and_then(Value::as_str);
-        format!("{name}={:?} (from {origin})", text.unwrap_or_default())
+        format!("{name}={text:?} (from {origin})")
     };
-    format!("{value} is not valid; {name} takes {accepts}")
+    let wrong = match RedisUrl::read(text) {
+        Err(error) if *name == "REDIS_URL" => format!(": {error}"),
+        _ => String::new(),
+    };
+    format!("{value} is not valid{wrong}; {name} takes {accepts}")
 }

@@ -98,7 +98,7 @@ kinds! {
             port => whole(port, 0, u16::MAX.into()).and_then(|port| port.try_into().ok()).map(AdminAddress::Port),
         },
         ToString::to_string;
-    redis_url: RedisUrl, RedisUrl::ACCEPTS, RedisUrl::read, ToString::to_string;
+    redis_url: RedisUrl, RedisUrl::ACCEPTS, |text| RedisUrl::read(text).ok(), ToString::to_string;
     path: Option<PathBuf>, "the path of a file",
         |text| match text {
             "" => Some(None),

@@ -118,7 +118,7 @@ impl LinkState {
         if std::mem::replace(&mut self.inspected, true) {
             return;
         }
-        self.metrics.set_durable(None);
+        self.metrics.set_promises(None, None);
         // The inspection of an earlier link is cancelled.
         self.inspection = JoinSet::new();
         self.inspection.spawn(inspect(store.clone(), self.metrics.clone(), self.last_logged.clone()));
@@ -134,15 +134,15 @@ async fn inspect(store: Arc<Store>, metrics: Arc<Metrics>, last_logged: Arc<Mute
     // When it does not answer, the next visit finds out, and the next link is inspected.
     let Ok(mut link) = store.connect().await else { return };
     let Ok(server) = link.server().await else { return };
-    let durable = server.is_durable();
-    metrics.set_durable(durable);
+    let (durable, may_evict) = (server.is_durable(), server.may_evict());
+    metrics.set_promises(durable, may_evict);
     let server = server.to_string();
     let mut last_logged = last_logged.lock();
     if *last_logged == server {
         return;
     }
     last_logged.clone_from(&server);
-    if durable == Some(false) {
+    if durable == Some(false) || may_evict == Some(true) {
         tracing::warn!("Redis is {server}");
     } else {
         tracing::info!("Redis is {server}");

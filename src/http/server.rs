@@ -94,6 +94,9 @@ pub async fn run(
         acceptor(admin, Entrance::Admin, MAX_ADMIN_CONNECTIONS)?,
     ];
     let accepting = acceptors.map(|acceptor| tokio::spawn(acceptor.run(stopped.clone())));
+    if !config.redis_tls_verify {
+        tracing::warn!("REDIS_TLS_VERIFY is off: any server can pass for Redis");
+    }
     tracing::info!(release = app.release, version = VERSION, commit = COMMIT, max_connections, "ready");
     // Ends with this function, and not before: a drain may take longer than the watchdog waits.
     let mut reporting = JoinSet::new();

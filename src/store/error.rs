@@ -11,6 +11,9 @@ pub(super) const TOO_LONG: &str = "the server gave a longer answer than Redis wo
 /// How the error begins for a server that is not Redis.
 pub(super) const NO_REDIS: &str = "what answers is no Redis";
 
+/// The words of rustls for what a server refuses a client with, mostly for want of a certificate.
+const TLS_ALERT: &str = "received fatal alert: ";
+
 /// How much is kept of a server's reason for a refusal, in letters.
 const MAX_DETAIL: usize = 300;
 
@@ -85,7 +88,15 @@ impl From<RedisError> for StoreError {
                         _ => Self::Refused(reason),
                     }
                 }
-                None => Self::Unreachable(error.to_string()),
+                None => {
+                    let text = error.to_string();
+                    Self::Unreachable(match text.split_once(TLS_ALERT) {
+                        Some((_, alert)) => format!(
+                            "Redis refuses the TLS of this client ({alert}); REDIS_CERT_FILE and REDIS_KEY_FILE take what it asks for"
+                        ),
+                        None => text,
+                    })
+                }
             },
         }
     }

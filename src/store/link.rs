@@ -331,7 +331,8 @@ fn truncate(mut held: Vec<u8>) -> String {
 }
 
 /// An integer exactly as Redis writes it: `INCRBY` takes neither `+5` nor `007`.
-fn integer(text: &[u8]) -> Option<i64> {
+#[must_use]
+pub fn integer(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let number = text.parse().ok()?;
     (i64::to_string(&number) == text).then_some(number)

@@ -13,7 +13,7 @@ use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerEr
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 
-use crate::config::Config;
+use crate::config::{AddressFamily, Config};
 use crate::store::keys::Keys;
 use crate::store::redis_session::RedisSession;
 use crate::store::sentinel::Sentinels;
@@ -33,8 +33,8 @@ mod tls;
 mod visitor_session;
 
 pub use error::{StoreError, StoreSetupError};
-pub use link::Link;
 pub(crate) use link::{Counted, Increment, Total};
+pub use link::{Link, integer};
 pub use server_info::ServerInfo;
 pub use stream::Stream;
 pub use visitor_session::{SESSION_BYTES, SessionId, SessionReply, SessionRequest, VisitorSession};
@@ -45,6 +45,8 @@ pub struct Store {
     /// The address of the server, unless Sentinels know it; how to log in to it.
     server: ConnectionInfo,
     sentinels: Option<Sentinels>,
+    /// Which addresses of a host are tried.
+    family: AddressFamily,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
     connector: Option<Box<dyn Connector>>,
@@ -78,6 +80,7 @@ impl Store {
         Ok(Self {
             server: url.connection.clone(),
             sentinels: url.sentinels.as_ref().map(Sentinels::new),
+            family: url.family,
             #[cfg(feature = "tls")]
             tls: url.is_tls().then(|| Tls::new(config)).transpose()?,
             connector: None,
@@ -179,11 +182,13 @@ impl Store {
         let opening = async {
             let stream: Stream = match (&self.connector, server.addr()) {
                 (Some(connector), _) => connector.connect().await?,
-                (None, ConnectionAddr::Tcp(host, port)) => Box::pin(connect_tcp(host, *port).await?),
+                (None, ConnectionAddr::Tcp(host, port)) => {
+                    Box::pin(connect_tcp(host, *port, self.family).await?)
+                }
                 (None, ConnectionAddr::Unix(path)) => Box::pin(UnixStream::connect(path).await?),
                 #[cfg(feature = "tls")]
                 (None, ConnectionAddr::TcpTls { host, port, .. }) if let Some(tls) = &self.tls => {
-                    Box::pin(tls.connect(host, *port).await?)
+                    Box::pin(tls.connect(host, *port, self.family).await?)
                 }
                 (None, other) => {
                     let other = format!("this build cannot connect to {other}");
@@ -220,7 +225,12 @@ impl Store {
             })
         };
         timeout(self.budget, connecting).await.unwrap_or_else(|_| {
-            let late = StoreError::Unreachable("no answer to a connection attempt".to_owned());
+            // A Redis that waits for a whole line says nothing to the first message of TLS.
+            let how = match self.server.addr() {
+                ConnectionAddr::TcpTls { .. } => " by TLS; has this port TLS?",
+                _ => "",
+            };
+            let late = StoreError::Unreachable(format!("no answer to a connection attempt{how}"));
             Err(match &self.sentinels {
                 None => late.at(self.server.addr()),
                 Some(_) => late,

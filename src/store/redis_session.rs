@@ -39,7 +39,7 @@ impl RedisSession {
             Self { address: server.addr().clone(), stream, packed: Vec::new(), received: Vec::new() };
         if let Some(login) = login(settings) {
             let answer = session.ask::<Value>(&login).await;
-            answer.map_err(|error| without_password(error, settings.password()))?;
+            answer.map_err(|error| without_secret(error, settings))?;
         }
         if settings.db() != 0 {
             let mut select = redis::cmd("SELECT");
@@ -128,12 +128,14 @@ fn unlike_redis(received: &[u8]) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{NO_REDIS}: it says {words:?}"))
 }
 
-/// The error for a login, replaced when it holds the password, or may.
-fn without_password(error: RedisError, password: Option<&str>) -> RedisError {
+/// The error for a login, replaced when it holds the password, or may. A user without a password is often
+/// the password, in the wrong place.
+fn without_secret(error: RedisError, settings: &RedisConnectionInfo) -> RedisError {
     let text = error.to_string();
     let text = without_arguments(&text);
-    let password = password.filter(|password| !password.is_empty());
-    if password.is_some_and(|password| text.contains(password) || text.contains(NO_REDIS)) {
+    let password = settings.password().filter(|password| !password.is_empty());
+    let secret = password.or(settings.username());
+    if secret.is_some_and(|secret| text.contains(secret) || text.contains(NO_REDIS)) {
         return io::Error::new(
             io::ErrorKind::InvalidData,
             format!("{NO_REDIS}, or refuses the login: its words may hold the password"),

@@ -10,14 +10,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use redis::ConnectionAddr;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::Config;
+use crate::config::{AddressFamily, Config};
 use crate::store::error::StoreSetupError;
 use crate::store::stream::connect_tcp;
 
@@ -34,12 +37,15 @@ impl Tls {
                 StoreSetupError(format!("{what}: {error}"))
             })?;
         }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut pinned = Vec::new();
         let mut roots = RootCertStore::empty();
         if let Some(file) = &config.redis_ca_file {
-            for authority in certificates(CA_FILE, file)? {
-                roots.add(authority).map_err(|error| in_file(CA_FILE, file, error))?;
+            pinned = certificates(CA_FILE, file)?;
+            for authority in &pinned {
+                roots.add(authority.clone()).map_err(|error| in_file(CA_FILE, file, error))?;
             }
-        } else {
+        } else if config.redis_tls_verify {
             // One that cannot be read is no reason to distrust the others.
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
@@ -49,11 +55,17 @@ impl Tls {
                 return Err(StoreSetupError(text));
             }
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let no_tls = |error: &dyn fmt::Display| StoreSetupError(format!("no TLS: {error}"));
+        let authorities = config.redis_tls_verify.then(|| {
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
+            verifier.build().map_err(|error| no_tls(&error))
+        });
+        let verifier = Verifier { authorities: authorities.transpose()?, pinned, provider: provider.clone() };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| StoreSetupError(format!("no TLS: {error}")))?
-            .with_root_certificates(roots);
+            .map_err(|error| no_tls(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
         let client = match (&config.redis_cert_file, &config.redis_key_file) {
             (Some(cert_file), Some(key_file)) => {
                 let chain = certificates(CERT_FILE, cert_file)?;
@@ -71,28 +83,128 @@ impl Tls {
     }
 
     /// Connects and checks the server's certificate.
-    pub(crate) async fn connect(&self, host: &str, port: u16) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        family: AddressFamily,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = connect_tcp(host, port).await?;
+        let stream = connect_tcp(host, port, family).await?;
         let connecting = TlsConnector::from(self.0.clone()).connect(name, stream);
-        connecting.await.map_err(stable_message)
+        connecting.await.map_err(sentence)
     }
 }
 
-/// The same error in words that do not change from one attempt to the next: rustls says by how many
-/// seconds a certificate has expired, so each attempt of an outage would be logged as a new reason.
-fn stable_message(error: io::Error) -> io::Error {
+/// Whether a server is the one that is meant. That it has the key of the certificate that it shows is
+/// checked in any case.
+#[derive(Debug)]
+struct Verifier {
+    /// What vouches for a server; nothing where `REDIS_TLS_VERIFY=off`.
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    /// Certificates of servers that need nothing to vouch for them: most that people sign themselves
+    /// are an authority's, which a server may not show, or name no host.
+    pinned: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match &self.authorities {
+            Some(authorities) if !self.pinned.contains(certificate) => {
+                match authorities.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
+                    // Of an authority that has the same name, and not of the server itself.
+                    Err(rustls::Error::InvalidCertificate(CertificateError::BadSignature)) => {
+                        Err(CertificateError::UnknownIssuer.into())
+                    }
+                    verified => verified,
+                }
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The same error as a sentence that says what helps. It does not change from one attempt to the next:
+/// rustls says by how many seconds a certificate has expired, so each attempt of an outage would be
+/// logged as a new reason.
+fn sentence(error: io::Error) -> io::Error {
     let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
     let message = match reason {
-        Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { .. })) => {
-            "invalid peer certificate: certificate expired"
+        Some(rustls::Error::InvalidCertificate(defect)) => {
+            format!("the certificate of Redis {}", describe(defect))
         }
-        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { .. })) => {
-            "invalid peer certificate: certificate not valid yet"
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "what answers does not speak TLS; REDIS_URL takes the port for TLS, or redis://".to_owned()
         }
         _ => return error,
     };
     io::Error::new(error.kind(), message)
+}
+
+/// What is wrong with a certificate, and which setting helps.
+fn describe(defect: &CertificateError) -> String {
+    match defect {
+        CertificateError::UnknownIssuer => {
+            "is signed by no authority that is trusted; REDIS_CA_FILE takes the authority's, or exactly this one"
+        }
+        CertificateError::NotValidForNameContext { expected, .. } => {
+            return format!(
+                "is not valid for the name {}; REDIS_URL takes a host that it names, or REDIS_CA_FILE exactly this one",
+                expected.to_str()
+            );
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "has expired; renew it, or check the clock"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "is not valid yet; check the clock"
+        }
+        CertificateError::BadSignature => "was shown by a server that has not the key of it",
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "has a key or a signature of an unsupported kind; make one with RSA of 2048 bits, P-256 or P-384"
+        }
+        // The last is mostly one that signs itself.
+        CertificateError::InvalidPurpose
+        | CertificateError::InvalidPurposeContext { .. }
+        | CertificateError::Other(_) => {
+            "is made for an authority or a client, and not for a server; REDIS_CA_FILE takes exactly this one all the same"
+        }
+        _ => "cannot be verified; renew it, or have REDIS_CA_FILE hold exactly this one",
+    }
+    .to_owned()
 }
 
 /// The certificates in the file that a setting names, at least one.
@@ -116,4 +228,111 @@ const KEY_FILE: Setting = ("REDIS_KEY_FILE", "the key that belongs to REDIS_CERT
 fn in_file((name, expected): Setting, file: &Path, error: impl fmt::Display) -> StoreSetupError {
     let file = file.display();
     StoreSetupError(format!("{name}={file} cannot be used ({error}); it takes a PEM file of {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::crypto::ring::{default_provider, sign};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use rustls::{CertificateError, ClientConfig, ClientConnection, OtherError, RootCertStore};
+    use rustls::{ServerConfig, ServerConnection};
+
+    use super::{Verifier, describe};
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_a_sentence_and_no_debug_text() {
+        let unsupported = CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+            signature_algorithm_id: vec![1],
+            public_key_algorithm_id: vec![2],
+        };
+        let other = std::io::Error::other("CaUsedAsEndEntity");
+        let other = CertificateError::Other(OtherError(Arc::new(other)));
+        for (defect, words) in [
+            (CertificateError::UnknownIssuer, "REDIS_CA_FILE takes"),
+            (CertificateError::BadSignature, "has not the key"),
+            (CertificateError::Expired, "has expired"),
+            (CertificateError::NotValidYet, "not valid yet"),
+            (unsupported, "of an unsupported kind"),
+            (other, "and not for a server"),
+            (CertificateError::BadEncoding, "cannot be verified"),
+        ] {
+            let said = describe(&defect);
+            assert!(said.contains(words) && !said.contains("Context"), "{said}");
+            assert!(!said.contains("CaUsedAsEndEntity"), "{said}");
+        }
+    }
+
+    /// A certificate for `db` that signs itself, and its key.
+    fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let identity = rcgen::generate_simple_self_signed(["db".to_owned()]).expect("a certificate");
+        (identity.cert.der().clone(), identity.signing_key.into())
+    }
+
+    /// What a client says to a server that shows this certificate and has this key.
+    fn shake_hands(
+        verifier: Verifier,
+        certificate: CertificateDer<'static>,
+        key: &PrivateKeyDer<'static>,
+    ) -> Result<(), rustls::Error> {
+        let provider = verifier.provider.clone();
+        let key = CertifiedKey::new(vec![certificate], sign::any_supported_type(key)?);
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        let mut server = ServerConnection::new(Arc::new(server))?;
+        let name = ServerName::try_from("other").expect("a name");
+        let mut client = ClientConnection::new(Arc::new(client), name)?;
+        while client.is_handshaking() {
+            let (mut sent, mut answer) = (Vec::new(), Vec::new());
+            client.write_tls(&mut sent).expect("memory");
+            let mut sent = &sent[..];
+            while server.read_tls(&mut sent).expect("memory") > 0 {
+                server.process_new_packets()?;
+            }
+            while server.wants_write() {
+                server.write_tls(&mut answer).expect("memory");
+            }
+            let mut answer = &answer[..];
+            while client.read_tls(&mut answer).expect("memory") > 0 {
+                client.process_new_packets()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A verifier that trusts `pinned`; without it, any.
+    fn verifier(pinned: Option<CertificateDer<'static>>) -> Verifier {
+        let provider = Arc::new(default_provider());
+        let authorities = pinned.clone().map(|pinned| {
+            let mut roots = RootCertStore::empty();
+            roots.add(pinned).expect("a certificate");
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
+            verifier.build().expect("an authority")
+        });
+        Verifier { authorities, pinned: pinned.into_iter().collect(), provider }
+    }
+
+    #[test]
+    fn a_server_without_the_key_of_its_certificate_is_refused_in_any_case() {
+        let (certificate, key) = identity();
+        let (other, _) = identity();
+        let (_, other_key) = identity();
+        for pinned in [None, Some(certificate.clone())] {
+            assert_eq!(shake_hands(verifier(pinned.clone()), certificate.clone(), &key), Ok(()));
+            let stolen = shake_hands(verifier(pinned), certificate.clone(), &other_key);
+            assert_eq!(stolen, Err(CertificateError::BadSignature.into()));
+        }
+        let refused = shake_hands(verifier(Some(other)), certificate, &key);
+        assert!(matches!(refused, Err(rustls::Error::InvalidCertificate(_))), "{refused:?}");
+    }
 }

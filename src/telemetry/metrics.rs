@@ -39,6 +39,9 @@ struct RequestLabels {
 /// A gauge of 1 for yes and 0 for no, with no sample while that is unknown.
 type Answer = Family<Labels<0>, Gauge>;
 
+/// Their names.
+const ANSWERS: [&str; 3] = ["redis_up", "redis_durable", "redis_may_evict"];
+
 /// Labels by name and value, so many of them.
 type Labels<const COUNT: usize> = [(&'static str, &'static str); COUNT];
 
@@ -80,6 +83,7 @@ pub struct Metrics {
     pub(crate) returning_visits: Counter,
     redis_up: Answer,
     redis_durable: Answer,
+    redis_may_evict: Answer,
     pub(crate) redis_errors: Counter,
     pub(crate) redis_connection_attempts: Counter,
     pub(crate) count_went_back: Counter,
@@ -141,6 +145,8 @@ impl Metrics {
             "redis_durable",
             "1 when Redis keeps a counted visit through a crash; absent when unknown",
         );
+        let redis_may_evict =
+            answer("redis_may_evict", "1 when Redis removes keys from a full memory; absent when unknown");
         let mut counter = |name, help| add(&mut registry, name, help, &Counter::default());
         Self {
             requests,
@@ -163,6 +169,7 @@ impl Metrics {
             returning_visits: visits.get_or_create_owned(&[("visitor", "returning")]),
             redis_up,
             redis_durable,
+            redis_may_evict,
             redis_errors: counter("redis_errors", "Failed commands and connection attempts"),
             redis_connection_attempts: counter("redis_connection_attempts", "Attempts to connect to Redis"),
             count_went_back: counter("count_went_back", "Times that the count went back without a reset"),
@@ -199,9 +206,11 @@ impl Metrics {
         self.redis_up.get(&[]).map(|gauge| gauge.get() == 1)
     }
 
-    /// Sets whether Redis keeps a counted visit through a crash; `None` when that is unknown.
-    pub(crate) fn set_durable(&self, durable: Option<bool>) {
+    /// Sets whether Redis keeps a counted visit through a crash, and whether it removes keys from a full
+    /// memory; `None` when that is unknown.
+    pub(crate) fn set_promises(&self, durable: Option<bool>, may_evict: Option<bool>) {
         set(&self.redis_durable, durable);
+        set(&self.redis_may_evict, may_evict);
     }
 
     /// The text that `/metrics` answers with.
@@ -209,9 +218,10 @@ impl Metrics {
         let mut rendered = String::new();
         // Writing into a String cannot fail.
         let _ = text::encode(&mut rendered, &self.registry);
-        // Of a family without labels.
-        let rendered = rendered.replace("abukiks_redis_up{} ", "abukiks_redis_up ");
-        let rendered = rendered.replace("abukiks_redis_durable{} ", "abukiks_redis_durable ");
+        // Families without labels have an empty set of them.
+        let rendered = ANSWERS.iter().fold(rendered, |rendered, name| {
+            rendered.replace(&format!("\nabukiks_{name}{{}} "), &format!("\nabukiks_{name} "))
+        });
         match exposition {
             Exposition::OpenMetrics => rendered,
             Exposition::Prometheus => in_prometheus_format(&rendered),

@@ -324,7 +324,7 @@ faults![
     with_an_expired_certificate = Fault {
         name: "Redis shows a certificate that has expired",
         how: "`CONFIG SET tls-cert-file`, and `CLIENT KILL`; later the one of before",
-        logs: &["certificate expired"],
+        logs: &["the certificate of Redis has expired"],
         stage: tls,
         inject: |scene| {
             let expired = identity(scene, "expired", |params| {
@@ -338,7 +338,7 @@ faults![
     with_another_name = Fault {
         name: "Redis shows a certificate for another name",
         how: "`CONFIG SET tls-cert-file`, and `CLIENT KILL`; later the one of before",
-        logs: &["not valid for name"],
+        logs: &["the certificate of Redis is not valid for the name"],
         stage: tls,
         inject: |scene| {
             let other = identity(scene, "other", |params| {

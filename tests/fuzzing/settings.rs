@@ -64,8 +64,11 @@ fn check_effective(shown: &str) {
         .filter(|(name, _)| !["REDIS_URL", "REDIS_URL_FILE"].contains(name))
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
-    let files = values().any(|(name, value)| name.ends_with("_FILE") && !value.is_empty());
-    if !files {
+    // These need the URL beside them.
+    let needs_url = values().any(|(name, value)| {
+        (name.ends_with("_FILE") && !value.is_empty()) || (name, value) == ("REDIS_TLS_VERIFY", "off")
+    });
+    if !needs_url {
         let again = read(&given).unwrap_or_else(|error| panic!("{error}")).effective();
         for ((line, (name, value)), setting) in again.lines().zip(values()).zip(SETTINGS) {
             if !name.starts_with("REDIS_URL") {
