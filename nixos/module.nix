@@ -452,7 +452,7 @@ in
     };
 
     nginx = {
-      enable = lib.mkEnableOption "nginx in front of the instances, balancing over them";
+      enable = lib.mkEnableOption "nginx in front of the instances, balancing over them. It keeps connections to them,\nand `settings.TRUSTED_PROXIES` takes its word about visitors";
       virtualHost = mkOption {
         type = types.str;
         default = "localhost";
@@ -505,8 +505,12 @@ in
               message = "${nameOf place "redis"} is said more than once, by ${lib.concatStringsSep ", " named}; keep one of them.";
             }
             {
-              assertion = source.settings.HOST == null && source.settings.PORT == null;
-              message = "${nameOf place "settings"} has HOST or PORT, but systemd binds the sockets; use instances and listenAddress.";
+              assertion = lib.all (name: source.settings.${name} == null) [
+                "HOST"
+                "PORT"
+                "ADMIN_PORT"
+              ];
+              message = "${nameOf place "settings"} has HOST, PORT or ADMIN_PORT, but systemd binds the sockets; use instances and listenAddress.";
             }
           ]
           ++
@@ -673,6 +677,9 @@ in
     };
 
     services = {
+      # nginx on this host says who the visitor is.
+      abukiks.settings.TRUSTED_PROXIES = mkIf cfg.nginx.enable (lib.mkDefault "127.0.0.1,::1");
+
       redis.servers.abukiks = mkIf cfg.redis.createLocally {
         enable = true;
         # What was acknowledged is on disk. One write serves a whole batch of visits.
@@ -685,7 +692,7 @@ in
         enable = true;
         upstreams.abukiks = {
           # ../proxies/nginx.conf says why.
-          extraConfig = "zone abukiks 64k;";
+          extraConfig = "zone abukiks 64k; keepalive 64; keepalive_timeout 500ms;";
           servers = lib.genAttrs (map addressOf ports) (_: {
             fail_timeout = "1s";
           });

@@ -646,8 +646,13 @@ fn http_1_0_is_answered_and_closed_unless_it_asks_to_be_kept() {
     assert_eq!(kept.number(), 1);
     assert_eq!(kept.header("connection"), Some("keep-alive"));
     let closed = client.exchange("GET / HTTP/1.0\r\n\r\n").unwrap();
-    assert_eq!(closed.number(), 2);
+    assert_eq!((closed.number(), closed.header("connection")), (2, Some("close")));
     assert!(client.is_closed());
+    // The version is that of the server (RFC 9110, section 2.5).
+    let mut client = service.connect();
+    client.send("GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+    let answer = String::from_utf8(client.rest().unwrap()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
 }
 
 #[test]
