@@ -30,6 +30,7 @@ fn serve(config: &Config, store: Store, socket_activated: bool) -> Result<ExitCo
             humantime::format_duration(idle)
         )));
     }
+    process::check_files().map_err(Failure::setting)?;
     let runtime = process::runtime().map_err(Failure::system)?;
     let (app, counting) = {
         let _spawns_on = runtime.enter();

@@ -381,6 +381,18 @@ fn max_connections_follows_the_limit_of_open_files() {
     assert_eq!(max_connections(service), 5);
 }
 
+#[test]
+fn a_limit_of_open_files_that_lets_no_client_in_is_refused() {
+    let redis = Redis::start();
+    for files in [9, 19] {
+        let output = with_files(&redis, files, &[]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.starts_with(&format!("LimitNOFILE={files}, the limit of open files")), "{said}");
+        assert!(said.ends_with("it takes at least 20\n"), "{said}");
+    }
+}
+
 /// The reserve is enough: with every connection in use, Redis can still be reached.
 #[test]
 fn as_many_connections_as_the_limit_of_open_files_leaves_are_all_served() {
