@@ -67,7 +67,13 @@ pub async fn run(
     let max_connections = max_connections(config, listeners.sockets.len());
     let connections = Arc::new(Connections::new(config, app.clone()));
     for socket in &listeners.sockets {
-        tracing::info!(listening = address_of(socket), inherited = listeners.inherited, "listening");
+        let address = address_of(socket);
+        tracing::info!(listening = address, inherited = listeners.inherited, "listening on {address}");
+    }
+    let unused: Vec<_> = ["HOST", "PORT"].into_iter().filter(|name| config.is_set(name)).collect();
+    if listeners.inherited && !unused.is_empty() {
+        let unused = unused.join(" and ");
+        tracing::warn!(unused, "a socket was handed over, so these settings have no effect: {unused}");
     }
     let (stop_accepting, stopped) = watch::channel(());
     let acceptor = Acceptor::new(listeners, max_connections, connections.clone())?;
@@ -93,7 +99,8 @@ pub async fn run(
             Ok(if drained { Ended::Drained } else { Ended::Cut })
         }
         (signal, number) = signals.next() => {
-            tracing::warn!(signal, connections = connections.open().len(), "ending at once");
+            let connections = connections.open().len();
+            tracing::warn!(signal, connections, "ending at once: {signal} came during the drain; connections cut: {connections}");
             Ok(Ended::AtOnce(number))
         }
     }
@@ -176,7 +183,7 @@ impl Acceptor {
                 Err(error) => {
                     metrics.accept_errors.inc();
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::error!(%error, "cannot accept connections; trying again");
+                        tracing::error!(%error, "cannot accept connections: {error}");
                     }
                     sleep(BACK_OFF).await;
                 }
