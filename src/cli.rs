@@ -114,6 +114,12 @@ struct Arguments {
     socket_activated: bool,
 }
 
+/// The command line of the service, for its manual and the completions of shells.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Runs the service, or does what its arguments ask for instead.
 #[must_use]
 pub fn run_service(serve: impl FnOnce(&Config, Store, bool) -> Result<ExitCode, Failure>) -> ExitCode {
@@ -231,7 +237,8 @@ fn settings_help() -> String {
     }
     help += "
 Signals: SIGTERM and SIGINT drain the connections and end the process; a second one ends it at once.
-Exit status: 0 ended as asked, 64 unknown argument, 71 the system refused (a port that is taken),
-72 no socket was handed over, 78 a setting is wrong, 130 or 143 ended at once by a second signal.";
+Exit status: 0 ended as asked, 64 unknown argument, 69 not healthy, 71 the system refused (a port that
+is taken), 72 no socket was handed over, 74 stdout cannot be written to, 78 a setting is wrong, 130 or
+143 ended at once by a second signal.";
     help
 }
