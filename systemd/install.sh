@@ -75,7 +75,7 @@ is_running_system() {
 case ${1:-} in
 install)
     for program in abukiks $tasks; do
-        [ -x "$BUILD/$program" ] || {
+        [ -f "$BUILD/$program" ] || {
             echo "systemd/install.sh: there is no program $BUILD/$program: run make build first" >&2
             exit 66
         }
