@@ -43,7 +43,7 @@ pub static BUILD: LazyLock<String> = LazyLock::new(|| format!("{VERSION} ({COMMI
 /// The end of each task's help.
 pub const AFTER_HELP: &str = "\
 Reads the same environment variables as the service; see `abukiks --help`.
-Exit status: 0 done, 64 wrong usage, 65 what stands in Redis cannot be used, 69 Redis is unreachable or
+Exit status: 0 done, 64 wrong usage, 65 what stands in Redis cannot be used, 69 Redis is unreachable or \
 refuses, 74 stdout cannot be written to, 78 a setting is wrong.";
 
 /// Why a program failed.
@@ -237,8 +237,8 @@ fn settings_help() -> String {
     }
     help += "
 Signals: SIGTERM and SIGINT drain the connections and end the process; a second one ends it at once.
-Exit status: 0 ended as asked, 64 unknown argument, 69 not healthy, 71 the system refused (a port that
-is taken), 72 no socket was handed over, 74 stdout cannot be written to, 78 a setting is wrong, 130 or
-143 ended at once by a second signal.";
+Exit status: 0 ended as asked, 64 unknown argument, 69 not healthy, 71 the system refused (a port that \
+is taken), 72 no socket was handed over, 74 stdout cannot be written to, 78 a setting is wrong, 130 \
+ended at once by a second SIGINT, 143 by a second SIGTERM.";
     help
 }

@@ -68,7 +68,7 @@ fn section(heading: &str, terms: &[(String, String)]) -> String {
 fn exit_statuses(command: &Command) -> Vec<(String, String)> {
     let help = command.get_after_help().expect("the end of the help").to_string();
     let (_, statuses) = help.split_once("Exit status: ").expect("exit statuses");
-    let statuses = statuses.trim_end().trim_end_matches('.').split(", ").flat_map(|part| part.split(",\n"));
+    let statuses = statuses.trim_end().trim_end_matches('.').split(", ");
     let pairs = statuses.map(|status| status.split_once(' ').expect("a number and its meaning"));
     pairs.map(|(status, meaning)| (status.to_owned(), meaning.to_owned())).collect()
 }
