@@ -239,6 +239,6 @@ fn settings_help() -> String {
 Signals: SIGTERM and SIGINT drain the connections and end the process; a second one ends it at once.
 Exit status: 0 ended as asked, 64 unknown argument, 69 not healthy, 71 the system refused (a port that \
 is taken), 72 no socket was handed over, 74 stdout cannot be written to, 78 a setting is wrong, 130 \
-ended at once by a second SIGINT, 143 by a second SIGTERM.";
+ended at once by a second SIGINT, 143 ended at once by a second SIGTERM.";
     help
 }
