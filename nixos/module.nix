@@ -233,8 +233,8 @@ let
       description = ''
         Files with more settings of ${whose}, as `NAME=value` lines, read when an instance starts. The
         later file wins over the earlier, and those of one instance over those of all. A `REDIS_URL` in
-        a file takes the place of what {option}`services.abukiks.redis` says; the log line
-        "listening" of an instance names the Redis that it uses.
+        a file takes the place of what {option}`services.abukiks.redis` says;
+        `abukiks-admin settings --instance PORT` shows the Redis that an instance uses.
 
         A change of a file restarts nothing: have the secrets manager do that, see
         {option}`services.abukiks.units`.

@@ -23,7 +23,7 @@ use crate::support::{Client, Process, eventually};
 /// The distribution inside: its systemd is 257.
 const SUITE: &str = "trixie";
 const PACKAGES: &str =
-    "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,prometheus";
+    "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,prometheus,curl";
 
 /// What must be on the machine that tests.
 const TOOLS: [&str; 7] =
