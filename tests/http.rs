@@ -304,6 +304,9 @@ fn readyz_says_that_the_process_is_draining() {
     assert_eq!(unready.header("connection"), Some("close"));
     assert_eq!(unready.header("retry-after"), Some("1"));
     assert!(client.is_closed());
+    // That it says so is no trouble.
+    let line = service.log_line("\"http_path\":\"/readyz\",\"http_status\":503");
+    assert!(line.contains("\"level\":\"INFO\""), "{line}");
 }
 
 #[test]
