@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use rcgen::date_time_ymd;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::activation::admin_address;
+use crate::dashboard;
 use crate::monitors::Prometheus;
 use crate::proxies::free_port;
+use crate::redis_url::Tls;
 use crate::support::{Client, Redis, Service, eventually, program};
 
 fn shipped(name: &str) -> PathBuf {
@@ -40,139 +45,174 @@ fn hurried() -> String {
             return format!("{before}for: 400ms\n");
         }
         match line.split_once('[').and_then(|(before, rest)| Some((before, rest.split_once(']')?))) {
-            Some((before, (_, after))) => format!("{before}[3s]{after}\n"),
+            Some((before, (_, after))) => format!("{before}[6s]{after}\n"),
             None => format!("{line}\n"),
         }
     });
     hurried.collect()
 }
 
-/// Two instances, their Redis, and the Prometheus that watches them.
-struct Watched {
-    redis: Redis,
-    instances: [Service; 2],
+/// A Prometheus with the rules, and the alerts that it tells of.
+#[derive(Debug)]
+struct Alerts {
     prometheus: Prometheus,
+    instances: String,
     _folder: TempDir,
 }
 
-const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
-
-const SETTINGS: [(&str, &str); 3] =
-    [("MAX_CONNECTIONS", "10"), ("HEADER_TIMEOUT", "1m"), ("REDIS_TIMEOUT", "200ms")];
-
-impl Watched {
-    fn start() -> Self {
-        let redis = Redis::start_with(&DURABLE);
-        let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port().port().to_string());
-        let start = |port| redis.service(&[&SETTINGS[..], &[("ADMIN_PORT", port)]].concat());
-        let mut instances = [start("0"), start(&port)];
+impl Alerts {
+    /// Has these instances scraped at their `ADMIN_PORT`, and waits until nothing is wrong with them.
+    fn of(instances: &mut [Service]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("rules.yml"), hurried()).expect("a file");
-        let targets = instances.each_mut().map(|instance| admin_address(instance).to_string());
+        let targets: Vec<_> =
+            instances.iter_mut().map(|instance| admin_address(instance).to_string()).collect();
         let settings = format!(
             "global: {{scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms}}
 rule_files: [rules.yml]
 scrape_configs: [{{job_name: abukiks, static_configs: [{{targets: {targets:?}}}]}}]"
         );
         let prometheus = Prometheus::start(folder.path(), &settings);
-        Self { redis, instances, prometheus, _folder: folder }
-    }
-
-    /// The alerts that fire now.
-    fn firing(&self) -> Option<BTreeSet<String>> {
-        let alerts = self.prometheus.ask("alerts")?;
-        let firing = alerts["alerts"].as_array()?.iter().filter(|alert| alert["state"] == "firing");
-        firing
-            .map(|alert| {
-                Some(alert["labels"]["alertname"].as_str()?.trim_start_matches("Abukiks").to_owned())
-            })
-            .collect()
+        Self { prometheus, instances: targets.len().to_string(), _folder: folder }
     }
 
     /// Waits until these fire, and no others.
-    fn wait_for(&self, expected: &[&str], meanwhile: impl Fn()) {
-        let expected = expected.iter().map(|name| (*name).to_owned()).collect();
-        let mut last = None;
-        let what = format!("only {expected:?} fires");
-        eventually(&what, || {
+    fn wait_for(&self, expected: &[&str], mut meanwhile: impl FnMut()) {
+        let expected: BTreeSet<String> = expected.iter().map(|name| format!("Abukiks{name}")).collect();
+        eventually(&format!("{expected:?} fires alone"), || {
             meanwhile();
-            let firing = self.firing()?;
-            if last.as_ref() != Some(&firing) {
-                println!("firing: {firing:?}");
-                last = Some(firing.clone());
-            }
-            (firing == expected).then_some(())
+            (self.firing()? == expected).then_some(())
         });
     }
 
-    fn visit(&self) {
-        for instance in &self.instances {
-            instance.get("/");
-        }
+    fn firing(&self) -> Option<BTreeSet<String>> {
+        let alerts = self.prometheus.ask("alerts")?;
+        let firing = alerts["alerts"].as_array()?.iter().filter(|alert| alert["state"] == "firing");
+        firing.map(|alert| alert["labels"]["alertname"].as_str().map(str::to_owned)).collect()
     }
 
-    /// What follows is without alerts of what was before.
-    fn calm(&self) {
-        self.wait_for(&[], || self.visit());
-        assert_eq!(
-            self.prometheus.ask("query?query=sum(up)").expect("an answer")["result"][0]["value"][1],
-            "2"
-        );
+    /// Waits until all instances are scraped again, and nothing fires.
+    fn clear(&self, mut meanwhile: impl FnMut()) {
+        eventually("all instances are scraped", || {
+            meanwhile();
+            let up = self.prometheus.ask("query?query=sum(up)")?;
+            (up["result"][0]["value"][1] == *self.instances).then_some(())
+        });
+        self.wait_for(&[], meanwhile);
     }
+}
 
-    /// Ends Redis, and starts it anew on the same data with other arguments.
-    fn restart_redis(&mut self, arguments: &[&str]) {
-        self.redis.kill();
-        self.redis.resume_with(arguments);
+const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+/// An instance that gives up soon, and that ten clients can fill.
+fn start(redis: &Redis, admin_port: u16) -> Service {
+    redis.service(&[
+        ("ADMIN_PORT", &admin_port.to_string()),
+        ("MAX_CONNECTIONS", "10"),
+        ("HEADER_TIMEOUT", "1m"),
+        ("REDIS_TIMEOUT", "200ms"),
+    ])
+}
+
+#[test]
+fn each_query_of_the_dashboard_finds_something() {
+    let redis = Redis::start();
+    let mut instance = [start(&redis, 0)];
+    let alerts = Alerts::of(&mut instance);
+    for query in dashboard::queries("6s") {
+        let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        eventually(&query, || {
+            instance[0].get("/");
+            let found = alerts.prometheus.ask(&format!("query?query={encoded}"))?;
+            (!found["result"].as_array()?.is_empty()).then_some(())
+        });
     }
 }
 
 #[test]
 fn each_fault_fires_its_alert_which_clears_when_the_fault_is_over() {
-    let mut watched = Watched::start();
-    eventually("Prometheus has scraped both", || {
-        watched.visit();
-        let up = watched.prometheus.ask("query?query=sum(up)")?;
-        (up["result"][0]["value"][1] == "2").then_some(())
-    });
-    watched.calm();
+    let mut redis = Redis::start_with(&DURABLE);
+    let admin_port = free_port().port();
+    let mut instances = [start(&redis, 0), start(&redis, admin_port)];
+    let alerts = Alerts::of(&mut instances);
+    let visit = |instances: &[Service]| {
+        for instance in instances {
+            instance.get("/");
+        }
+    };
+    alerts.clear(|| visit(&instances));
 
     // Redis is gone.
-    watched.redis.kill();
-    watched.wait_for(&["RedisDown", "ErrorBudgetBurnsFast", "ErrorBudgetBurnsSlowly"], || watched.visit());
-    watched.redis.resume();
-    watched.calm();
+    redis.kill();
+    let expected = ["RedisDown", "ErrorBudgetBurnsFast", "ErrorBudgetBurnsSlowly"];
+    alerts.wait_for(&expected, || visit(&instances));
+    redis.resume();
+    alerts.clear(|| visit(&instances));
 
     // Redis acknowledges what is not on disk yet.
-    watched.restart_redis(&["--appendonly", "yes", "--appendfsync", "everysec"]);
-    watched.wait_for(&["RedisNotDurable"], || watched.visit());
+    redis.kill();
+    redis.resume_with(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    alerts.wait_for(&["RedisNotDurable"], || visit(&instances));
     // Redis removes keys when its memory is full.
-    let evicting = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
-    watched.restart_redis(&[&DURABLE[..], &evicting].concat());
-    watched.wait_for(&["RedisMayEvict"], || watched.visit());
-    watched.restart_redis(&DURABLE);
-    watched.calm();
+    redis.kill();
+    redis.resume_with(
+        &[&DURABLE[..], &["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]].concat(),
+    );
+    alerts.wait_for(&["RedisMayEvict"], || visit(&instances));
+    redis.kill();
+    redis.resume_with(&DURABLE);
+    alerts.clear(|| visit(&instances));
 
-    // A hand sets the count back.
-    let count = watched.redis.count();
-    let () = watched.redis.run(&["SET", "visitorCount", "1"]);
-    watched.wait_for(&["CountWentBack"], || watched.visit());
-    let mut reset = program("reset-count", &[("REDIS_URL", &watched.redis.url())]);
+    // The count is set back by hand.
+    let count = redis.count();
+    let () = redis.run(&["SET", "visitorCount", "1"]);
+    alerts.wait_for(&["CountWentBack"], || visit(&instances));
+    let mut reset = program("reset-count", &[("REDIS_URL", &redis.url())]);
     assert!(reset.args(["--to", &count.to_string()]).output().expect("it runs").status.success());
-    watched.calm();
+    alerts.clear(|| visit(&instances));
 
     // Clients that send no more than half of a request take all connections of one instance.
-    let mut clients: Vec<Client> = (0..10).map(|_| watched.instances[0].connect()).collect();
+    let mut clients: Vec<Client> = (0..10).map(|_| instances[0].connect()).collect();
     for client in &mut clients {
         client.send("GET / HT").expect("an open connection");
     }
-    watched.wait_for(&["ConnectionsNearLimit"], || {});
+    alerts.wait_for(&["ConnectionsNearLimit"], || {});
     drop(clients);
-    watched.calm();
+    alerts.clear(|| visit(&instances));
 
     // An instance is gone.
-    let admin_port = admin_address(&mut watched.instances[1]).port().to_string();
-    watched.instances[1].stop();
-    watched.wait_for(&["InstanceDown"], || {});
-    watched.instances[1] = watched.redis.service(&[&SETTINGS[..], &[("ADMIN_PORT", &admin_port)]].concat());
-    watched.calm();
+    instances[1].stop();
+    alerts.wait_for(&["InstanceDown"], || visit(&instances[..1]));
+    instances[1] = start(&redis, admin_port);
+    alerts.clear(|| visit(&instances));
+
+    // An instance is killed and started again and again.
+    let mut started = Instant::now();
+    alerts.wait_for(&["InstanceFlaps"], || {
+        // The start is known to the second.
+        if started.elapsed() > Duration::from_secs(1) {
+            started = Instant::now();
+            instances[1].process.signal(Signal::KILL);
+            instances[1].process.wait();
+            instances[1] = start(&redis, admin_port);
+        }
+    });
+    alerts.clear(|| visit(&instances));
+}
+
+#[test]
+fn a_certificate_that_has_expired_fires_its_alert_which_clears_when_it_is_renewed() {
+    let tls = Tls::new();
+    let identity = |year| tls.identity(&tls.host, |params| params.not_after = date_time_ymd(year, 1, 1));
+    let expired = tls.redis(&identity(2021), "no");
+    let settings = [("REDIS_CA_FILE", tls.file("ca.pem")), ("ADMIN_PORT", "0".into())];
+    let mut instance = [tls.serve(&settings.each_ref().map(|(name, value)| (*name, value.as_path())))];
+    let alerts = Alerts::of(&mut instance);
+    let visit = || drop(instance[0].get("/"));
+    let expected = ["RedisCertificate", "RedisDown", "ErrorBudgetBurnsFast", "ErrorBudgetBurnsSlowly"];
+    alerts.wait_for(&expected, visit);
+    drop(expired);
+    let _renewed = tls.redis(&identity(2090), "no");
+    // Without an append-only file it is not durable.
+    alerts.wait_for(&["RedisNotDurable"], visit);
 }

@@ -324,7 +324,7 @@ impl Tls {
     }
 
     /// Starts a service that is attached to it.
-    fn serve(&self, settings: &[(&str, &Path)]) -> Service {
+    pub(crate) fn serve(&self, settings: &[(&str, &Path)]) -> Service {
         let url = self.url();
         let mut all = vec![("REDIS_URL", &*url)];
         all.extend(settings.iter().map(|(name, file)| (*name, text(file))));

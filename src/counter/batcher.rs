@@ -147,7 +147,7 @@ impl Batcher {
                     return Some(link);
                 }
                 Ok(Err(error)) => {
-                    if error.is_for_certificate() {
+                    if error.is_of_certificate() {
                         self.metrics.redis_tls_errors.inc();
                     }
                     self.state.mark_down(&error.to_string().into());

@@ -59,9 +59,10 @@ pub enum StoreError {
 pub struct StoreSetupError(pub(super) String);
 
 impl StoreError {
-    /// Whether one side does not trust the certificate of the other.
-    pub(crate) fn is_for_certificate(&self) -> bool {
-        matches!(self, Self::Unreachable(why) if [UNTRUSTED, CLIENT_REFUSED].iter().any(|begin| why.starts_with(begin)))
+    /// Whether Redis and this client do not trust each other's certificates.
+    pub(crate) fn is_of_certificate(&self) -> bool {
+        let Self::Unreachable(why) = self else { return false };
+        why.starts_with(UNTRUSTED) || why.starts_with(CLIENT_REFUSED)
     }
 
     /// Adds the address of a server that gave no answer.
