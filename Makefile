@@ -43,7 +43,7 @@ faults: ## break everything that can break, and write docs/faults.md from what c
 .PHONY: dashboard
 dashboard: ## write the dashboard in monitoring/ anew from its source, tests/dashboard.rs
 	@dev/needs.sh run
-	WRITE_DOCS=1 cargo test --locked --test promises dashboard::
+	WRITE_DOCS=1 cargo test --locked --test promises dashboard::the_dashboard_is_what
 
 .PHONY: lint
 lint: ## check format and lints; warnings are errors
