@@ -241,7 +241,7 @@ impl Acceptor {
             waiting = self.client_waits() => waiting?,
         }
         loop {
-            self.connections.end_longest_idle();
+            self.connections.end_longest_idle(self.entrance);
             // Perhaps it was not idle any more.
             if let Ok(permit) = timeout(RETRY, &mut permit).await {
                 return Ok(permit.ok());
