@@ -38,6 +38,7 @@ mod monitors;
 mod nix;
 mod nixos;
 mod outages;
+mod packages;
 mod page;
 mod proxies;
 mod redis_url;
