@@ -1,6 +1,6 @@
 //! In a container: a root that cannot be written, no privileges, any user, and still the service.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
@@ -20,12 +20,7 @@ impl Podman {
         let podman = Self { folder: tempfile::tempdir().expect("a folder") };
         let image = podman.folder.path().join("image.tar");
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev/image-for-test.sh");
-        let programs = Path::new(env!("CARGO_BIN_EXE_abukiks")).parent();
-        let made = Command::new(script)
-            .arg(programs.expect("a folder"))
-            .arg(&image)
-            .output()
-            .expect("the script runs");
+        let made = Command::new(script).arg(&image).output().expect("the script runs");
         assert!(made.status.success(), "{made:?}");
         podman.run(&["load", "--quiet", "--input", &image.display().to_string()]);
         podman
