@@ -29,7 +29,7 @@ test       | PATH+=:/usr/sbin; hash apache2   | apache2-bin       | and another
 test       | hash promtool                    | prometheus        | reads the metrics
 test       | hash podman runc                 | podman runc       | runs the image
 test package | hash musl-gcc               | musl-tools        | compiles the C of static programs
-package    | [[ ${ARCH-x86_64} != aarch64 ]] || hash aarch64-linux-gnu-gcc || [[ $(uname -m) == aarch64 ]] | gcc-aarch64-linux-gnu libc6-dev-arm64-cross | compiles and links those for arm64
+package    | case ${ARCH-} in aarch64) hash aarch64-linux-gnu-gcc ;; esac | gcc-aarch64-linux-gnu libc6-dev-arm64-cross | compiles and links those for arm64
 test package | hash dpkg-deb xz             | dpkg xz-utils     | makes the package for Debian
 test package | hash rpm rpmbuild            | rpm               | makes and checks the other one
 test package | hash python3                 | python3           | lists what the programs are made of

@@ -2,7 +2,7 @@
 # Packs programs for those who build nothing. The bytes follow from the programs, from this tree and from
 # SOURCE_DATE_EPOCH, by default the time of the commit.
 # usage: dev/package.sh PROGRAMS FOLDER FORMAT...   from the programs in PROGRAMS into FOLDER
-#        FORMAT: deb, rpm, tar, image (of OCI) or sbom
+#        FORMAT: deb, rpm, tar, image or sbom
 #
 # VERSION is that of the programs, by default the one in Cargo.toml; ABUKIKS_COMMIT is their commit.
 set -euo pipefail
@@ -124,18 +124,9 @@ tar_() {
         gzip --best --no-name >"$out/$name.tar.gz"
 }
 
-# Puts a file among the blobs of the image, and prints its descriptor.
-blob() {
-    local digest
-    digest=$(sha256sum "$1" | cut -d' ' -f1)
-    printf '{"mediaType":"application/vnd.oci.image.%s","digest":"sha256:%s","size":%s' \
-        "$2" "$digest" "$(stat --format=%s "$1")"
-    mv "$1" "$work/image/blobs/sha256/$digest"
-}
-
-# The same configuration and the same files as in nixos/image.nix.
+# The same configuration, files and form as nixos/image.nix has: OCI's own form has no health check.
 image() {
-    local root=$work/root created layer config manifest
+    local root=$work/root created layer
     install -D --target-directory="$root/bin" "${all[@]/#/$programs/}"
     # Nothing for a static program.
     { ldd "$programs/abukiks" 2>/dev/null || true; } | { grep --only-matching '/[^ ]*' || true; } |
@@ -147,11 +138,11 @@ image() {
     printf '%s\n' root:x:0:0:root:/:/bin/false abukiks:x:65532:65532:Abukiks:/:/bin/false >"$root/etc/passwd"
     printf '%s\n' root:x:0: abukiks:x:65532: >"$root/etc/group"
 
-    mkdir -p "$work/image/blobs/sha256"
+    mkdir "$work/image"
     created=$(date --iso-8601=seconds --date="@$SOURCE_DATE_EPOCH")
-    tar --create "${reproducibly[@]}" --directory "$root" --file "$work/layer" .
-    layer="$(blob "$work/layer" layer.v1.tar)}"
-    python3 - "$architecture" "$created" "$layer" "$version" "$homepage" >"$work/config" <<'END'
+    tar --create "${reproducibly[@]}" --directory "$root" --file "$work/image/layer.tar" .
+    layer=$(sha256sum "$work/image/layer.tar" | cut -d' ' -f1)
+    python3 - "$architecture" "$created" "$layer" "$version" "$homepage" >"$work/image/config.json" <<'END'
 import json, os, sys
 
 architecture, created, layer, version, homepage = sys.argv[1:]
@@ -160,19 +151,13 @@ with open("nixos/image.json") as file:
 labels = {"title": "abukiks", "version": version, "created": created, "source": homepage, "licenses": "MIT"}
 labels["revision"] = os.environ.get("ABUKIKS_COMMIT", "unknown")
 config["Labels"] = {f"org.opencontainers.image.{name}": value for name, value in labels.items()}
-layers = {"type": "layers", "diff_ids": [json.loads(layer)["digest"]]}
+layers = {"type": "layers", "diff_ids": [f"sha256:{layer}"]}
 json.dump({"architecture": architecture, "os": "linux", "created": created, "config": config, "rootfs": layers}, sys.stdout)
 END
-    config="$(blob "$work/config" config.v1+json)}"
-    printf '{"schemaVersion":2,"mediaType":"%s","config":%s,"layers":[%s]}' \
-        application/vnd.oci.image.manifest.v1+json "$config" "$layer" >"$work/manifest"
-    manifest=$(blob "$work/manifest" manifest.v1+json)
-    printf '{"schemaVersion":2,"manifests":[%s,"platform":{"architecture":"%s","os":"linux"},"annotations":{%s}}]}' \
-        "$manifest" "$architecture" "\"org.opencontainers.image.ref.name\":\"localhost/abukiks:$version\"" \
-        >"$work/image/index.json"
-    printf '{"imageLayoutVersion":"1.0.0"}' >"$work/image/oci-layout"
+    printf '[{"Config":"config.json","RepoTags":["localhost/abukiks:%s"],"Layers":["layer.tar"]}]' "$version" \
+        >"$work/image/manifest.json"
     tar --create "${reproducibly[@]}" --directory "$work/image" \
-        --file "$out/abukiks-$version-oci-$architecture.tar" oci-layout index.json blobs
+        --file "$out/abukiks-$version-image-$architecture.tar" manifest.json config.json layer.tar
 }
 
 sbom() {
