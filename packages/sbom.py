@@ -60,6 +60,10 @@ def dependencies(package):
     return sorted(purl(other) for other in linked if other in wanted or (other[0],) in wanted)
 
 
+def said(*command):
+    return subprocess.check_output(command, text=True).splitlines()[0]
+
+
 ordered = sorted(linked)
 bom = {
     "bomFormat": "CycloneDX",
@@ -67,7 +71,12 @@ bom = {
     "version": 1,
     "metadata": {
         "component": component(own),
-        "properties": [{"name": "cargo:target", "value": target}],
+        # What decides over the bytes of the programs, beside the commit.
+        "properties": [
+            {"name": "abukiks:target", "value": target},
+            {"name": "abukiks:rustc", "value": said("rustc", "--version")},
+            {"name": "abukiks:cc", "value": said("cc", "--version")},
+        ],
     },
     "components": [component(package) for package in ordered if package != own],
     "dependencies": [{"ref": purl(package), "dependsOn": dependencies(package)} for package in ordered],

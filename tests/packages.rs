@@ -326,3 +326,35 @@ fn the_bill_of_materials_has_what_is_linked_with_the_checksums_of_cargo_lock() {
         assert!(!has(other), "{other}");
     }
 }
+
+#[test]
+fn workflows_name_each_action_by_its_commit() {
+    for workflow in fs::read_dir(".github/workflows").expect("a folder").flatten() {
+        let text = fs::read_to_string(workflow.path()).expect("text");
+        for action in text.lines().filter_map(|line| line.split_once("uses: ")).map(|(_, action)| action) {
+            let commit = action.split_once('@').and_then(|(_, commit)| commit.split(' ').next());
+            let commit = commit.expect("a version");
+            let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+            assert!(is_commit, "{}: {action}", workflow.path().display());
+        }
+    }
+}
+
+#[test]
+fn the_release_has_all_that_the_document_lists() {
+    let document = fs::read_to_string("docs/release.md").expect("text");
+    let folder = tempfile::tempdir().expect("a folder");
+    let formats = ["deb", "rpm", "tar", "image", "sbom"];
+    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(formats));
+    let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let names = fs::read_dir(folder.path()).expect("a folder").flatten().map(|file| file.file_name());
+    let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    assert_eq!(names.len(), formats.len(), "{names:?}");
+    for name in names {
+        let listed = name.replace(VERSIONS[0], "VERSION").replace(architecture, "ARCH");
+        let listed = listed.replace(std::env::consts::ARCH, "MACHINE");
+        assert!(document.contains(&format!("| `{listed}` |")), "{listed}");
+    }
+    let makefile = fs::read_to_string("Makefile").expect("text");
+    assert!(makefile.contains(&formats.join(" ")), "make release makes them all");
+}
