@@ -27,9 +27,10 @@ test bench | PATH+=:/usr/sbin; hash haproxy   | haproxy           | is another o
 test       | hash caddy                       | caddy             | and another
 test       | PATH+=:/usr/sbin; hash apache2   | apache2-bin       | and another
 test       | hash promtool                    | prometheus        | reads the metrics
-test       | hash podman runc                 | podman runc       | runs the image
+test       | hash podman runc catatonit       | podman runc catatonit | runs the image, and a pod of it
 test package | hash musl-gcc               | musl-tools        | compiles the C of static programs
 package    | case ${ARCH-} in aarch64) hash aarch64-linux-gnu-gcc ;; esac | gcc-aarch64-linux-gnu libc6-dev-arm64-cross | compiles and links those for arm64
+test       | hash podman-compose && [[ -x /usr/lib/podman/aardvark-dns ]] | podman-compose netavark aardvark-dns | runs compose.yaml, where containers have names
 test package | hash dpkg-deb xz             | dpkg xz-utils     | makes the package for Debian
 test package | hash rpm rpmbuild            | rpm               | makes and checks the other one
 test package | hash python3                 | python3           | lists what the programs are made of

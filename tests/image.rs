@@ -7,16 +7,16 @@ use tempfile::TempDir;
 
 use crate::support::{Redis, Service};
 
-const IMAGE: &str = "localhost/abukiks:test";
+pub(crate) const IMAGE: &str = "localhost/abukiks:test";
 
 /// The image, in a storage of the test's own.
 #[derive(Debug)]
-struct Podman {
+pub(crate) struct Podman {
     folder: TempDir,
 }
 
 impl Podman {
-    fn with_the_image() -> Self {
+    pub(crate) fn with_the_image() -> Self {
         let podman = Self { folder: tempfile::tempdir().expect("a folder") };
         let image = podman.folder.path().join("image.tar");
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev/image-for-test.sh");
@@ -26,7 +26,7 @@ impl Podman {
         podman
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut podman = Command::new("podman");
         for (option, name) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             podman.arg(option).arg(self.folder.path().join(name));
@@ -38,7 +38,7 @@ impl Podman {
         podman
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let output = self.command().args(arguments).output().expect("podman runs");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         output

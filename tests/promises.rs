@@ -31,6 +31,7 @@ mod going_back;
 mod http;
 mod image;
 mod journal_cost;
+mod kubernetes;
 mod lifecycle;
 mod limits;
 mod logs;
