@@ -24,8 +24,8 @@ test: lint doc tools reproduce ## check everything: format, lints, documentation
 
 # What needs root, a browser, a container or a tool beside Redis. A new promise is part of `make check`
 # until its name is added here.
-NEEDS_MORE := alerts:: contract:: cost:: faults:: image:: journal_cost:: monitors:: nixos:: page:: proxies:: rename:: \
-    reproducible:: run:: switching:: systemd:: versions:: \
+NEEDS_MORE := alerts:: contract:: cost:: faults:: image:: journal_cost:: kubernetes:: monitors:: nixos:: packages:: \
+    page:: proxies:: rename:: reproducible:: run:: switching:: systemd:: versions:: \
     loads_nothing_but executes_no_other_one
 .PHONY: check
 check: ## check format, lints and what Rust and Redis are enough for; in three minutes
@@ -52,7 +52,7 @@ lint: ## check format and lints; warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
 	dev/lint-systems.sh
-	shellcheck dev/* systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
+	shellcheck dev/* packages/p* systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
 	dev/lint-nix.sh
 
 .PHONY: fmt
@@ -73,6 +73,32 @@ build: ## build what is shipped, in target/dist
 reproduce: ## build it twice in different surroundings, and compare the bytes
 	@dev/needs.sh run
 	dev/reproduce.sh . target/dist
+
+# Linked to musl: they run on every distribution. ARCH is x86_64 or aarch64, for which gcc-aarch64-linux-gnu
+# compiles here.
+ARCH ?= $(shell uname -m)
+STATIC := target/static/$(ARCH)
+.PHONY: static
+static: ## build static programs, in target/static/ARCH; ARCH=aarch64 for arm64
+	@ARCH=$(ARCH) dev/needs.sh package
+	@rustup --quiet target add $(ARCH)-unknown-linux-musl 2>/dev/null || true
+	dev/build-release.sh $(STATIC) $(ARCH)-unknown-linux-musl
+
+.PHONY: deb rpm
+deb: ## make a package for Debian and its kin, in target/packages
+rpm: ## make a package for Fedora and its kin, in target/packages
+deb rpm: static
+	dev/package.sh $(STATIC) target/packages $@
+
+RELEASE_FOR ?= x86_64 aarch64
+.PHONY: release
+release: ## make all that a release has, in target/packages
+	rm -rf target/packages
+	for arch in $(RELEASE_FOR); do \
+		$(MAKE) --no-print-directory static ARCH=$$arch && \
+		dev/package.sh target/static/$$arch target/packages deb rpm tar image sbom || exit; \
+	done
+	cd target/packages && sha256sum * >SHA256SUMS
 
 # All that is claimed about speed, on this machine. A quiet one: what else runs is measured, too.
 .PHONY: bench

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Builds the release, so that its bytes follow from the sources, Cargo.lock, the toolchain and the
 # commit, and from nothing else about this machine.
-# usage: dev/build-release.sh FOLDER   puts the programs into FOLDER
+# usage: dev/build-release.sh FOLDER [TARGET]   puts the programs into FOLDER
 #
+# TARGET is one of rustc; those of musl give static programs. For another machine than this one it
+# takes the cross compiler of Debian.
 # ABUKIKS_COMMIT is the commit that the programs will name; without it, the one checked out here.
 set -euo pipefail
 
-(($# == 1)) || { echo "usage: $0 FOLDER" >&2; exit 64; }
+(($# == 1 || $# == 2)) || { echo "usage: $0 FOLDER [TARGET]" >&2; exit 64; }
 mkdir -p "$1"
 out=$(realpath "$1")
 cd "$(dirname "$0")/.."
 source=$(pwd -P)
+target=${2-}
 
 # As the Makefile has it.
 export ABUKIKS_COMMIT=${ABUKIKS_COMMIT:-$(git describe --always --dirty --abbrev=40 --exclude='*')}
@@ -30,5 +33,15 @@ flags=(
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
 
-cargo build --quiet --release --locked --bins --target-dir "$out/build"
-find "$out/build/release" -maxdepth 1 -type f -perm -u=x -exec cp -t "$out" {} +
+options=()
+if [[ -n $target ]]; then
+    options=(--target "$target")
+    if [[ ${target%%-*} != "$(uname -m)" ]]; then
+        compiler=${target%%-*}-linux-gnu-gcc
+        name=${target//-/_}
+        export "CC_$name=$compiler" "CARGO_TARGET_${name^^}_LINKER=$compiler"
+    fi
+fi
+
+cargo build --quiet --release --locked --bins --target-dir "$out/build" "${options[@]}"
+find "$out/build/$target/release" -maxdepth 1 -type f -perm -u=x -exec cp -t "$out" {} +

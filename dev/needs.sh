@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs, with apt-get, what this machine lacks to run, test or measure Abukiks, and says so.
-# usage: dev/needs.sh run|lint|test|bench|fuzz
+# usage: dev/needs.sh run|lint|test|bench|fuzz|package
 set -euo pipefail
 
 # Everything needed beside Rust, git and make, and nothing else. All need the lines of run, `test` those
@@ -27,8 +27,14 @@ test bench | PATH+=:/usr/sbin; hash haproxy   | haproxy           | is another o
 test       | hash caddy                       | caddy             | and another
 test       | PATH+=:/usr/sbin; hash apache2   | apache2-bin       | and another
 test       | hash promtool prometheus         | prometheus        | reads the metrics, and tests and runs the alerts
-test       | hash podman runc                 | podman runc       | runs the image
-test       | hash musl-gcc                 | musl-tools        | compiles the C of the programs in it
+test       | hash podman runc catatonit       | podman runc catatonit | runs the image, and a pod of it
+test package | hash musl-gcc               | musl-tools        | compiles the C of static programs
+package    | case ${ARCH-} in aarch64) hash aarch64-linux-gnu-gcc ;; esac | gcc-aarch64-linux-gnu libc6-dev-arm64-cross | compiles and links those for arm64
+test       | hash podman-compose && [[ -x /usr/lib/podman/aardvark-dns ]] | podman-compose netavark aardvark-dns | runs compose.yaml, where containers have names
+test package | hash dpkg-deb xz             | dpkg xz-utils     | makes the package for Debian
+test package | hash rpm rpmbuild            | rpm               | makes and checks the other one
+test package | hash python3                 | python3           | lists what the programs are made of
+test       | hash lintian                   | lintian           | checks the package as Debian does
 test bench | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots
 test bench | hash valgrind                    | valgrind          | counts instructions
 bench      | [[ -e /usr/share/lua/5.1/nginx/redis.lua ]] | lua-nginx-redis   | is another counter to compare with
@@ -40,7 +46,7 @@ missing() {
     local for check packages reason
     while IFS='|' read -r for check packages reason; do
         case $1:$for in
-        *:run* | lint:lint* | test:lint* | test:*test* | bench:*bench* | fuzz:fuzz*)
+        *:run* | lint:lint* | test:lint* | test:*test* | bench:*bench* | fuzz:fuzz* | package:*package*)
             bash -c "$check" &>/dev/null || echo "$packages|$reason"
             ;;
         esac
@@ -111,9 +117,9 @@ main() {
 }
 
 case ${1-} in
-run | lint | test | bench | fuzz) main "$1" ;;
+run | lint | test | bench | fuzz | package) main "$1" ;;
 *)
-    echo "usage: $0 run|lint|test|bench|fuzz" >&2
+    echo "usage: $0 run|lint|test|bench|fuzz|package" >&2
     exit 64
     ;;
 esac

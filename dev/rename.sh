@@ -61,6 +61,8 @@ identifier=${name//-/_} # of the crate in Rust, and of metrics
 rename=(
     -e "s/${old^^}/${identifier^^}/g"
     -e "s/${old^}/${name^}/g"
+    # A package of Debian has its own name before the underscore.
+    -e "s/${old}_([*A-Z])/${name}_\1/g"
     # Paths of the crate and names of metrics, of which the registry is given the prefix.
     -e "s/$old(::|_)/$identifier\1/g"
     -e "s/with_prefix\(\"$old\"\)/with_prefix(\"$identifier\")/g"

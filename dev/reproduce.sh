@@ -3,6 +3,8 @@
 # by byte. Status 0: identical; 1: not.
 # usage: dev/reproduce.sh [CRATE [FOLDER]]   CRATE: a crate's folder, by default this one
 #                                            FOLDER: where to leave programs that are identical
+#
+# TARGET, from the environment, is one of rustc, such as that of the static programs of a release.
 set -euo pipefail
 here=$(realpath "$(dirname "$0")")
 crate=$(realpath "${1:-$here/..}")
@@ -58,7 +60,7 @@ build() {
         env HOME="${with[HOME]}" CARGO_HOME="${with[CARGO_HOME]}" USER="${with[USER]}" \
             LOGNAME="${with[USER]}" TZ="${with[TZ]}" LC_ALL="${with[LC_ALL]}" \
             CARGO_BUILD_JOBS="${with[jobs]}" \
-            "$folder/dev/build-release.sh" "$folder/out"
+            "$folder/dev/build-release.sh" "$folder/out" ${TARGET:+"$TARGET"}
     )
 }
 

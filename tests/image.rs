@@ -1,37 +1,32 @@
 //! In a container: a root that cannot be written, no privileges, any user, and still the service.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
 use crate::support::{Redis, Service};
 
-const IMAGE: &str = "localhost/abukiks:test";
+pub(crate) const IMAGE: &str = "localhost/abukiks:test";
 
 /// The image, in a storage of the test's own.
 #[derive(Debug)]
-struct Podman {
+pub(crate) struct Podman {
     folder: TempDir,
 }
 
 impl Podman {
-    fn with_the_image() -> Self {
+    pub(crate) fn with_the_image() -> Self {
         let podman = Self { folder: tempfile::tempdir().expect("a folder") };
         let image = podman.folder.path().join("image.tar");
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev/image-for-test.sh");
-        let programs = Path::new(env!("CARGO_BIN_EXE_abukiks")).parent();
-        let made = Command::new(script)
-            .arg(programs.expect("a folder"))
-            .arg(&image)
-            .output()
-            .expect("the script runs");
+        let made = Command::new(script).arg(&image).output().expect("the script runs");
         assert!(made.status.success(), "{made:?}");
         podman.run(&["load", "--quiet", "--input", &image.display().to_string()]);
         podman
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut podman = Command::new("podman");
         for (option, name) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             podman.arg(option).arg(self.folder.path().join(name));
@@ -43,7 +38,7 @@ impl Podman {
         podman
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let output = self.command().args(arguments).output().expect("podman runs");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         output

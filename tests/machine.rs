@@ -24,6 +24,8 @@ use crate::support::{Client, Process, eventually};
 const SUITE: &str = "trixie";
 const PACKAGES: &str =
     "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,prometheus,curl";
+/// What a machine has where Abukiks comes as a package.
+const PLAIN_PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps,rpm";
 
 /// What must be on the machine that tests.
 const TOOLS: [&str; 7] =
@@ -64,22 +66,32 @@ impl Machine {
 
     /// Boots one that `set_up` prepares, given the folder of its changes and the root folder below.
     pub(crate) fn boot_with(set_up: impl FnOnce(&Path, &Path)) -> Option<Self> {
-        parts().map(|parts| Self::boot_from(parts, set_up))
+        let parts = parts()?;
+        let set_up = |changes: &Path, root: &Path| {
+            install(changes, "/usr/local", &parts.programs);
+            set_up(changes, root);
+        };
+        Some(Self::boot_from(&parts.cache, &parts.root, set_up))
     }
 
-    fn boot_from(parts: &Parts, set_up: impl FnOnce(&Path, &Path)) -> Self {
+    /// Boots a Debian with its Redis as it is after installation, and without Abukiks.
+    pub(crate) fn boot_plain(suite: &str, set_up: impl FnOnce(&Path)) -> Option<Self> {
+        let cache = &parts()?.cache;
+        let root = make_root(cache, suite, PLAIN_PACKAGES, None).expect("a root folder");
+        Some(Self::boot_from(cache, &root, |changes, _| set_up(changes)))
+    }
+
+    fn boot_from(cache: &Path, root: &Path, set_up: impl FnOnce(&Path, &Path)) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("abukiks-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
-        let layer =
-            tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&parts.cache).expect("a folder");
+        let layer = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(cache).expect("a folder");
         let folder = |name: &str| {
             let folder = layer.path().join(name);
             fs::create_dir(&folder).expect("a folder");
             folder
         };
         let (changes, _work, _whole) = (folder("changes"), folder("work"), folder("whole"));
-        install(&changes, "/usr/local", &parts.programs);
-        set_up(&changes, &parts.root);
+        set_up(&changes, root);
         // What the journal lets pass by default grows with the disk. Little enough to be reached here.
         put(
             &changes,
@@ -95,7 +107,7 @@ impl Machine {
                 .args(["--pdeathsig", "TERM", "unshare", "--mount"])
                 .args(["--propagation", "private", "sh", "-euc", BOOT, &name])
                 .arg(layer.path())
-                .arg(&parts.root)
+                .arg(root)
                 .stdin(Stdio::null())
                 .stdout(console.try_clone().expect("a second handle"))
                 .stderr(console),
@@ -395,7 +407,10 @@ impl Parts {
             .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
             .ok_or("neither XDG_CACHE_HOME nor HOME is set")?;
         let cache = base.join("abukiks");
-        let root = make_root(&cache).map_err(|error| format!("no {SUITE} root: {error}"))?;
+        // Only the tests that want a proxy start it.
+        let hook = "--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy prometheus";
+        let root = make_root(&cache, SUITE, PACKAGES, Some(hook))
+            .map_err(|error| format!("no {SUITE} root: {error}"))?;
         remove_leftovers(&cache);
         let programs = strip().map_err(|error| format!("no programs: {error}"))?;
         Ok(Self { root, programs, cache })
@@ -403,8 +418,8 @@ impl Parts {
 }
 
 /// Makes the root folder, unless an earlier run has: some 200 MB, in a minute or so.
-fn make_root(cache: &Path) -> io::Result<PathBuf> {
-    let root = cache.join(format!("{SUITE}+{}", PACKAGES.replace(',', "+")));
+fn make_root(cache: &Path, suite: &str, packages: &str, hook: Option<&str>) -> io::Result<PathBuf> {
+    let root = cache.join(format!("{suite}+{}", packages.replace(',', "+")));
     fs::create_dir_all(cache)?;
     let lock = File::create(cache.join("lock"))?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
@@ -418,14 +433,13 @@ fn make_root(cache: &Path) -> io::Result<PathBuf> {
     let _ = writeln!(io::stderr(), "making {} once", root.display());
     let mut command = Command::new("mmdebstrap");
     command
-        .args(["--variant=minbase", "--include", PACKAGES])
-        // Only the tests that want a proxy start it.
-        .arg("--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy prometheus")
-        .arg(SUITE)
+        .args(["--variant=minbase", "--include", packages])
+        .args(hook)
+        .arg(suite)
         .arg(&half_made)
         .stdin(Stdio::null());
     if let Some(mirror) = mirror() {
-        command.arg(format!("deb {mirror} {SUITE} main"));
+        command.arg(format!("deb {mirror} {suite} main"));
     }
     let output = command.output()?;
     if !output.status.success() {

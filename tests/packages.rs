@@ -1,0 +1,360 @@
+//! Packages for those who build nothing: installed by the tools of the distribution in machines that have
+//! just booted, upgraded under load, and gone without a trace.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::load::{self, Load, Wrk};
+use crate::machine::Machine;
+use crate::systemd::{NEXT, next_release};
+
+const NAMES: [&str; 4] = ["abukiks", "reset-count", "show-count", "check-redis"];
+
+const DEBIANS: [&str; 2] = ["bookworm", "trixie"];
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("dev").join(name)
+}
+
+fn succeed(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Static programs, as those of a release are, but built in less time.
+fn programs() -> &'static Path {
+    static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("static");
+        succeed(Command::new(script("static-for-test.sh")).arg(&folder));
+        folder
+    })
+}
+
+/// Packs programs into a folder.
+fn pack(programs: &Path, version: &str, folder: &Path, format: &str) -> PathBuf {
+    let mut command = Command::new(script("package.sh"));
+    succeed(command.arg(programs).arg(folder).arg(format).env("VERSION", version));
+    let mut files = fs::read_dir(folder).expect("a folder").flatten().map(|file| file.path());
+    let end = format!(".{format}");
+    let made = files.find(|file| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.contains(version) && name.ends_with(&end)
+    });
+    made.expect("it makes a package")
+}
+
+/// This release and the next as packages.
+#[derive(Debug)]
+struct Releases {
+    folder: PathBuf,
+    names: [String; 2],
+}
+
+/// Debian's packages, which most tests are about.
+fn debs() -> &'static Releases {
+    static DEBS: OnceLock<Releases> = OnceLock::new();
+    DEBS.get_or_init(|| Releases::pack("deb"))
+}
+
+const VERSIONS: [&str; 2] = [env!("CARGO_PKG_VERSION"), NEXT];
+
+impl Releases {
+    fn pack(format: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format);
+        let next = next_release(programs());
+        let [this, next] = [(programs(), VERSIONS[0]), (next.path(), VERSIONS[1])]
+            .map(|(programs, version)| pack(programs, version, &folder, format));
+        let name = |path: PathBuf| path.file_name().expect("a name").to_string_lossy().into_owned();
+        Self { folder, names: [name(this), name(next)] }
+    }
+
+    /// Boots a machine that has the packages in /srv.
+    fn boot(&self, suite: &str) -> Option<Machine> {
+        Machine::boot_plain(suite, |changes| {
+            let place = changes.join("srv");
+            fs::create_dir_all(&place).expect("a folder");
+            for name in &self.names {
+                fs::copy(self.folder.join(name), place.join(name)).expect("a copy");
+            }
+        })
+    }
+
+    fn place(&self, index: usize) -> String {
+        format!("/srv/{}", self.names[index])
+    }
+}
+
+fn apt_install(machine: &Machine, package: &str) {
+    let apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--quiet", "--yes"];
+    machine.run(&[&apt[..], &["--allow-downgrades", package]].concat());
+}
+
+fn rpm_install(machine: &Machine, package: &str) {
+    // The machine is Debian's: what a package depends on is there, and rpm does not know of it.
+    machine.run(&["rpm", "--upgrade", "--oldpackage", "--nodeps", package]);
+}
+
+const SETTINGS: &str = "/etc/abukiks/abukiks.env";
+
+fn version(machine: &Machine) -> Value {
+    let answer = machine.connect(5001).get("/version");
+    let version: Value = serde_json::from_str(&answer.body).expect("JSON");
+    version["version"].clone()
+}
+
+/// Upgrades to the next release and back again, while visitors come.
+fn upgrade_and_go_back(machine: &Machine, releases: &Releases, install: fn(&Machine, &str)) {
+    machine.write(SETTINGS, "COUNTER_KEY=own\n");
+    machine.systemctl(&["enable", "--now", "abukiks@5001.socket"]);
+    assert_eq!(machine.connect(5001).get("/").number(), 1);
+    let socket = machine.show("abukiks@5001.socket", "InvocationID");
+    let load = Load::start(&[5001], 4);
+    let foreign = [true, false].map(|keep_alive| Wrk::start(5001, keep_alive));
+    for index in [1, 0] {
+        load.wait_for(100);
+        install(machine, &releases.place(index));
+        assert_eq!(version(machine), VERSIONS[index], "what runs is what is installed");
+        assert_eq!(machine.run(&["cat", SETTINGS]), "COUNTER_KEY=own\n");
+    }
+    load.wait_for(100);
+    let foreign = foreign.map(Wrk::stop);
+    let tally = load.stop();
+    assert!(tally.is_flawless(), "{tally}");
+    assert!(tally.is_unique());
+    for wrk in &foreign {
+        assert!(load::is_flawless(wrk), "{wrk}");
+    }
+    assert_eq!(machine.show("abukiks@5001.socket", "InvocationID"), socket, "the port was never closed");
+    // An instance that does not run is left alone.
+    assert_eq!(machine.show("abukiks@5002", "ActiveState"), "inactive");
+}
+
+#[test]
+fn a_debian_package_counts_after_one_line_of_configuration() {
+    let releases = debs();
+    for suite in DEBIANS {
+        let Some(machine) = releases.boot(suite) else {
+            return;
+        };
+        apt_install(&machine, &releases.place(0));
+        assert_eq!(machine.show("abukiks@5001", "ActiveState"), "inactive", "nothing starts by itself");
+        machine.run(&["sh", "-c", "echo REDIS_URL=redis://127.0.0.1/ >>/etc/abukiks/abukiks.env"]);
+        machine.systemctl(&["start", "abukiks@5001"]);
+        assert_eq!(machine.connect(5001).get("/").number(), 1, "{suite}");
+        assert_eq!(machine.run(&["abukiks-admin", "show-count"]), "1\n");
+        assert!(machine.exposure("abukiks@5001.service") <= 1.2);
+    }
+}
+
+#[test]
+fn upgrades_of_the_debian_package_lose_nothing_and_keep_the_settings() {
+    let releases = debs();
+    for suite in DEBIANS {
+        let Some(machine) = releases.boot(suite) else {
+            return;
+        };
+        apt_install(&machine, &releases.place(0));
+        upgrade_and_go_back(&machine, releases, apt_install);
+    }
+}
+
+/// All paths of the machine, but for what its tools write about what they have done.
+fn paths(machine: &Machine) -> BTreeSet<String> {
+    let paths = machine.run(&["find", "/etc", "/opt", "/root", "/srv", "/usr", "/var"]);
+    let logs = ["/var/log/", "/var/cache/", "/var/lib/dpkg/", "/var/lib/apt/", "/var/lib/redis/"];
+    let counts = |path: &&str| !logs.iter().any(|log| path.starts_with(log));
+    paths.lines().filter(counts).map(str::to_owned).collect()
+}
+
+#[test]
+fn purge_leaves_nothing_of_the_debian_package() {
+    let releases = debs();
+    for suite in DEBIANS {
+        let Some(machine) = releases.boot(suite) else {
+            return;
+        };
+        machine.run(&["mkdir", "-p", "/etc/credstore"]);
+        let before = paths(&machine);
+        apt_install(&machine, &releases.place(0));
+        machine.systemctl(&["enable", "--now", "abukiks@5001.socket", "abukiks@5001.service"]);
+        machine.systemctl(&["enable", "abukiks.target"]);
+        machine.write("/etc/abukiks/5001.env", "COUNTER_KEY=own\n");
+        machine.write("/etc/credstore/abukiks.redis-url", "redis://127.0.0.1/");
+        machine.drop_in("abukiks@.service", "[Service]\nMemoryMax=100M\n");
+        assert_eq!(machine.connect(5001).get("/").number(), 1);
+
+        machine.run(&["apt-get", "remove", "--quiet", "--yes", "abukiks"]);
+        assert!(std::net::TcpStream::connect(("127.0.0.1", 5001)).is_err(), "its port is closed");
+        assert_eq!(machine.run(&["cat", "/etc/abukiks/5001.env"]), "COUNTER_KEY=own\n");
+        machine.run(&["apt-get", "purge", "--quiet", "--yes", "abukiks"]);
+        let left: Vec<_> = paths(&machine).difference(&before).cloned().collect();
+        assert_eq!(left, Vec::<String>::new(), "{suite}");
+        let units = machine.run(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "*abukiks*"]);
+        assert_eq!(units, "", "{suite}");
+    }
+}
+
+#[test]
+fn lintian_finds_nothing_in_the_debian_package() {
+    let package = debs().folder.join(&debs().names[0]);
+    let output = Command::new("lintian").args(["--fail-on", "error,warning"]).arg(package).output();
+    let output = output.expect("lintian is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn an_rpm_package_verifies_counts_upgrades_and_goes() {
+    let releases = Releases::pack("rpm");
+    let Some(machine) = releases.boot("bookworm") else {
+        return;
+    };
+    let package = releases.place(0);
+    machine.run(&["rpm", "--checksig", &package]);
+    assert_eq!(
+        machine.run(&["rpm", "--query", "--configfiles", "--package", &package]),
+        format!("{SETTINGS}\n")
+    );
+    rpm_install(&machine, &package);
+    assert_eq!(machine.run(&["rpm", "--verify", "--nodeps", "abukiks"]), "", "as the package says");
+    upgrade_and_go_back(&machine, &releases, rpm_install);
+    assert_eq!(machine.run(&["abukiks-admin", "show-count"]), machine.run(&["redis-cli", "GET", "own"]));
+
+    machine.run(&["rpm", "--erase", "abukiks"]);
+    assert!(std::net::TcpStream::connect(("127.0.0.1", 5001)).is_err(), "its port is closed");
+    let find = ["find", "/etc", "/usr", "-name", "*abukiks*"];
+    // What the administrator wrote is kept.
+    assert_eq!(machine.run(&find), "/etc/abukiks\n/etc/abukiks/abukiks.env.rpmsave\n");
+}
+
+/// The bytes of a package that is packed with these surroundings.
+fn bytes(format: &str, umask: &str, zone: &str, mtime: &str) -> Vec<u8> {
+    let folder = tempfile::Builder::new().prefix(zone.split('/').next().expect("a word")).tempdir();
+    let folder = folder.expect("a folder");
+    let (programs, made) = (folder.path().join("programs"), folder.path().join("made"));
+    fs::create_dir(&programs).expect("a folder");
+    for name in NAMES {
+        // As much of a program as tells its machine: x86_64.
+        let place = programs.join(name);
+        fs::write(&place, b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0").expect("a file");
+        succeed(Command::new("chmod").arg("755").arg(&place));
+        succeed(Command::new("touch").args(["--date", mtime]).arg(place));
+    }
+    let command = format!("umask {umask} && exec \"$@\"");
+    succeed(
+        Command::new("sh")
+            .args(["-c", &command, "sh"])
+            .arg(script("package.sh"))
+            .args([&programs, &made])
+            .arg(format)
+            .envs([("TZ", zone), ("LOGNAME", zone), ("SOURCE_DATE_EPOCH", "1700000000")]),
+    );
+    fs::read(only_file(&made)).expect("a package")
+}
+
+fn only_file(folder: &Path) -> PathBuf {
+    let files: Vec<_> = fs::read_dir(folder).expect("a folder").flatten().collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    files[0].path()
+}
+
+#[test]
+fn the_same_programs_give_the_same_bytes_wherever_they_are_packed() {
+    for format in ["deb", "rpm", "tar", "image", "sbom"] {
+        let [first, second] = [("0022", "UTC", "2001-01-01"), ("0077", "Pacific/Kiritimati", "2026-02-03")]
+            .map(|(umask, zone, mtime)| bytes(format, umask, zone, mtime));
+        assert!(first == second, "{format} differs");
+    }
+}
+
+#[test]
+fn the_archive_of_programs_installs_itself() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).arg("tar"));
+    let archive = only_file(folder.path());
+    succeed(
+        Command::new("tar").args(["--extract", "--file"]).arg(&archive).arg("--directory").arg(folder.path()),
+    );
+    let name = archive.file_name().expect("a name").to_string_lossy().replace(".tar.gz", "");
+    let unpacked = folder.path().join(name);
+    let root = folder.path().join("root");
+    succeed(
+        Command::new("systemd/install.sh")
+            .arg("install")
+            .current_dir(&unpacked)
+            .envs([("BUILD", "bin"), ("PREFIX", "/usr/local")])
+            .env("DESTDIR", &root),
+    );
+    let said = succeed(Command::new(root.join("usr/local/bin/abukiks")).arg("--version"));
+    assert!(said.starts_with(&format!("abukiks {} ", VERSIONS[0])), "{said}");
+    // A static program asks for no loader.
+    let headers = succeed(Command::new("readelf").arg("--program-headers").arg(unpacked.join("bin/abukiks")));
+    assert!(!headers.contains("INTERP"), "{headers}");
+}
+
+#[test]
+fn the_bill_of_materials_has_what_is_linked_with_the_checksums_of_cargo_lock() {
+    let sbom = Command::new("packages/sbom.py").arg("x86_64-unknown-linux-musl").output().expect("python");
+    assert!(sbom.status.success(), "{sbom:?}");
+    let sbom: Value = serde_json::from_slice(&sbom.stdout).expect("JSON");
+    assert_eq!(sbom["bomFormat"], "CycloneDX");
+    assert_eq!(sbom["metadata"]["component"]["version"], VERSIONS[0]);
+    let components = sbom["components"].as_array().expect("a list");
+    let lock = fs::read_to_string("Cargo.lock").expect("Cargo.lock");
+    for component in components {
+        let text = |name: &str| component[name].as_str().expect("text");
+        let checksum = component["hashes"][0]["content"].as_str().expect("text");
+        let locked = lock.split("[[package]]").find(|package| {
+            package.contains(&format!("\nname = \"{}\"\nversion = \"{}\"\n", text("name"), text("version")))
+        });
+        let locked = locked.expect("no crate but those of Cargo.lock");
+        assert!(locked.contains(&format!("\nchecksum = \"{checksum}\"\n")), "{component}");
+    }
+    let has = |name: &str| components.iter().any(|component| component["name"] == name);
+    for linked in ["hyper", "redis", "ring", "rustls", "tokio"] {
+        assert!(has(linked), "{linked}");
+    }
+    // Of tests, of another system, and of the compiler alone.
+    for other in ["proptest", "windows-sys", "serde_derive", "cc"] {
+        assert!(!has(other), "{other}");
+    }
+}
+
+#[test]
+fn workflows_name_each_action_by_its_commit() {
+    for workflow in fs::read_dir(".github/workflows").expect("a folder").flatten() {
+        let text = fs::read_to_string(workflow.path()).expect("text");
+        for action in text.lines().filter_map(|line| line.split_once("uses: ")).map(|(_, action)| action) {
+            let commit = action.split_once('@').and_then(|(_, commit)| commit.split(' ').next());
+            let commit = commit.expect("a version");
+            let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+            assert!(is_commit, "{}: {action}", workflow.path().display());
+        }
+    }
+}
+
+#[test]
+fn the_release_has_all_that_the_document_lists() {
+    let document = fs::read_to_string("docs/release.md").expect("text");
+    let folder = tempfile::tempdir().expect("a folder");
+    let formats = ["deb", "rpm", "tar", "image", "sbom"];
+    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(formats));
+    let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let names = fs::read_dir(folder.path()).expect("a folder").flatten().map(|file| file.file_name());
+    let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    assert_eq!(names.len(), formats.len(), "{names:?}");
+    for name in names {
+        let listed = name.replace(VERSIONS[0], "VERSION").replace(architecture, "ARCH");
+        let listed = listed.replace(std::env::consts::ARCH, "MACHINE");
+        assert!(document.contains(&format!("| `{listed}` |")), "{listed}");
+    }
+    let makefile = fs::read_to_string("Makefile").expect("text");
+    assert!(makefile.contains(&formats.join(" ")), "make release makes them all");
+}
