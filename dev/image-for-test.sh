@@ -18,7 +18,7 @@ if hash musl-gcc 2>/dev/null && [[ -d $(rustc --print target-libdir --target "$t
 fi
 
 root=$work/root
-for program in abukiks reset-count show-count check-redis; do
+for program in abukiks reset-count show-count check-redis top; do
     install -D --strip --target-directory="$root/bin" "$programs/$program"
 done
 # Nothing for a static program.
