@@ -32,8 +32,8 @@ fn a_browser_gets_a_page_that_can_do_nothing_but_be_read() {
         "<dt>State</dt><dd>serving, for ",
         "<dt>Connections</dt><dd>",
         "<dt>Redis</dt><dd>counts</dd>",
-        "<dt>Keeps visits through a crash</dt><dd>no</dd>",
-        "<dt>May evict the count</dt><dd>no</dd>",
+        "<dt>Durable</dt><dd>no</dd>",
+        "<dt>May evict</dt><dd>no</dd>",
         "<dt>Visits</dt><dd>3; 3 in the last hour</dd>",
         "at most 3\"",
         // The minute under way, at the right of the picture.

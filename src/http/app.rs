@@ -31,7 +31,6 @@ pub struct App {
     pub(crate) access_log: Option<AccessLog>,
     /// What it remembers of its own past, for `/status`.
     pub(crate) recent: Arc<Recent>,
-    pub(crate) started: Instant,
     /// The release that answers, for `/version`.
     pub(crate) release: String,
     pub(crate) config: Config,
@@ -50,7 +49,7 @@ impl App {
         let release = config.release_id();
         let metrics = Arc::new(Metrics::new(&release, Route::NAMES.map(|(_, name)| name)));
         let output = Arc::new(Output::stdout(metrics.clone())?);
-        let recent = Arc::default();
+        let recent = Arc::new(Recent::new(Instant::now()));
         let access_log = logging::start(config.log_format, config.log_level, &output, &recent)?;
         let (counter, counting) = Counter::start(config, store, metrics.clone());
         let app = Self {
@@ -59,7 +58,6 @@ impl App {
             output,
             access_log: (config.access_log != AccessDetail::Off).then_some(access_log),
             recent,
-            started: Instant::now(),
             release,
             config: config.clone(),
             http: http(config),

@@ -44,7 +44,7 @@ const STATUS_STYLE_SHEET: &str = include_str!("status.css");
 
 /// For the page with both.
 pub(crate) const STATUS_SECURITY_POLICY: &str =
-    policy!(" 'sha256-LdIYc2ilgNmHJoQE32/Q3qiBQsCItF8/bCqRQhWT2hs='", "'none'");
+    policy!(" 'sha256-X565UX3eItmlxSgIM0BseH9TgBBsQKsX0Ma4f44/EbY='", "'none'");
 
 /// Greets the visitor with this number. `returning` is unknown without sessions.
 pub(crate) fn greeting(form: Form, number: i64, returning: Option<bool>) -> String {
@@ -118,6 +118,12 @@ pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Text as a string of JSON.
+pub(crate) fn quoted(text: &str) -> String {
+    // Writing text into memory cannot fail.
+    serde_json::to_string(text).unwrap_or_default()
+}
+
 /// What 413 means since RFC 9110.
 pub(crate) const CONTENT_TOO_LARGE: &str = "Content Too Large";
 
@@ -138,10 +144,12 @@ pub(crate) fn problem(form: Form, status: StatusCode, detail: &str) -> (HeaderVa
         }
         // RFC 9457. With the type about:blank it means no more than the status.
         Form::Json => {
-            let problem = serde_json::json!({
-                "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
-            });
-            (HeaderValue::from_static("application/problem+json"), problem.to_string())
+            let problem = format!(
+                r#"{{"type":"about:blank","title":"{title}","status":{},"detail":{}}}"#,
+                status.as_u16(),
+                quoted(detail)
+            );
+            (HeaderValue::from_static("application/problem+json"), problem)
         }
     }
 }

@@ -397,8 +397,7 @@ fn unready(form: Form, reason: &str) -> Answer {
 
 /// `/version`: what runs here.
 fn version(app: &App) -> Answer {
-    let version = serde_json::json!({
-        "version": VERSION, "commit": COMMIT, "release": app.release,
-    });
-    Answer::new(StatusCode::OK, Form::Json.content_type(), version.to_string())
+    let release = page::quoted(&app.release);
+    let version = format!(r#"{{"version":"{VERSION}","commit":"{COMMIT}","release":{release}}}"#);
+    Answer::new(StatusCode::OK, Form::Json.content_type(), version)
 }

@@ -105,8 +105,6 @@ pub async fn run(
     tracing::info!(release = app.release, version = VERSION, commit = COMMIT, max_connections, "ready");
     // Ends with this function, and not before: a drain may take longer than the watchdog waits.
     let mut reporting = JoinSet::new();
-    let watched = app.clone();
-    reporting.spawn(async move { watched.recent.watch(&watched.metrics).await });
     reporting.spawn(supervisor::report(move || (app.is_draining(), app.status())));
 
     let mut times = drain::Times::of(config);

@@ -59,9 +59,8 @@ pub(crate) fn start(
         None => (lines(output).json().flatten_event(true).boxed(), AccessLog::Json(output.clone(), level)),
     };
     // Fails when a logger is installed already: a test may run several services in one process.
-    let _ = tracing::subscriber::set_global_default(
-        registry().with(layer).with(RememberProblems(recent.clone())).with(level),
-    );
+    let layers = vec![layer, RememberProblems(recent.clone()).boxed()];
+    let _ = tracing::subscriber::set_global_default(registry().with(layers).with(level));
     Ok(access_log)
 }
 

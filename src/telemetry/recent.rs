@@ -10,13 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, interval_at};
+use tokio::time::Instant;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
-
-use crate::telemetry::metrics::Metrics;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -34,49 +32,62 @@ pub(crate) struct Problem {
 }
 
 /// The recent past of one process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Recent {
+    pub(crate) started: Instant,
     minutes: Mutex<Minutes>,
     problems: Mutex<VecDeque<Problem>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Minutes {
     /// Visits in each minute that is over, oldest first.
     visits: VecDeque<u32>,
     /// All visits by the end of the last of them.
     total: u64,
+    /// When the minute under way began.
+    began: Instant,
 }
 
 impl Minutes {
-    /// The visits since the last minute that is over, of `total` since the start.
+    fn new(began: Instant) -> Self {
+        Self { visits: VecDeque::new(), total: 0, began }
+    }
+
+    /// The visits of the minute under way, of `total` since the start.
     fn under_way(&self, total: u64) -> u32 {
         u32::try_from(total.saturating_sub(self.total)).unwrap_or(u32::MAX)
     }
 
-    fn end(&mut self, total: u64) {
-        let visits = self.under_way(total);
-        self.visits.push_back(visits);
-        if self.visits.len() == MAX_MINUTES {
-            self.visits.pop_front();
+    /// Ends the minutes that are over.
+    fn advance(&mut self, now: Instant, total: u64) {
+        while now.saturating_duration_since(self.began) >= MINUTE {
+            let visits = self.under_way(total);
+            self.visits.push_back(visits);
+            if self.visits.len() == MAX_MINUTES {
+                self.visits.pop_front();
+            }
+            self.total = total;
+            self.began += MINUTE;
         }
-        self.total = total;
     }
 }
 
 impl Recent {
-    /// Reads the number of visits once a minute, so that a visit itself costs nothing here.
-    pub(crate) async fn watch(&self, metrics: &Metrics) {
-        let mut minutes = interval_at(Instant::now() + MINUTE, MINUTE);
-        loop {
-            minutes.tick().await;
-            self.minutes.lock().end(metrics.visits());
-        }
+    pub(crate) fn new(started: Instant) -> Self {
+        Self { started, minutes: Mutex::new(Minutes::new(started)), problems: Mutex::default() }
+    }
+
+    /// Notes how many visits there have been. It takes those since the last call for visits of the minute in which
+    /// that call was, so it is called often while there may be visits. A visit itself costs nothing here.
+    pub(crate) fn advance(&self, now: Instant, total: u64) {
+        self.minutes.lock().advance(now, total);
     }
 
     /// The visits of each minute, oldest first. The last one is under way. `total` is all since the start.
-    pub(crate) fn visits(&self, total: u64) -> Vec<u32> {
-        let minutes = self.minutes.lock();
+    pub(crate) fn visits(&self, now: Instant, total: u64) -> Vec<u32> {
+        let mut minutes = self.minutes.lock();
+        minutes.advance(now, total);
         minutes.visits.iter().copied().chain([minutes.under_way(total)]).collect()
     }
 
@@ -116,30 +127,39 @@ impl Visit for Problem {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
+    use tokio::time::Instant;
     use tracing_subscriber::layer::SubscriberExt as _;
     use tracing_subscriber::registry;
 
-    use super::{MAX_MINUTES, MAX_PROBLEMS, Minutes, Recent, RememberProblems};
+    use super::{MAX_MINUTES, MAX_PROBLEMS, MINUTE, Minutes, Recent, RememberProblems};
 
     #[test]
     fn each_minute_has_its_own_visits_and_the_oldest_is_forgotten() {
-        let mut minutes = Minutes::default();
-        minutes.end(3);
-        minutes.end(3);
-        minutes.end(8);
-        assert_eq!(minutes.visits, [3, 0, 5]);
-        assert_eq!(minutes.under_way(10), 2);
-        for total in 9..100 {
-            minutes.end(total);
+        let start = Instant::now();
+        let mut minutes = Minutes::new(start);
+        let second = Duration::from_secs(1);
+        for (now, total, over, under_way) in [
+            (30 * second, 2, &[][..], 2),
+            (61 * second, 3, &[3], 0),
+            (62 * second, 4, &[3], 1),
+            // A pause of two minutes and more.
+            (245 * second, 4, &[3, 1, 0, 0], 0),
+            (246 * second, 9, &[3, 1, 0, 0], 5),
+        ] {
+            minutes.advance(start + now, total);
+            assert_eq!(minutes.visits, over, "{now:?}");
+            assert_eq!(minutes.under_way(total), under_way, "{now:?}");
         }
+        minutes.advance(start + 100 * MINUTE, 9);
         // With the one under way they are an hour.
-        assert_eq!(minutes.visits, [1; MAX_MINUTES - 1]);
+        assert_eq!(minutes.visits, [0; MAX_MINUTES - 1]);
     }
 
     #[test]
     fn the_last_warnings_and_errors_are_remembered_and_no_requests() {
-        let recent = Arc::new(Recent::default());
+        let recent = Arc::new(Recent::new(Instant::now()));
         let logger = registry().with(RememberProblems(recent.clone()));
         tracing::subscriber::with_default(logger, || {
             for number in 1..=MAX_PROBLEMS {
