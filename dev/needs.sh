@@ -26,7 +26,7 @@ test bench | PATH+=:/usr/sbin; hash nginx     | nginx-light       | is a proxy i
 test bench | PATH+=:/usr/sbin; hash haproxy   | haproxy           | is another one
 test       | hash caddy                       | caddy             | and another
 test       | PATH+=:/usr/sbin; hash apache2   | apache2-bin       | and another
-test       | hash promtool                    | prometheus        | reads the metrics
+test       | hash promtool prometheus         | prometheus        | reads the metrics, and tests and runs the alerts
 test       | hash podman runc                 | podman runc       | runs the image
 test       | hash musl-gcc                 | musl-tools        | compiles the C of the programs in it
 test bench | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots

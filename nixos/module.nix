@@ -464,11 +464,27 @@ in
       };
     };
 
-    prometheus.enable = mkOption {
+    prometheus = {
+      enable = mkOption {
+        type = types.bool;
+        default = config.services.prometheus.enable;
+        defaultText = lib.literalExpression "config.services.prometheus.enable";
+        description = "Have this host's Prometheus scrape the instances that start at boot.";
+      };
+      rules = mkOption {
+        type = types.bool;
+        default = false;
+        description = ''
+          Give this host's Prometheus the alerts of Abukiks. {option}`services.prometheus.alertmanagers`
+          says who hears of them.
+        '';
+      };
+    };
+
+    grafana.dashboard = mkOption {
       type = types.bool;
-      default = config.services.prometheus.enable;
-      defaultText = lib.literalExpression "config.services.prometheus.enable";
-      description = "Have this host's Prometheus scrape the instances that start at boot.";
+      default = false;
+      description = "Give this host's Grafana the dashboard of Abukiks.";
     };
   };
 
@@ -709,13 +725,26 @@ in
         });
       };
 
-      prometheus.scrapeConfigs = mkIf cfg.prometheus.enable [
-        {
-          job_name = "abukiks";
-          # One that is to end when no visitor comes would be kept awake.
-          static_configs = [ { targets = map addressOf eagerPorts; } ];
-        }
-      ];
+      prometheus = {
+        scrapeConfigs = mkIf cfg.prometheus.enable [
+          {
+            job_name = "abukiks";
+            # One that is to end when no visitor comes would be kept awake.
+            static_configs = [ { targets = map addressOf eagerPorts; } ];
+          }
+        ];
+        ruleFiles = mkIf cfg.prometheus.rules [ ../monitoring/abukiks.rules.yml ];
+      };
+
+      grafana.provision = mkIf cfg.grafana.dashboard {
+        enable = true;
+        dashboards.settings.providers = [
+          {
+            name = "abukiks";
+            options.path = ../monitoring/grafana;
+          }
+        ];
+      };
     };
 
     networking.firewall.allowedTCPPorts = map lib.toInt (

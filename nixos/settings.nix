@@ -145,9 +145,9 @@ in
     "debug"
     "trace"
   ]) "warn" "Least severe level that is logged.";
-  ACCESS_LOG =
-    setting (types.either switch (types.enum [ "full" ])) false
-      "One log event for each request; `full` adds the user agent and the referrer.";
+  ACCESS_LOG = setting (types.either switch (
+    types.enum [ "full" ]
+  )) false "One log event for each request; `full` adds the user agent and the referrer.";
   RELEASE =
     setting text "2026-11-23.1"
       "Release id, shown by `/version` and in every access event. Without one it is made of the package and the settings.";

@@ -166,7 +166,7 @@ fn ask<S: Read + Write>(mut stream: S, path: &str) -> String {
 }
 
 /// Where the service has said that monitoring finds it.
-fn admin_address(service: &mut Service) -> SocketAddr {
+pub(crate) fn admin_address(service: &mut Service) -> SocketAddr {
     let line = service.log_line("listening for health and metrics");
     let address = line.split("\"admin\":\"http://").nth(1).and_then(|rest| rest.split('/').next());
     address.unwrap().parse().unwrap()

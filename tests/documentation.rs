@@ -13,7 +13,7 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(file(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -29,11 +29,12 @@ fn table(document: &str, heading: &str) -> String {
         .collect()
 }
 
-/// Set, it has docs/settings.md, .env.example, man/ and completions/ written from the code.
+/// Set, it has generated files written from the code: docs/settings.md, .env.example, man/, completions/ and the
+/// dashboard.
 const WRITE: &str = "WRITE_DOCS";
 
 /// Holds the part of a document behind `mark` against what the code says, or writes it.
-fn hold(path: &str, mark: &str, generated: &str) {
+pub(crate) fn hold(path: &str, mark: &str, generated: &str) {
     let document = read(path);
     let (introduction, listed) =
         document.split_once(mark).unwrap_or_else(|| panic!("{path} has no {mark:?}"));
@@ -268,7 +269,7 @@ fn no_document_links_to_a_file_that_is_not_there() {
 }
 
 /// README and its like, and everything in docs/.
-fn documents() -> Vec<PathBuf> {
+pub(crate) fn documents() -> Vec<PathBuf> {
     let listed = [file(""), file("docs")]
         .into_iter()
         .filter_map(|folder| fs::read_dir(folder).ok())

@@ -414,7 +414,9 @@ fn max_connections_follows_the_limit_of_open_files() {
     let max_connections = |mut service: Service| {
         let ready = service.log_line("\"message\":\"ready\"");
         let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
-        ready["max_connections"].as_u64().unwrap()
+        let max_connections = ready["max_connections"].as_u64().unwrap();
+        assert_eq!(service.metric("abukiks_max_connections"), max_connections as f64);
+        max_connections
     };
     for (files, expected) in [(1024, 991), (200, 167), (20, 1)] {
         let service = start_with_files(&redis, files, &[]);

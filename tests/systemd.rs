@@ -68,6 +68,27 @@ fn the_first_connection_starts_the_instance_and_is_answered() {
     report(&format!("{waited:?} from the first connection to its answer"));
 }
 
+/// As docs/nixos.md has it.
+#[test]
+fn a_socket_for_monitoring_is_handed_over_beside_that_of_visitors() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.write(
+        "/etc/systemd/system/abukiks-monitoring-5001.socket",
+        "[Socket]\nListenStream=127.0.0.1:9000\nFileDescriptorName=admin\nService=abukiks@5001.service\n",
+    );
+    machine.systemctl(&["daemon-reload"]);
+    machine.systemctl(&["start", "abukiks-monitoring-5001.socket", "abukiks@5001.socket"]);
+    for number in 1..=2 {
+        assert_eq!(machine.connect(5001).get("/").number(), number);
+        assert_eq!(machine.connect(5001).get("/metrics").status, 404);
+        let metrics = machine.connect(9000).get("/metrics").body;
+        assert!(metrics.contains("abukiks_visits_total{visitor=\"new\"} 1\n"), "{metrics}");
+        machine.systemctl(&["restart", "abukiks@5001"]);
+    }
+}
+
 #[test]
 fn twenty_restarts_under_load_fail_no_request() {
     let Some(machine) = Machine::boot() else {

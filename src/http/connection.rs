@@ -67,7 +67,7 @@ impl State {
 pub(crate) struct Connection {
     /// The address of the other side, and its text for the log; `None` on a unix socket.
     peer: Option<(IpAddr, String)>,
-    entrance: Entrance,
+    pub(crate) entrance: Entrance,
     activity: Mutex<Activity>,
     /// Wakes the connection's task when something is asked of it in `activity`.
     asked: Notify,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::unix::AsyncFd;
@@ -75,6 +75,9 @@ pub async fn run(
 ) -> io::Result<Ended> {
     let Listeners { sockets, admin, inherited } = listeners;
     let max_connections = max_connections(config, sockets.len() + admin.len());
+    app.metrics.max_connections.set(i64::try_from(max_connections).unwrap_or(i64::MAX));
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    app.metrics.start_time.set(since_1970.as_secs().cast_signed());
     let connections = Arc::new(Connections::new(config, app.clone()));
     for socket in &sockets {
         let address = address_of(socket);
@@ -238,7 +241,7 @@ impl Acceptor {
             waiting = self.client_waits() => waiting?,
         }
         loop {
-            self.connections.end_longest_idle();
+            self.connections.end_longest_idle(self.entrance);
             // Perhaps it was not idle any more.
             if let Ok(permit) = timeout(RETRY, &mut permit).await {
                 return Ok(permit.ok());
