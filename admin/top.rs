@@ -47,6 +47,7 @@ struct Sample {
     taken: Instant,
 }
 
+#[expect(clippy::disallowed_methods, reason = "a rate is what was counted over that time")]
 fn main() -> ExitCode {
     cli::run_view(|Arguments { once, instances }| {
         if instances.is_empty() {
