@@ -1,6 +1,7 @@
 //! `top` shows all instances of a host on one screen.
 
-use std::process::Output;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
@@ -102,6 +103,25 @@ fn rates_are_those_of_a_second() {
     });
     let rate = row(&table, "a")[3].parse::<f64>().expect("a number");
     assert!(rate > 0.0, "{table}");
+}
+
+#[test]
+fn on_a_terminal_each_table_takes_the_place_of_the_one_before() {
+    let redis = Redis::start();
+    let service = Service::start(&redis);
+    let view = format!("{} a={}", env!("CARGO_BIN_EXE_top"), service.address);
+    // script(1) is a terminal to the program that it starts.
+    let mut script = Command::new("script")
+        .args(["--quiet", "--command", &view, "/dev/null"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script starts");
+    let screen = script.stdout.take().expect("stdout is piped");
+    let tables = BufReader::new(screen).lines().map(|line| line.expect("text"));
+    let tables: Vec<_> = tables.filter(|line| line.starts_with("\x1b[H\x1b[JINSTANCE")).take(2).collect();
+    script.kill().and_then(|()| script.wait()).expect("script ends");
+    assert_eq!(tables.len(), 2);
 }
 
 #[test]
