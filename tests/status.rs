@@ -3,7 +3,8 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Redis, Response, Service};
+use crate::page::Browser;
+use crate::support::{Redis, Response, Service, eventually};
 
 const FORMS: [&str; 3] = ["text/plain", "text/html", "application/json"];
 
@@ -50,6 +51,25 @@ fn a_browser_gets_a_page_that_can_do_nothing_but_be_read() {
     assert!(!policy.contains("unsafe"));
     assert_eq!(page.header("cache-control"), Some("no-store"));
     assert_eq!(page.header("vary"), Some("Accept"));
+}
+
+#[test]
+fn a_browser_takes_both_style_sheets_and_a_phone_shows_it_all() {
+    let redis = Redis::start();
+    let nowhere = format!("unix:///{}/redis.sock", "a-long-name".repeat(8));
+    for url in [&*redis.url(), &nowhere] {
+        let service = Service::start_with(&[("REDIS_URL", url), ("REDIS_TIMEOUT", "200ms")]);
+        service.get("/");
+        let browser = Browser::start();
+        browser.load("url", &json!({ "url": format!("http://{}/status", service.address) }));
+        assert_eq!(browser.complaints(), json!([]));
+        assert_eq!(browser.value("getComputedStyle(document.querySelector('dl')).display"), "grid");
+        assert_eq!(browser.value("getComputedStyle(document.body).display"), "grid");
+        assert_eq!(browser.value("document.querySelector('svg').getBoundingClientRect().height > 20"), true);
+        browser.resize(320, 700);
+        let hidden = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        assert_eq!(browser.value(hidden), 0, "{url}");
+    }
 }
 
 #[test]
@@ -128,7 +148,7 @@ fn an_outage_that_is_over_is_no_error_of_redis_any_more() {
     redis.kill();
     assert_eq!(service.get("/").status, 503);
     redis.resume();
-    crate::support::eventually("it counts again", || (service.get("/").status == 200).then_some(()));
+    eventually("it counts again", || (service.get("/").status == 200).then_some(()));
     let shown = json_of(&service);
     assert_eq!((&shown["redis"]["up"], &shown["redis"]["error"]), (&json!(true), &Value::Null));
     assert!(shown["problems"].to_string().contains("Redis does not count"), "it is remembered: {shown}");
