@@ -15,7 +15,7 @@ use crate::version::{COMMIT, VERSION};
 const HEIGHT: u64 = 40;
 
 /// What is shown at `/status`. Redis is not asked for it: `/readyz` does that. What Redis and the system said is quoted
-/// as it was logged, without secrets.
+/// as it was logged, without secrets. All here is `cold`, which has the compiler make it small: people ask for it.
 #[cold]
 pub(crate) fn page(app: &App, form: Form) -> String {
     let (metrics, now) = (&app.metrics, Instant::now());
@@ -35,14 +35,18 @@ pub(crate) fn page(app: &App, form: Form) -> String {
             format!(r#"{{"time":"{}","message":{}}}"#, format_rfc3339_seconds(*at), quoted(message))
         };
         let problems: Vec<_> = problems.iter().map(problem).collect();
-        return format!(
-            r#"{{"release":{},"version":"{VERSION}","commit":"{COMMIT}","state":"{state}","uptimeSeconds":{uptime},"connections":{connections},"redis":{{"up":{},"error":{},"durable":{},"mayEvict":{}}},"visits":{total},"visitsPerMinute":{minutes:?},"problems":[{}]}}"#,
-            quoted(&app.release),
+        let redis = format!(
+            r#"{{"up":{},"error":{},"durable":{},"mayEvict":{}}}"#,
             answer(up),
             error.map_or_else(|| "null".to_owned(), |error| quoted(&error)),
             answer(durable),
             answer(may_evict),
-            problems.join(","),
+        );
+        let (release, problems) = (quoted(&app.release), problems.join(","));
+        return format!(
+            "{{\"release\":{release},\"version\":\"{VERSION}\",\"commit\":\"{COMMIT}\",\"state\":\"{state}\",\
+             \"uptimeSeconds\":{uptime},\"connections\":{connections},\"redis\":{redis},\"visits\":{total},\
+             \"visitsPerMinute\":{minutes:?},\"problems\":[{problems}]}}"
         );
     }
     let answer = |answer| match answer {
