@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Read, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,12 @@ pub(crate) struct Arguments {
     /// Print one table, and end.
     #[arg(long)]
     once: bool,
+    /// Leave alone those that do not run, by what systemd says of `abukiks@NAME.service`: to ask them would start
+    /// them.
+    #[arg(long)]
+    systemd: bool,
     /// Where an instance is asked, and by which name it is shown: `5001=127.0.0.1:5001`, or the path of a unix
-    /// socket. One without an address does not run.
+    /// socket.
     #[arg(value_name = "[NAME=]ADDRESS")]
     instances: Vec<String>,
 }
@@ -49,7 +53,7 @@ struct Sample {
 
 #[expect(clippy::disallowed_methods, reason = "a rate is what was counted over that time")]
 fn main() -> ExitCode {
-    cli::run_view(|Arguments { once, instances }| {
+    cli::run_view(|Arguments { once, systemd, instances }| {
         if instances.is_empty() {
             return Err(Failure::unavailable("there are no instances to show"));
         }
@@ -58,10 +62,10 @@ fn main() -> ExitCode {
             None => (&**instance, &**instance),
         });
         let instances: Vec<_> = instances.collect();
-        let mut before = look(&instances);
+        let mut before = look(&instances, systemd);
         loop {
             thread::sleep(INTERVAL);
-            let now = look(&instances);
+            let now = look(&instances, systemd);
             let table = table(&instances, &before, &now);
             if once || !io::stdout().is_terminal() {
                 return Ok(cli::print(&table));
@@ -73,16 +77,35 @@ fn main() -> ExitCode {
     })
 }
 
-/// Asks all of them at one time: one that is silent holds up no other. `None` where there is nothing to ask.
-fn look(instances: &[(&str, &str)]) -> Vec<Option<io::Result<Sample>>> {
+/// What an instance tells, or what there is to say in place of it.
+type Look = Result<Sample, String>;
+
+/// Looks at all of them at one time: one that is silent holds up no other.
+fn look(instances: &[(&str, &str)], ask_systemd: bool) -> Vec<Look> {
+    let look_at = |name: &str, address: &str| {
+        if ask_systemd && let Some(state) = at_rest(name) {
+            return Err(state);
+        }
+        sample(address).map_err(|error| format!("no answer: {error}"))
+    };
     thread::scope(|scope| {
-        let asked = instances
-            .iter()
-            .map(|(_, address)| (!address.is_empty()).then(|| scope.spawn(|| sample(address))));
-        let asked: Vec<_> = asked.collect();
-        let ended = || Err(io::Error::other("asking it failed"));
-        asked.into_iter().map(|asked| Some(asked?.join().unwrap_or_else(|_| ended()))).collect()
+        let looks = instances.iter().map(|(name, address)| scope.spawn(|| look_at(name, address)));
+        let looks: Vec<_> = looks.collect();
+        let failed = || Err("the look has failed".to_owned());
+        looks.into_iter().map(|look| look.join().unwrap_or_else(|_| failed())).collect()
     })
+}
+
+/// The state of an instance that is not to be asked. systemd holds its socket, so a connection would start it; or
+/// start it again, if it came while the instance drains.
+fn at_rest(name: &str) -> Option<String> {
+    let unit = format!("abukiks@{name}.service");
+    let output = Command::new("systemctl").args(["is-active", &unit]).output().ok()?;
+    match output.stdout.trim_ascii() {
+        b"inactive" | b"failed" => Some("not running".to_owned()),
+        b"deactivating" => Some("draining".to_owned()),
+        _ => None,
+    }
 }
 
 fn sample(address: &str) -> io::Result<Sample> {
@@ -134,11 +157,7 @@ fn ask(mut stream: impl Read + io::Write, path: &str) -> io::Result<String> {
 }
 
 /// One row for each instance, and below them what they have logged last.
-fn table(
-    instances: &[(&str, &str)],
-    before: &[Option<io::Result<Sample>>],
-    now: &[Option<io::Result<Sample>>],
-) -> String {
+fn table(instances: &[(&str, &str)], before: &[Look], now: &[Look]) -> String {
     let header =
         ["INSTANCE", "STATE", "REDIS", "VISITS/S", "VISITS", "ERRORS/S", "ERRORS", "CONNECTIONS", "RELEASE"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
@@ -146,10 +165,9 @@ fn table(
     for (((name, _), before), now) in instances.iter().zip(before).zip(now) {
         let mut row = vec![(*name).to_owned()];
         match now {
-            None => row.push("not running".to_owned()),
-            Some(Err(error)) => row.push(format!("no answer: {error}")),
-            Some(Ok(sample)) => {
-                row.extend(columns(sample, before.as_ref().and_then(|before| before.as_ref().ok())));
+            Err(what) => row.push(what.clone()),
+            Ok(sample) => {
+                row.extend(columns(sample, before.as_ref().ok()));
                 if let Some(problem) = sample.status["problems"].as_array().and_then(|all| all.last()) {
                     // Writing into a String cannot fail.
                     let _ =

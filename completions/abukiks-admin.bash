@@ -120,7 +120,7 @@ _abukiks__admin() {
             return 0
             ;;
         abukiks__subcmd__admin__subcmd__top)
-            opts="-h --once --help"
+            opts="-h --once --systemd --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -41,5 +41,6 @@ complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand check-redis"
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand check-redis" -l json -d 'Print a JSON object'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand check-redis" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand top" -l once -d 'Print one table, and end'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand top" -l systemd -d 'Leave alone those that do not run, by what systemd says of `abukiks@NAME.service`: to ask them would start them'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand settings" -s h -l help -d 'Print help'

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -256,6 +256,25 @@ fn top_shows_the_instances_of_the_host_and_starts_none() {
     }
     assert_eq!(machine.show("abukiks@5003.service", "ActiveState"), "inactive");
     assert!(machine.run(&["abukiks-admin", "top", "--help"]).contains("--once"));
+    // On one, an instance that is stopped meanwhile stays down. script(1) is a terminal to its command.
+    let watching = Process::spawn(
+        machine
+            .command(&["script", "--quiet", "--flush", "--command", "abukiks-admin top", "/root/screen"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null()),
+    );
+    let screen = machine.file("/root/screen");
+    let tables = |shown: &str| {
+        let screen = fs::read(&screen).unwrap_or_default();
+        let screen = String::from_utf8_lossy(&screen).into_owned();
+        screen.split("\x1b[H\x1b[J").filter(|table| table.contains(shown)).count()
+    };
+    let down = format!("5002{}not running", " ".repeat(6));
+    eventually("it is shown", || (tables("5002") >= 1).then_some(()));
+    machine.systemctl(&["stop", "abukiks@5002.service"]);
+    eventually("it is shown as stopped, twice", || (tables(&down) >= 2).then_some(()));
+    assert_eq!(machine.show("abukiks@5002.service", "ActiveState"), "inactive");
+    drop(watching);
     machine.systemctl(&["stop", "abukiks.target"]);
     assert_eq!(machine.try_run(&["abukiks-admin", "top"]).status.code(), Some(69));
 }
