@@ -256,7 +256,7 @@ fn top_shows_the_instances_of_the_host_and_starts_none() {
     }
     assert_eq!(machine.show("abukiks@5003.service", "ActiveState"), "inactive");
     assert!(machine.run(&["abukiks-admin", "top", "--help"]).contains("--once"));
-    // On one, an instance that is stopped meanwhile stays down. script(1) is a terminal to its command.
+    // On a terminal, which script(1) is to its command: an instance that is stopped meanwhile stays down.
     let watching = Process::spawn(
         machine
             .command(&["script", "--quiet", "--flush", "--command", "abukiks-admin top", "/root/screen"])
