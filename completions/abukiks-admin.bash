@@ -28,6 +28,9 @@ _abukiks__admin() {
             abukiks__admin,show-count)
                 cmd="abukiks__admin__subcmd__show__subcmd__count"
                 ;;
+            abukiks__admin,top)
+                cmd="abukiks__admin__subcmd__top"
+                ;;
             *)
                 ;;
         esac
@@ -35,7 +38,7 @@ _abukiks__admin() {
 
     case "${cmd}" in
         abukiks__admin)
-            opts="-h --instance --help reset-count show-count check-redis settings"
+            opts="-h --instance --help reset-count show-count check-redis top settings"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -104,6 +107,20 @@ _abukiks__admin() {
             ;;
         abukiks__subcmd__admin__subcmd__show__subcmd__count)
             opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        abukiks__subcmd__admin__subcmd__top)
+            opts="-h --once --systemd --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

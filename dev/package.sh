@@ -25,7 +25,7 @@ version=${VERSION:-$(field version)}
 homepage=$(field repository)
 summary='visitor counter kept to all twelve factors'
 maintainer='Abukiks contributors <abukiks@users.noreply.github.com>'
-all=(abukiks reset-count show-count check-redis)
+all=(abukiks reset-count show-count check-redis top)
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 
 # What the head of an ELF file says of its machine.

@@ -17,6 +17,6 @@ else
 fi
 build=${CARGO_TARGET_DIR:-target}
 cargo build --quiet --locked --bins --target-dir "$build" "${options[@]}"
-for program in abukiks reset-count show-count check-redis; do
+for program in abukiks reset-count show-count check-redis top; do
     install --strip --target-directory="$out" "$build/$target/debug/$program"
 done

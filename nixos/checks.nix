@@ -114,7 +114,7 @@ in
       '';
 
   reproducible = runCommand "abukiks-reproducible" { } ''
-    for program in bin/abukiks libexec/abukiks/{check-redis,reset-count,show-count}; do
+    for program in bin/abukiks libexec/abukiks/{check-redis,reset-count,show-count,top}; do
       cmp ${abukiks}/$program ${elsewhere}/$program
     done
     touch $out

@@ -720,7 +720,7 @@ in
             extraConfig = "include ${../proxies/proxy.conf};";
           };
         }
-        // lib.genAttrs [ "= /healthz" "= /readyz" "= /metrics" ] (_: {
+        // lib.genAttrs [ "= /healthz" "= /readyz" "= /metrics" "= /status" ] (_: {
           return = lib.mkDefault "404";
         });
       };

@@ -65,6 +65,11 @@ impl Failure {
         Self::new(EX_OSERR, error)
     }
 
+    /// Nothing answers that was to be asked.
+    pub fn unavailable(error: impl fmt::Display) -> Self {
+        Self::new(EX_UNAVAILABLE, error)
+    }
+
     /// A setting is wrong.
     pub fn setting(error: impl fmt::Display) -> Self {
         Self::new(EX_CONFIG, error)
@@ -168,6 +173,15 @@ pub fn run_task<A: clap::Parser>(
     done.map_or_else(|failure| fail(&failure), |text| print(&text))
 }
 
+/// Runs a program that needs neither settings nor Redis, with its arguments from the command line.
+#[must_use]
+pub fn run_view<A: clap::Parser>(view: impl FnOnce(A) -> Result<ExitCode, Failure>) -> ExitCode {
+    match parse() {
+        Err(exit) => exit,
+        Ok(arguments) => view(arguments).unwrap_or_else(|failure| fail(&failure)),
+    }
+}
+
 /// The arguments of this process; or the exit status, after help, version or what is wrong was printed.
 fn parse<A: clap::Parser>() -> Result<A, ExitCode> {
     A::try_parse().map_err(|error| {
@@ -184,8 +198,8 @@ fn prepare(config: Result<Config, ConfigError>) -> Result<(Config, Store), Failu
     Ok((config, store))
 }
 
-/// Prints `text`; a reader that has gone away is no failure.
-fn print(text: &str) -> ExitCode {
+/// Prints `text`, and returns the exit status. A reader that has gone away is no failure.
+pub fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

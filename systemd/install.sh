@@ -31,7 +31,7 @@ for path in "PREFIX=$PREFIX" "UNITDIR=$unitdir" "BUILD=$BUILD"; do
     esac
 done
 
-tasks='reset-count show-count check-redis'
+tasks='reset-count show-count check-redis top'
 
 # What is installed, one file a line: mode, source, place.
 files() {

@@ -18,7 +18,7 @@ FORMS = {
     "application/json": "application/problem+json",
     "application/problem+json": "application/problem+json",
 }
-PATHS = ["/", "/count", "/badge.svg", "/robots.txt", "/healthz", "/readyz", "/metrics", "/version"]
+PATHS = ["/", "/count", "/badge.svg", "/robots.txt", "/healthz", "/readyz", "/metrics", "/version", "/status"]
 CHECKS = [checks.status_code_conformance, checks.response_headers_conformance]
 CHECKS_OF_CONTENT = [checks.content_type_conformance, checks.response_schema_conformance]
 BAD_REQUEST, NOT_ALLOWED, TOO_LARGE = 400, 405, 413

@@ -70,6 +70,7 @@ fn every_answer_is_as_described() {
         "/readyz",
         "/metrics",
         "/version",
+        "/status",
         "/robots.txt",
     ] {
         assert!(answered(&service, route, 200), "{route} was not asked for");

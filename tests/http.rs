@@ -515,7 +515,7 @@ fn another_method_is_refused_with_those_that_are_allowed() {
     let redis = Redis::start();
     let service = Service::start(&redis);
     let mut client = service.connect();
-    let targets = ["/", "/healthz", "/readyz", "/version", "/metrics"];
+    let targets = ["/", "/healthz", "/readyz", "/version", "/metrics", "/status"];
     let methods = ["POST", "PUT", "DELETE", "PATCH", "TRACE"];
     for target in targets.iter().chain(&["*"]) {
         let answer = client.exchange(format!("OPTIONS {target} HTTP/1.1\r\nHost: test\r\n\r\n")).unwrap();

@@ -478,6 +478,7 @@ fn strip() -> io::Result<PathBuf> {
         env!("CARGO_BIN_EXE_reset-count"),
         env!("CARGO_BIN_EXE_show-count"),
         env!("CARGO_BIN_EXE_check-redis"),
+        env!("CARGO_BIN_EXE_top"),
     ] {
         let program = Path::new(program);
         let stripped = programs.join(program.file_name().unwrap_or_default());

@@ -43,7 +43,7 @@ fn instance_that_dies_with_each_visit() -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 /// What the proxies must keep from visitors.
-const INTERNAL: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+const INTERNAL: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/status"];
 
 /// A port that is free now. The proxies cannot be handed a socket, nor say which one they took.
 pub(crate) fn free_port() -> SocketAddr {

@@ -212,6 +212,7 @@ pub(crate) fn program(name: &str, settings: &[(&str, &str)]) -> Command {
         "reset-count" => env!("CARGO_BIN_EXE_reset-count"),
         "show-count" => env!("CARGO_BIN_EXE_show-count"),
         "check-redis" => env!("CARGO_BIN_EXE_check-redis"),
+        "top" => env!("CARGO_BIN_EXE_top"),
         other => panic!("there is no program {other}"),
     };
     let mut command = Command::new(path);

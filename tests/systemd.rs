@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -224,7 +224,7 @@ fn monitoring_has_a_port_of_its_own_which_goes_with_that_of_the_instance() {
     machine.systemctl(&["enable", "abukiks-monitor@5001.socket"]);
     machine.systemctl(&["start", "abukiks@5001.socket"]);
     assert_eq!(machine.connect(15001).get("/healthz").status, 200);
-    for path in ["/healthz", "/readyz", "/metrics", "/version"] {
+    for path in ["/healthz", "/readyz", "/metrics", "/version", "/status"] {
         assert_eq!(machine.connect(5001).get(path).status, 404, "{path}");
     }
     assert_eq!(machine.connect(5001).get("/").number(), 1);
@@ -234,6 +234,49 @@ fn monitoring_has_a_port_of_its_own_which_goes_with_that_of_the_instance() {
     assert!(monitor.is_err(), "the port of monitoring is open");
     machine.systemctl(&["start", "abukiks@5001.socket"]);
     assert_eq!(machine.connect(15001).get("/readyz").body, "ready\n");
+}
+
+#[test]
+fn top_shows_the_instances_of_the_host_and_starts_none() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.systemctl(&["enable", "abukiks-monitor@5001.socket"]);
+    machine.systemctl(&["start", "abukiks@5001.socket", "abukiks@5002.socket", "abukiks@5003.socket"]);
+    for port in [5001, 5002] {
+        machine.connect(port).get("/");
+    }
+    // Its stdout is no terminal here.
+    let table = machine.run(&["abukiks-admin", "top"]);
+    for (instance, shown) in
+        [("5001  ", "  serving  "), ("5002  ", "  serving  "), ("5003  ", "  not running")]
+    {
+        let row = table.lines().find(|line| line.starts_with(instance));
+        assert!(row.is_some_and(|row| row.contains(shown)), "{instance} in {table}");
+    }
+    assert_eq!(machine.show("abukiks@5003.service", "ActiveState"), "inactive");
+    assert!(machine.run(&["abukiks-admin", "top", "--help"]).contains("--once"));
+    // On a terminal, which script(1) is to its command: an instance that is stopped meanwhile stays down.
+    let watching = Process::spawn(
+        machine
+            .command(&["script", "--quiet", "--flush", "--command", "abukiks-admin top", "/root/screen"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null()),
+    );
+    let screen = machine.file("/root/screen");
+    let tables = |shown: &str| {
+        let screen = fs::read(&screen).unwrap_or_default();
+        let screen = String::from_utf8_lossy(&screen).into_owned();
+        screen.split("\x1b[H\x1b[J").filter(|table| table.contains(shown)).count()
+    };
+    let down = format!("5002{}not running", " ".repeat(6));
+    eventually("it is shown", || (tables("5002") >= 1).then_some(()));
+    machine.systemctl(&["stop", "abukiks@5002.service"]);
+    eventually("it is shown as stopped, twice", || (tables(&down) >= 2).then_some(()));
+    assert_eq!(machine.show("abukiks@5002.service", "ActiveState"), "inactive");
+    drop(watching);
+    machine.systemctl(&["stop", "abukiks.target"]);
+    assert_eq!(machine.try_run(&["abukiks-admin", "top"]).status.code(), Some(69));
 }
 
 #[test]

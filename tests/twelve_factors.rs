@@ -189,7 +189,7 @@ fn the_service_opens_no_file_to_write_to() {
 /// Factor XII: admin processes are of the same release as the service.
 #[test]
 fn admin_processes_are_of_the_same_build() {
-    for name in ["abukiks", "reset-count", "show-count", "check-redis"] {
+    for name in ["abukiks", "reset-count", "show-count", "check-redis", "top"] {
         let output = program(name, &[]).arg("--version").output();
         let said = String::from_utf8(output.expect("a program").stdout).expect("text");
         let expected = format!("{name} {} ({})\n", abukiks::VERSION, abukiks::COMMIT);

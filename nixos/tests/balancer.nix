@@ -63,7 +63,7 @@
         assert visit(machine, "localhost") == 61
 
     with subtest("health and metrics stay inside"):
-        for path in "healthz", "readyz", "metrics":
+        for path in "healthz", "readyz", "metrics", "status":
             assert status(machine, f"localhost/{path}") == "404", path
 
     with subtest("Prometheus sees every instance"):

@@ -83,7 +83,7 @@ settings! {
     HOST host: Host = "127.0.0.1", "values::host" host;
     /// TCP port to listen on, unless systemd hands over a socket. 0 takes a free one and logs it.
     PORT port: u16 = "5000", "values::port" port;
-    /// TCP port, or path of a unix socket, for what is not for visitors: `/healthz`, `/readyz`, `/metrics` and `/version` are answered there and nowhere else. Where systemd hands sockets over, it is the one named `admin`.
+    /// TCP port, or path of a unix socket, for what is not for visitors: `/healthz`, `/readyz`, `/metrics`, `/status` and `/version` are answered there and nowhere else. Where systemd hands sockets over, it is the one named `admin`.
     ADMIN_PORT admin_port: AdminAddress = "off", "values::admin_address" admin_address;
     /// The Redis that keeps the count.
     REDIS_URL redis_url: RedisUrl = "redis://127.0.0.1:6379/", "values::redis_url" redis_url;

@@ -83,7 +83,7 @@ impl LinkState {
                 tracing::info!(outage_ms, "Redis answers again");
             }
         }
-        self.metrics.set_redis_up(true);
+        self.metrics.set_redis_error(None);
         self.last_error = no_answer();
         self.state = State::Up;
     }
@@ -91,7 +91,7 @@ impl LinkState {
     /// Redis does not count, or visits were refused because it does not in time.
     pub(super) fn mark_down(&mut self, reason: &Arc<str>) {
         self.note_error(reason.clone());
-        self.metrics.set_redis_up(false);
+        self.metrics.set_redis_error(Some(reason.clone()));
         let now = Instant::now();
         if !matches!(self.state, State::Down { .. }) {
             self.state = State::Down { since: now, last_logged: None, reasons: Vec::new() };

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use hyper::server::conn::http1;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::counter::Counter;
@@ -14,6 +15,7 @@ use crate::store::Store;
 use crate::telemetry::access_log::{AccessDetail, AccessLog};
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::recent::Recent;
 use crate::telemetry::stdout::Output;
 
 /// What every request may need.
@@ -27,6 +29,8 @@ pub struct App {
     pub output: Arc<Output>,
     /// Where requests are logged, unless `ACCESS_LOG=off`.
     pub(crate) access_log: Option<AccessLog>,
+    /// What it remembers of its own past, for `/status`.
+    pub(crate) recent: Arc<Recent>,
     /// The release that answers, for `/version`.
     pub(crate) release: String,
     pub(crate) config: Config,
@@ -46,13 +50,15 @@ impl App {
         let metrics = Arc::new(Metrics::new(&release, Route::NAMES.map(|(_, name)| name)));
         metrics.show_requests(Route::Root.name(), 503);
         let output = Arc::new(Output::stdout(metrics.clone())?);
-        let access_log = logging::start(config.log_format, config.log_level, &output)?;
+        let recent = Arc::new(Recent::new(Instant::now()));
+        let access_log = logging::start(config.log_format, config.log_level, &output, &recent)?;
         let (counter, counting) = Counter::start(config, store, metrics.clone());
         let app = Self {
             counter,
             metrics,
             output,
             access_log: (config.access_log != AccessDetail::Off).then_some(access_log),
+            recent,
             release,
             config: config.clone(),
             http: http(config),

@@ -1,6 +1,7 @@
 //! The count as a picture for other people's pages.
 
 use crate::config::Config;
+use crate::http::page::escape;
 
 /// Of a character, in pixels, at most.
 const WIDTH: usize = 7;
@@ -28,10 +29,6 @@ pub(crate) fn badge(config: &Config, number: i64) -> String {
          <text x=\"{number_at}\" y=\"14\" textLength=\"{number_width}\" fill=\"{ink}\">{number}</text>\n\
          </g>\n</svg>\n"
     )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Whether black is read better than white on a colour of three or six digits (WCAG 2.2, "contrast ratio").

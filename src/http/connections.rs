@@ -81,6 +81,8 @@ impl Connections {
                     },
                 }
             }
+            // Before the first visit after a pause, which would else be one of the minute in which the pause began.
+            self.count_minutes(Instant::now());
             sleep(SWEEP_INTERVAL).await;
             self.sweep(Instant::now());
         }
@@ -100,9 +102,14 @@ impl Connections {
         }
     }
 
+    fn count_minutes(&self, now: Instant) {
+        self.app.recent.advance(now, self.app.metrics.visits());
+    }
+
     /// Ends connections that take too long. Those that answer heed a reset by the client after a while:
     /// at once, that would cost every visit.
     pub(crate) fn sweep(&self, now: Instant) {
+        self.count_minutes(now);
         let limits = &self.app.metrics.limit_hits;
         for (_, connection) in self.open().iter() {
             let (state, lasted) = connection.state(now);

@@ -15,4 +15,5 @@ mod request_id;
 mod routes;
 pub mod server;
 mod socket;
+mod status;
 mod validate;

@@ -15,13 +15,19 @@ const PAGE: &str = include_str!("page.html");
 pub(crate) const ICON: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 16 16\"><rect width=\"16\" \
     height=\"16\" rx=\"4\" fill=\"#b4471c\"/><path d=\"M0 7.5h16v1H0z\" fill=\"#fff\"/></svg>\n";
 
-/// What a page may do: nothing but be styled by its own style sheet, named by its hash; and send a form, or not.
+/// What a page may do: nothing but be styled by its own style sheets, named by their hashes; and send a form, or
+/// not.
 macro_rules! policy {
     ($form_action:literal) => {
+        policy!("", $form_action)
+    };
+    ($more_styles:literal, $form_action:literal) => {
         concat!(
             "default-src 'none'; style-src 'sha256-",
             "E+O9XTTGTcYLnpW1KrCTyT0QIhzrG9Kd/00qzD6doDs=",
-            "'; img-src data:; base-uri 'none'; form-action ",
+            "'",
+            $more_styles,
+            "; img-src data:; base-uri 'none'; form-action ",
             $form_action,
             "; frame-ancestors 'none'"
         )
@@ -32,6 +38,13 @@ pub(crate) const CONTENT_SECURITY_POLICY: &str = policy!("'none'");
 
 /// For the page with a form.
 pub(crate) const FORM_SECURITY_POLICY: &str = policy!("'self'");
+
+/// What `/status` has beside it, and the other pages do without.
+const STATUS_STYLE_SHEET: &str = include_str!("status.css");
+
+/// For the page with both.
+pub(crate) const STATUS_SECURITY_POLICY: &str =
+    policy!(" 'sha256-X565UX3eItmlxSgIM0BseH9TgBBsQKsX0Ma4f44/EbY='", "'none'");
 
 /// Greets the visitor with this number. `returning` is unknown without sessions.
 pub(crate) fn greeting(form: Form, number: i64, returning: Option<bool>) -> String {
@@ -94,6 +107,23 @@ fn fill_in(title: &str, main: &str) -> String {
     PAGE.replace("{title}", title).replace("{main}", main)
 }
 
+/// `/status` with this content.
+pub(crate) fn status(main: &str) -> String {
+    let both = format!("</style>\n<style>{STATUS_STYLE_SHEET}</style>");
+    fill_in("Status of Abukiks", main).replace("</style>", &both)
+}
+
+/// Text as it stands in HTML and in SVG.
+pub(crate) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Text as a string of JSON.
+pub(crate) fn quoted(text: &str) -> String {
+    // Writing text into memory cannot fail.
+    serde_json::to_string(text).unwrap_or_default()
+}
+
 /// What 413 means since RFC 9110.
 pub(crate) const CONTENT_TOO_LARGE: &str = "Content Too Large";
 
@@ -107,17 +137,19 @@ pub(crate) fn problem(form: Form, status: StatusCode, detail: &str) -> (HeaderVa
     match form {
         Form::Text => (form.content_type(), format!("{title}: {detail}")),
         Form::Html => {
-            let detail = detail.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            let detail = escape(detail);
             let main =
                 format!("<h1>{title}</h1>\n<p>{detail} <strong>{code}</strong></p>", code = status.as_u16());
             (form.content_type(), fill_in(title, &main))
         }
         // RFC 9457. With the type about:blank it means no more than the status.
         Form::Json => {
-            let problem = serde_json::json!({
-                "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
-            });
-            (HeaderValue::from_static("application/problem+json"), problem.to_string())
+            let problem = format!(
+                r#"{{"type":"about:blank","title":"{title}","status":{},"detail":{}}}"#,
+                status.as_u16(),
+                quoted(detail)
+            );
+            (HeaderValue::from_static("application/problem+json"), problem)
         }
     }
 }
@@ -127,15 +159,18 @@ mod tests {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     use ring::digest::{SHA256, digest};
 
-    use super::{CONTENT_SECURITY_POLICY, PAGE};
+    use super::{CONTENT_SECURITY_POLICY, PAGE, STATUS_SECURITY_POLICY, STATUS_STYLE_SHEET};
 
     /// Browsers would refuse the style sheet otherwise.
     #[test]
-    fn the_content_security_policy_names_the_style_sheet_of_the_page() {
+    fn the_content_security_policy_names_the_style_sheets_of_a_page() {
         let (_, rest) = PAGE.split_once("<style>").expect("a style sheet");
         let (style_sheet, _) = rest.split_once("</style>").expect("its end");
-        let hash = BASE64_STANDARD.encode(digest(&SHA256, style_sheet.as_bytes()));
-        let source = format!("style-src 'sha256-{hash}'");
-        assert!(CONTENT_SECURITY_POLICY.contains(&source), "the policy wants {source}");
+        let [own, of_status] = [style_sheet, STATUS_STYLE_SHEET]
+            .map(|text| format!("'sha256-{}'", BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))));
+        let sources = format!("style-src {own};");
+        assert!(CONTENT_SECURITY_POLICY.contains(&sources), "the policy wants {sources}");
+        let sources = format!("style-src {own} {of_status};");
+        assert!(STATUS_SECURITY_POLICY.contains(&sources), "the policy wants {sources}");
     }
 }

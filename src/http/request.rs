@@ -26,6 +26,7 @@ pub(crate) enum Route {
     Readyz,
     Metrics,
     Version,
+    Status,
     Robots,
     Favicon,
     /// What would be a visit, but that a browser asks ahead of it.
@@ -38,7 +39,7 @@ pub(crate) enum Route {
 
 impl Route {
     /// Each route as metrics name it: by its path, if it has one.
-    pub(crate) const NAMES: [(Self, &'static str); 14] = [
+    pub(crate) const NAMES: [(Self, &'static str); 15] = [
         (Self::Root, "/"),
         (Self::Count, "/count"),
         (Self::Badge, "/badge.svg"),
@@ -48,6 +49,7 @@ impl Route {
         (Self::Readyz, "/readyz"),
         (Self::Metrics, "/metrics"),
         (Self::Version, "/version"),
+        (Self::Status, "/status"),
         (Self::Robots, "/robots.txt"),
         (Self::Favicon, "/favicon.ico"),
         (Self::Prefetch, "prefetch"),
@@ -79,7 +81,8 @@ pub(crate) enum Entrance {
 
 impl Entrance {
     fn leads_to(self, route: Route) -> bool {
-        let is_internal = matches!(route, Route::Healthz | Route::Readyz | Route::Metrics | Route::Version);
+        let is_internal =
+            matches!(route, Route::Healthz | Route::Readyz | Route::Metrics | Route::Version | Route::Status);
         match self {
             Self::Only => true,
             Self::Public => !is_internal,

@@ -18,7 +18,7 @@ use crate::http::negotiation::{Form, exposition};
 use crate::http::request::{Intent, RequestMeta, Route};
 use crate::http::request_id::REQUEST_ID;
 use crate::http::validate::{CONTENT, Fault};
-use crate::http::{cookie, cors, page};
+use crate::http::{cookie, cors, page, status};
 use crate::store::{SessionReply, SessionRequest};
 use crate::version::{COMMIT, VERSION};
 
@@ -189,6 +189,13 @@ fn without_counter(app: &App, meta: &RequestMeta<'_>) -> Answer {
             let content_type = HeaderValue::from_static(exposition.content_type());
             Answer::new(StatusCode::OK, content_type, app.metrics.render(exposition))
                 .with(header::VARY, "Accept")
+        }
+        (&Method::GET | &Method::HEAD, Route::Status) => {
+            let answer = Answer::ok(form, status::page(app, form));
+            match form {
+                Form::Html => answer.with(header::CONTENT_SECURITY_POLICY, page::STATUS_SECURITY_POLICY),
+                _ => answer,
+            }
         }
         (&Method::GET | &Method::HEAD, Route::Robots) => {
             let rules = if app.config.robots_disallow {
@@ -389,8 +396,7 @@ fn unready(form: Form, reason: &str) -> Answer {
 
 /// `/version`: what runs here.
 fn version(app: &App) -> Answer {
-    let version = serde_json::json!({
-        "version": VERSION, "commit": COMMIT, "release": app.release,
-    });
-    Answer::new(StatusCode::OK, Form::Json.content_type(), version.to_string())
+    let release = page::quoted(&app.release);
+    let version = format!(r#"{{"version":"{VERSION}","commit":"{COMMIT}","release":{release}}}"#);
+    Answer::new(StatusCode::OK, Form::Json.content_type(), version)
 }

@@ -14,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer, fmt, registry};
 
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::recent::{Recent, RememberProblems};
 use crate::telemetry::stdout::Output;
 
 /// The name under which the journal files the events.
@@ -33,7 +34,12 @@ pub enum LogFormat {
 }
 
 /// Starts logging in this process. Fails when the format is `journald` and there is no journal.
-pub(crate) fn start(format: LogFormat, level: LevelFilter, output: &Arc<Output>) -> io::Result<AccessLog> {
+pub(crate) fn start(
+    format: LogFormat,
+    level: LevelFilter,
+    output: &Arc<Output>,
+    recent: &Arc<Recent>,
+) -> io::Result<AccessLog> {
     let journal = match format {
         LogFormat::Journald => Some(journal().map_err(|error| {
             let what = "LOG_FORMAT=journald, but the journal cannot be reached";
@@ -53,7 +59,8 @@ pub(crate) fn start(format: LogFormat, level: LevelFilter, output: &Arc<Output>)
         None => (lines(output).json().flatten_event(true).boxed(), AccessLog::Json(output.clone(), level)),
     };
     // Fails when a logger is installed already: a test may run several services in one process.
-    let _ = tracing::subscriber::set_global_default(registry().with(layer).with(level));
+    let layers = vec![layer, RememberProblems(recent.clone()).boxed()];
+    let _ = tracing::subscriber::set_global_default(registry().with(layers).with(level));
     Ok(access_log)
 }
 

@@ -1,7 +1,9 @@
 //! What the process measures of itself, as text that Prometheus and its kin read.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -84,6 +86,8 @@ pub struct Metrics {
     pub(crate) new_visits: Counter,
     pub(crate) returning_visits: Counter,
     redis_up: Answer,
+    /// Why Redis does not count, for `/status`; `None` while it does.
+    redis_error: Mutex<Option<Arc<str>>>,
     redis_durable: Answer,
     redis_may_evict: Answer,
     pub(crate) redis_errors: Counter,
@@ -178,6 +182,7 @@ impl Metrics {
             new_visits: visits.get_or_create_owned(&[("visitor", "new")]),
             returning_visits: visits.get_or_create_owned(&[("visitor", "returning")]),
             redis_up,
+            redis_error: Mutex::default(),
             redis_durable,
             redis_may_evict,
             redis_errors: counter("redis_errors", "Failed commands and connection attempts"),
@@ -215,14 +220,35 @@ impl Metrics {
         self.all_requests.get()
     }
 
-    /// Sets whether Redis answers.
-    pub(crate) fn set_redis_up(&self, is_up: bool) {
-        set(&self.redis_up, Some(is_up));
+    /// How many visits have got a number.
+    pub(crate) fn visits(&self) -> u64 {
+        self.new_visits.get() + self.returning_visits.get()
+    }
+
+    /// Sets whether Redis counts: `None`, or why it does not.
+    pub(crate) fn set_redis_error(&self, error: Option<Arc<str>>) {
+        set(&self.redis_up, Some(error.is_none()));
+        *self.redis_error.lock() = error;
+    }
+
+    /// Why Redis does not count; `None` while it does, and before the first command.
+    pub(crate) fn redis_error(&self) -> Option<Arc<str>> {
+        self.redis_error.lock().clone()
     }
 
     /// Whether the last command to Redis succeeded; `None` before the first.
     pub(crate) fn is_redis_up(&self) -> Option<bool> {
-        self.redis_up.get(&[]).map(|gauge| gauge.get() == 1)
+        get(&self.redis_up)
+    }
+
+    /// Whether Redis keeps a counted visit through a crash; `None` when that is unknown.
+    pub(crate) fn is_redis_durable(&self) -> Option<bool> {
+        get(&self.redis_durable)
+    }
+
+    /// Whether Redis removes keys from a full memory; `None` when that is unknown.
+    pub(crate) fn may_redis_evict(&self) -> Option<bool> {
+        get(&self.redis_may_evict)
     }
 
     /// Sets whether Redis keeps a counted visit through a crash, and whether it removes keys from a full
@@ -246,6 +272,10 @@ impl Metrics {
             Exposition::Prometheus => in_prometheus_format(&rendered),
         }
     }
+}
+
+fn get(answer: &Answer) -> Option<bool> {
+    answer.get(&[]).map(|gauge| gauge.get() == 1)
 }
 
 fn set(answer: &Answer, value: Option<bool>) {

@@ -19,6 +19,9 @@ mod reset_count;
 #[path = "../../admin/show-count.rs"]
 #[expect(dead_code, reason = "the task itself")]
 mod show_count;
+#[path = "../../admin/top.rs"]
+#[expect(dead_code, reason = "the view itself")]
+mod top;
 
 /// How a page begins that has apostrophes which stay so. Every part of one defines them anew.
 const APOSTROPHE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
@@ -27,9 +30,14 @@ fn service() -> Command {
     abukiks::cli::command().version(abukiks::VERSION)
 }
 
-fn tasks() -> [Command; 3] {
-    [reset_count::Arguments::command(), show_count::Arguments::command(), check_redis::Arguments::command()]
-        .map(|task| task.version(abukiks::VERSION))
+fn tasks() -> [Command; 4] {
+    [
+        reset_count::Arguments::command(),
+        show_count::Arguments::command(),
+        check_redis::Arguments::command(),
+        top::Arguments::command(),
+    ]
+    .map(|task| task.version(abukiks::VERSION))
 }
 
 /// The command line of the wrapper, which is a shell script.
