@@ -24,8 +24,8 @@ test: lint doc tools reproduce ## check everything: format, lints, documentation
 
 # What needs root, a browser, a container or a tool beside Redis. A new promise is part of `make check`
 # until its name is added here.
-NEEDS_MORE := contract:: cost:: faults:: image:: journal_cost:: kubernetes:: monitors:: nixos:: packages:: \
-    page:: proxies:: rename:: reproducible:: run:: switching:: systemd:: versions:: \
+NEEDS_MORE := alerts:: contract:: cost:: faults:: image:: journal_cost:: kubernetes:: monitors:: nixos:: \
+    packages:: page:: proxies:: rename:: reproducible:: run:: switching:: systemd:: versions:: \
     loads_nothing_but executes_no_other_one
 .PHONY: check
 check: ## check format, lints and what Rust and Redis are enough for; in three minutes
@@ -39,6 +39,11 @@ check: ## check format, lints and what Rust and Redis are enough for; in three m
 faults: ## break everything that can break, and write docs/faults.md from what came of it
 	@dev/needs.sh test
 	WRITE_FAULTS=1 cargo test --locked --test promises faults::
+
+.PHONY: dashboard
+dashboard: ## write the dashboard in monitoring/ anew from its source, tests/dashboard.rs
+	@dev/needs.sh run
+	WRITE_DOCS=1 cargo test --locked --test promises dashboard::the_dashboard_is_what
 
 .PHONY: lint
 lint: ## check format and lints; warnings are errors

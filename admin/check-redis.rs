@@ -12,8 +12,8 @@ use abukiks::store::SESSION_BYTES;
 /// and the same code as they do. It counts no visit, but tries as `/readyz` does: where there is no count
 /// yet, it is 0 then.
 #[derive(Debug, clap::Parser)]
-#[command(name = env!("CARGO_BIN_NAME"), version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
-struct Arguments {
+#[command(name = "check-redis", version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
+pub(crate) struct Arguments {
     /// Print a JSON object.
     #[arg(long)]
     json: bool,

@@ -10,8 +10,8 @@ use serde_json::Value;
 ///
 /// Safe while instances count: a visit is counted either before the reset or on top of it.
 #[derive(Debug, clap::Parser)]
-#[command(name = env!("CARGO_BIN_NAME"), version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
-struct Arguments {
+#[command(name = "reset-count", version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
+pub(crate) struct Arguments {
     /// The number to set.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     to: i64,

@@ -6,8 +6,8 @@ use abukiks::cli;
 
 /// Prints the count without changing it.
 #[derive(Debug, clap::Parser)]
-#[command(name = env!("CARGO_BIN_NAME"), version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
-struct Arguments {
+#[command(name = "show-count", version = cli::BUILD.as_str(), after_help = cli::AFTER_HELP)]
+pub(crate) struct Arguments {
     /// Print a JSON object.
     #[arg(long)]
     json: bool,

@@ -169,7 +169,7 @@ def targets(figures):
     target("idle RSS", 4.5, idle / 1024, " MiB")
     _, of_limit = figures.connections[LIMIT.name]
     target(f"RSS for each of {IDLE_CONNECTIONS:,} idle connections, relative to the limit", 1, each / of_limit)
-    target("the program", 3, os.path.getsize(SERVICE) / 2**20, " MiB")
+    target("the program", 3.25, os.path.getsize(SERVICE) / 2**20, " MiB")
     target("the program without TLS", 2, os.path.getsize(ROOT / "target/bench/release/abukiks") / 2**20, " MiB")
     relative_cpu("stretch: CPU per request relative to nginx `return 200`", LOGGED, NGINX, {256: 1})
     target("stretch: idle RSS", 2.5, idle / 1024, " MiB")

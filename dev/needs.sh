@@ -26,7 +26,7 @@ test bench | PATH+=:/usr/sbin; hash nginx     | nginx-light       | is a proxy i
 test bench | PATH+=:/usr/sbin; hash haproxy   | haproxy           | is another one
 test       | hash caddy                       | caddy             | and another
 test       | PATH+=:/usr/sbin; hash apache2   | apache2-bin       | and another
-test       | hash promtool                    | prometheus        | reads the metrics
+test       | hash promtool prometheus         | prometheus        | reads the metrics, and tests and runs the alerts
 test       | hash podman runc catatonit       | podman runc catatonit | runs the image, and a pod of it
 test package | hash musl-gcc               | musl-tools        | compiles the C of static programs
 package    | case ${ARCH-} in aarch64) hash aarch64-linux-gnu-gcc ;; esac | gcc-aarch64-linux-gnu libc6-dev-arm64-cross | compiles and links those for arm64

@@ -72,6 +72,7 @@ let
         "redis"
         "nginx"
         "prometheus"
+        "grafana"
       ];
 
   plain =

@@ -233,8 +233,8 @@ let
       description = ''
         Files with more settings of ${whose}, as `NAME=value` lines, read when an instance starts. The
         later file wins over the earlier, and those of one instance over those of all. A `REDIS_URL` in
-        a file takes the place of what {option}`services.abukiks.redis` says; the log line
-        "listening" of an instance names the Redis that it uses.
+        a file takes the place of what {option}`services.abukiks.redis` says;
+        `abukiks-admin settings --instance PORT` shows the Redis that an instance uses.
 
         A change of a file restarts nothing: have the secrets manager do that, see
         {option}`services.abukiks.units`.
@@ -452,7 +452,7 @@ in
     };
 
     nginx = {
-      enable = lib.mkEnableOption "nginx in front of the instances, balancing over them";
+      enable = lib.mkEnableOption "nginx in front of the instances, balancing over them. It keeps connections to them,\nand `settings.TRUSTED_PROXIES` takes its word about visitors";
       virtualHost = mkOption {
         type = types.str;
         default = "localhost";
@@ -464,11 +464,27 @@ in
       };
     };
 
-    prometheus.enable = mkOption {
+    prometheus = {
+      enable = mkOption {
+        type = types.bool;
+        default = config.services.prometheus.enable;
+        defaultText = lib.literalExpression "config.services.prometheus.enable";
+        description = "Have this host's Prometheus scrape the instances that start at boot.";
+      };
+      rules = mkOption {
+        type = types.bool;
+        default = false;
+        description = ''
+          Give this host's Prometheus the alerts of Abukiks. {option}`services.prometheus.alertmanagers`
+          says who hears of them.
+        '';
+      };
+    };
+
+    grafana.dashboard = mkOption {
       type = types.bool;
-      default = config.services.prometheus.enable;
-      defaultText = lib.literalExpression "config.services.prometheus.enable";
-      description = "Have this host's Prometheus scrape the instances that start at boot.";
+      default = false;
+      description = "Give this host's Grafana the dashboard of Abukiks.";
     };
   };
 
@@ -505,8 +521,12 @@ in
               message = "${nameOf place "redis"} is said more than once, by ${lib.concatStringsSep ", " named}; keep one of them.";
             }
             {
-              assertion = source.settings.HOST == null && source.settings.PORT == null;
-              message = "${nameOf place "settings"} has HOST or PORT, but systemd binds the sockets; use instances and listenAddress.";
+              assertion = lib.all (name: source.settings.${name} == null) [
+                "HOST"
+                "PORT"
+                "ADMIN_PORT"
+              ];
+              message = "${nameOf place "settings"} has HOST, PORT or ADMIN_PORT, but systemd binds the sockets; use instances and listenAddress.";
             }
           ]
           ++
@@ -673,6 +693,9 @@ in
     };
 
     services = {
+      # nginx on this host says who the visitor is.
+      abukiks.settings.TRUSTED_PROXIES = mkIf cfg.nginx.enable (lib.mkDefault "127.0.0.1,::1");
+
       redis.servers.abukiks = mkIf cfg.redis.createLocally {
         enable = true;
         # What was acknowledged is on disk. One write serves a whole batch of visits.
@@ -685,7 +708,7 @@ in
         enable = true;
         upstreams.abukiks = {
           # ../proxies/nginx.conf says why.
-          extraConfig = "zone abukiks 64k;";
+          extraConfig = "zone abukiks 64k; keepalive 64; keepalive_timeout 500ms;";
           servers = lib.genAttrs (map addressOf ports) (_: {
             fail_timeout = "1s";
           });
@@ -702,13 +725,26 @@ in
         });
       };
 
-      prometheus.scrapeConfigs = mkIf cfg.prometheus.enable [
-        {
-          job_name = "abukiks";
-          # One that is to end when no visitor comes would be kept awake.
-          static_configs = [ { targets = map addressOf eagerPorts; } ];
-        }
-      ];
+      prometheus = {
+        scrapeConfigs = mkIf cfg.prometheus.enable [
+          {
+            job_name = "abukiks";
+            # One that is to end when no visitor comes would be kept awake.
+            static_configs = [ { targets = map addressOf eagerPorts; } ];
+          }
+        ];
+        ruleFiles = mkIf cfg.prometheus.rules [ ../monitoring/abukiks.rules.yml ];
+      };
+
+      grafana.provision = mkIf cfg.grafana.dashboard {
+        enable = true;
+        dashboards.settings.providers = [
+          {
+            name = "abukiks";
+            options.path = ../monitoring/grafana;
+          }
+        ];
+      };
     };
 
     networking.firewall.allowedTCPPorts = map lib.toInt (

@@ -11,7 +11,6 @@
 let
   inherit (lib) fileset;
   root = ../.;
-  canRun = stdenv.buildPlatform.canExecute stdenv.hostPlatform;
 in
 rustPlatform.buildRustPackage (finalAttrs: {
   pname = "abukiks";
@@ -25,6 +24,8 @@ rustPlatform.buildRustPackage (finalAttrs: {
       ../Cargo.lock
       ../Cargo.toml
       ../admin
+      ../completions
+      ../man
       (fileset.maybeMissing ../benches)
       ../src
       ../systemd
@@ -52,10 +53,10 @@ rustPlatform.buildRustPackage (finalAttrs: {
   '';
 
   # The same script as on any other distribution fills in where things are. A DESTDIR, be it the
-  # root, tells it to leave the running system alone. A cross build cannot run what it installs.
+  # root, tells it to leave the running system alone.
   postInstall = ''
     mv $out/bin built
-    export BUILD=built DESTDIR=/ PREFIX=$out MANUAL=${if canRun then "yes" else "no"}
+    export BUILD=built DESTDIR=/ PREFIX=$out
     sh systemd/install.sh install
   '';
 

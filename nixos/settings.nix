@@ -74,7 +74,7 @@ in
       "How long a visitor who comes back is known, after each visit, and not counted again; `off` counts every visit. Needs room in Redis for each visitor of that time, and cookies at the visitor.";
   COUNTER_FENCE =
     setting switch true
-      "Refuse visits with 503 while the count stands below a number already given out, until `reset-count` is run; raising it helps too, unless a reset was lost with it.";
+      "Refuse visits with 503 while the count stands below a number that this process has given out, until `reset-count` is run; raising it helps too, unless a reset was lost with it. A restart of the process forgets the number.";
   MIN_REPLICAS_ACK =
     setting types.ints.u32 1
       "Replicas of Redis that must have a visit before it gets its number. With too few in time the visitor gets 503.";
@@ -145,9 +145,9 @@ in
     "debug"
     "trace"
   ]) "warn" "Least severe level that is logged.";
-  ACCESS_LOG =
-    setting (types.either switch (types.enum [ "full" ])) false
-      "One log event for each request; `full` adds the user agent and the referrer.";
+  ACCESS_LOG = setting (types.either switch (
+    types.enum [ "full" ]
+  )) false "One log event for each request; `full` adds the user agent and the referrer.";
   RELEASE =
     setting text "2026-11-23.1"
       "Release id, shown by `/version` and in every access event. Without one it is made of the package and the settings.";

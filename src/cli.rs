@@ -44,7 +44,7 @@ pub static BUILD: LazyLock<String> = LazyLock::new(|| format!("{VERSION} ({COMMI
 /// The end of each task's help.
 pub const AFTER_HELP: &str = "\
 Reads the same environment variables as the service; see `abukiks --help`.
-Exit status: 0 done, 64 wrong usage, 65 what stands in Redis cannot be used, 69 Redis is unreachable or
+Exit status: 0 done, 64 wrong usage, 65 what stands in Redis cannot be used, 69 Redis is unreachable or \
 refuses, 74 stdout cannot be written to, 78 a setting is wrong.";
 
 /// Why a program failed.
@@ -116,6 +116,12 @@ struct Arguments {
     /// Serve the sockets that systemd hands over, and no other: without one, end with status 72.
     #[arg(long, conflicts_with_all = ["check_config", "check_health"])]
     socket_activated: bool,
+}
+
+/// The command line of the service, for its manual and the completions of shells.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
 }
 
 /// Runs the service, or does what its arguments ask for instead.
@@ -264,7 +270,8 @@ fn settings_help() -> String {
     }
     help += "
 Signals: SIGTERM and SIGINT drain the connections and end the process; a second one ends it at once.
-Exit status: 0 ended as asked, 64 unknown argument, 71 the system refused (a port that is taken),
-72 no socket was handed over, 78 a setting is wrong, 130 or 143 ended at once by a second signal.";
+Exit status: 0 ended as asked, 64 unknown argument, 69 not healthy, 71 the system refused (a port that \
+is taken), 72 no socket was handed over, 74 stdout cannot be written to, 78 a setting is wrong, 130 \
+ended at once by a second SIGINT, 143 ended at once by a second SIGTERM.";
     help
 }

@@ -17,7 +17,6 @@ fn main() -> ExitCode {
 
 /// Runs the service.
 fn serve(config: &Config, store: Store, socket_activated: bool) -> Result<ExitCode, Failure> {
-    server::check_files().map_err(Failure::setting)?;
     // Before any thread: taking sockets over changes the environment.
     let own =
         Addresses { hosts: config.host.addresses(), port: config.port, admin: config.admin_port.clone() };
@@ -31,6 +30,7 @@ fn serve(config: &Config, store: Store, socket_activated: bool) -> Result<ExitCo
             humantime::format_duration(idle)
         )));
     }
+    process::check_files().map_err(Failure::setting)?;
     let runtime = process::runtime().map_err(Failure::system)?;
     let (app, counting) = {
         let _spawns_on = runtime.enter();

@@ -3,8 +3,7 @@
 #   systemd/install.sh install|uninstall
 # From the environment, as GNU make's conventions have it: PREFIX (default /usr/local), DESTDIR (a
 # root folder to install into, for packagers), BUILD (where the programs are, default
-# target/dist). UNITDIR is where the units go, if not below PREFIX. MANUAL=no leaves out the manual,
-# for programs of another machine: it is what the program itself prints.
+# target/dist). UNITDIR is where the units go, if not below PREFIX.
 set -eu
 cd "$(dirname "$0")/.."
 umask 022
@@ -15,7 +14,7 @@ BUILD=${BUILD:-target/dist}
 bindir=$PREFIX/bin
 libexecdir=$PREFIX/libexec/abukiks
 datadir=$PREFIX/share/abukiks
-docdir=$PREFIX/share/doc/abukiks
+mandir=$PREFIX/share/man
 unitdir=${UNITDIR:-$PREFIX/lib/systemd/system}
 
 refuse() {
@@ -45,6 +44,13 @@ files() {
         echo "644 $unit $unitdir/${unit##*/}"
     done
     echo "644 systemd/redis-tcp.conf $datadir/redis-tcp.conf"
+    echo "644 man/abukiks.1 $mandir/man1/abukiks.1"
+    echo "644 man/abukiks-admin.8 $mandir/man8/abukiks-admin.8"
+    for command in abukiks abukiks-admin; do
+        echo "644 completions/$command.bash $PREFIX/share/bash-completion/completions/$command"
+        echo "644 completions/_$command $PREFIX/share/zsh/site-functions/_$command"
+        echo "644 completions/$command.fish $PREFIX/share/fish/vendor_completions.d/$command.fish"
+    done
 }
 
 # Copies a file whole or not at all: a running program is replaced, not written into. Text files
@@ -61,27 +67,43 @@ put() {
     mv -f "$place.new" "$place"
 }
 
+# A packager's DESTDIR is not the system that runs.
+is_running_system() {
+    [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]
+}
+
 case ${1:-} in
 install)
+    for program in abukiks $tasks; do
+        [ -f "$BUILD/$program" ] || {
+            echo "systemd/install.sh: there is no program $BUILD/$program: run make build first" >&2
+            exit 66
+        }
+    done
     files | while read -r mode source place; do put "$mode" "$source" "$place"; done
-    [ "${MANUAL:-yes}" = no ] || {
-        mkdir -p "$DESTDIR$docdir"
-        "$DESTDIR$bindir/abukiks" --help >"$DESTDIR$docdir/abukiks.txt"
-    }
     ;;
 uninstall)
+    # Without its units an instance would run on, and would start at boot no more.
+    if is_running_system && [ -e "$unitdir/abukiks@.service" ]; then
+        systemctl stop abukiks.target 'abukiks@*.socket' 'abukiks@*.service'
+        systemctl --quiet disable abukiks@.socket abukiks-monitor@.socket abukiks@.service abukiks.target
+    fi
     files | while read -r _ _ place; do rm -f "$DESTDIR$place"; done
-    rm -f "$DESTDIR$docdir/abukiks.txt"
-    for folder in "$libexecdir" "$datadir" "$docdir"; do
+    for folder in "$libexecdir" "$datadir"; do
         rmdir "$DESTDIR$folder" 2>/dev/null || true
     done
+    if is_running_system; then
+        for path in /etc/abukiks /etc/credstore/abukiks.* /etc/systemd/system/abukiks*.d; do
+            [ ! -e "$path" ] || echo "left: $path"
+        done
+        echo 'left: the count, in Redis'
+    fi
     ;;
 *)
     echo "usage: systemd/install.sh install|uninstall" >&2
     exit 64
     ;;
 esac
-# A packager's DESTDIR is not the system that runs.
-if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
+if is_running_system; then
     systemctl daemon-reload
 fi

@@ -166,7 +166,7 @@ fn ask<S: Read + Write>(mut stream: S, path: &str) -> String {
 }
 
 /// Where the service has said that monitoring finds it.
-fn admin_address(service: &mut Service) -> SocketAddr {
+pub(crate) fn admin_address(service: &mut Service) -> SocketAddr {
     let line = service.log_line("listening for health and metrics");
     let address = line.split("\"admin\":\"http://").nth(1).and_then(|rest| rest.split('/').next());
     address.unwrap().parse().unwrap()
@@ -280,11 +280,36 @@ fn a_socket_that_was_handed_over_outlives_the_process() {
 }
 
 #[test]
+fn host_and_port_that_have_no_effect_are_named_where_they_are_set() {
+    let held = held_socket();
+    let unused = "so these settings have no effect";
+    for (settings, named) in [
+        (&[("HOST", "0.0.0.0"), ("PORT", "8080")][..], Some("HOST and PORT")),
+        (&[("PORT", "5000")], Some("PORT")),
+        (&[("HOST", "")], None),
+    ] {
+        let mut service = Service::from_command(activated(&[held.as_fd()], settings));
+        assert!(service.stop().success());
+        let log = service.whole_log();
+        let line = log.iter().find(|line| line.contains(unused));
+        assert_eq!(line.is_some(), named.is_some(), "{settings:?}: {log:?}");
+        if let (Some(line), Some(named)) = (line, named) {
+            assert!(line.contains(&format!("{unused}: {named}\"")), "{line}");
+        }
+    }
+    let mut service = Service::start_with(&[("HOST", "127.0.0.1")]);
+    assert!(service.stop().success());
+    assert!(!service.whole_log().iter().any(|line| line.contains(unused)));
+}
+
+#[test]
 fn port_0_takes_a_free_port_and_logs_it() {
     let redis = Redis::start();
     let mut service = redis.service(&[("PORT", "0")]);
     let line = service.log_line("listening");
-    assert!(line.contains("\"listening\":\"http://127.0.0.1:"), "{line}");
+    let address = format!("http://{}/", service.address);
+    assert!(line.contains(&format!("\"message\":\"listening on {address}\"")), "{line}");
+    assert!(line.contains(&format!("\"listening\":\"{address}\"")), "{line}");
     assert!(line.contains("\"inherited\":false"), "{line}");
     assert_ne!(service.address.port(), 0);
     assert_eq!(service.get("/").number(), 1);

@@ -508,10 +508,14 @@ fn check_config_warns_of_connections_that_are_kept_too_short_for_proxies() {
 fn help_lists_every_setting_with_default_and_meaning() {
     let (code, help, stderr) = run(&[("PORT", "many")], &["--help"]);
     assert_eq!((code, &*stderr), (Some(0), ""));
+    // As wide as a terminal.
+    assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+    let unwrapped = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = unwrapped(&help);
     for setting in SETTINGS {
         assert!(help.contains(&format!("\n  {}\n", setting.name)), "{}", setting.name);
-        assert!(help.contains(setting.meaning.trim()), "{}", setting.name);
-        assert!(help.contains(&format!("Takes {}.", setting.accepts)), "{}", setting.name);
+        assert!(words.contains(&unwrapped(setting.meaning)), "{}", setting.name);
+        assert!(words.contains(&unwrapped(&format!("Takes {}.", setting.accepts))), "{}", setting.name);
     }
 }
 

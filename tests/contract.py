@@ -52,7 +52,8 @@ for path in PATHS:
         request(path, NOT_ALLOWED, f"POST {lines}Content-Length: 2\r\n\r\n{{}}", form)
         request(path, TOO_LARGE, f"POST {lines}Content-Length: 99999999\r\n\r\n", form)
         request(path, BAD_REQUEST, f"GET {lines}Content-Length: 2\r\n\r\n{{}}", form)
-        request(path, BAD_REQUEST, f"POST {lines}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", form)
+        request(path, NOT_ALLOWED, f"POST {lines}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", form)
+        request(path, BAD_REQUEST, f"GET {lines}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", form)
         request(path, BAD_REQUEST, f"get {lines}\r\n", form)
         request(path, BAD_REQUEST, f"GET {lines}Host: another\r\n\r\n", form)
 # What cannot be read is answered without content.

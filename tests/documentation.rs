@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use abukiks::config::{SETTINGS, Setting};
 
+pub(crate) mod manual;
+
 use crate::support::{Redis, Service};
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(file(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -27,11 +29,12 @@ fn table(document: &str, heading: &str) -> String {
         .collect()
 }
 
-/// Set, it has docs/settings.md and .env.example written from the code.
+/// Set, it has generated files written from the code: docs/settings.md, .env.example, man/, completions/ and the
+/// dashboard.
 const WRITE: &str = "WRITE_DOCS";
 
 /// Holds the part of a document behind `mark` against what the code says, or writes it.
-fn hold(path: &str, mark: &str, generated: &str) {
+pub(crate) fn hold(path: &str, mark: &str, generated: &str) {
     let document = read(path);
     let (introduction, listed) =
         document.split_once(mark).unwrap_or_else(|| panic!("{path} has no {mark:?}"));
@@ -40,6 +43,21 @@ fn hold(path: &str, mark: &str, generated: &str) {
     } else {
         assert_same(path, listed, generated);
     }
+}
+
+/// Holds a whole file against what the code says, or writes it. dev/rename.sh keeps hyphens where the
+/// generators escape them or write underscores, which readers of the files take as well.
+fn hold_file(path: &str, generated: &str) {
+    if std::env::var_os(WRITE).is_some() {
+        fs::write(file(path), generated).expect("a document can be written");
+        return;
+    }
+    let plain = |text: &str| {
+        ["__subcmd__", "__", "_", "\\-"]
+            .into_iter()
+            .fold(text.to_owned(), |text, mark| text.replace(mark, "-"))
+    };
+    assert_same(path, &plain(&read(path)), &plain(generated));
 }
 
 fn default(setting: &Setting) -> String {
@@ -83,37 +101,52 @@ fn readme_lists_some_settings_as_the_code_has_them() {
     }
 }
 
-/// The messages of all events in the source, as far as they are fixed.
-fn messages(folder: &Path) -> Vec<String> {
-    let mut messages = Vec::new();
+/// The events of these levels in the source: their fields, and the message, which is their last text.
+fn events(folder: &Path, levels: &[&str]) -> Vec<(String, String)> {
+    let mut events = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            messages.extend(self::messages(&path));
+            events.extend(self::events(&path, levels));
             continue;
         }
         let source = fs::read_to_string(&path).expect("a source file");
-        for call in ["tracing::error!(", "tracing::warn!(", "tracing::info!(", "tracing::debug!("] {
-            for rest in source.split(call).skip(1) {
+        for level in levels {
+            for rest in source.split(&format!("tracing::{level}!(")).skip(1) {
                 let arguments = rest.split(");").next().unwrap_or_default();
-                // The message is the last text of an event.
-                let text = arguments.rsplit('"').nth(1).unwrap_or_default();
-                let text = text.split(['{', ':']).next().unwrap_or_default().trim();
-                messages.push(text.to_owned());
+                let mut parts = arguments.rsplitn(3, '"').skip(1).map(str::to_owned);
+                let message = parts.next().unwrap_or_default();
+                events.push((parts.next().unwrap_or_default(), message));
             }
         }
     }
-    messages
+    events
 }
 
 #[test]
 fn operations_md_explains_every_message() {
     let document = read("docs/operations.md");
-    let messages = messages(&file("src"));
-    assert!(messages.len() >= 15, "{messages:?}");
-    for message in messages.iter().filter(|message| !message.is_empty()) {
+    let events = events(&file("src"), &["error", "warn", "info", "debug"]);
+    assert!(events.len() >= 15, "{events:?}");
+    // As far as they are fixed.
+    let fixed = events.iter().map(|(_, text)| text.split(['{', ':']).next().unwrap_or_default().trim());
+    for message in fixed.filter(|message| !message.is_empty()) {
         assert!(document.contains(&format!("| `{message}")), "docs/operations.md lacks {message:?}");
     }
+}
+
+/// Without this `journalctl` would show that something is wrong, and not what.
+#[test]
+fn the_message_of_a_warning_or_error_holds_its_reason() {
+    let events = events(&file("src"), &["error", "warn"]);
+    let mut reasons = 0;
+    for (fields, message) in &events {
+        for field in fields.split(',').filter_map(|field| field.trim().strip_prefix('%')) {
+            reasons += 1;
+            assert!(message.contains(&format!("{{{field}}}")), "{field} is missing in {message:?}");
+        }
+    }
+    assert!(reasons >= 2, "{events:?}");
 }
 
 #[test]
@@ -140,8 +173,9 @@ fn documents_name_targets_that_make_has() {
     for document in documents() {
         let text = fs::read_to_string(&document).expect("a document");
         // In a sentence `make run`, in a block the beginning of a line.
-        let named =
-            ["`make ", "\n$ make ", "\nmake "].into_iter().flat_map(|before| text.split(before).skip(1));
+        let named = ["`make ", "\n$ make ", "\n# make ", "\nmake "]
+            .into_iter()
+            .flat_map(|before| text.split(before).skip(1));
         for rest in named {
             let end = rest.find(|char: char| !(char.is_ascii_lowercase() || char == '-'));
             let target = &rest[..end.unwrap_or(rest.len())];
@@ -235,7 +269,7 @@ fn no_document_links_to_a_file_that_is_not_there() {
 }
 
 /// README and its like, and everything in docs/.
-fn documents() -> Vec<PathBuf> {
+pub(crate) fn documents() -> Vec<PathBuf> {
     let listed = [file(""), file("docs")]
         .into_iter()
         .filter_map(|folder| fs::read_dir(folder).ok())

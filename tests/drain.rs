@@ -232,7 +232,13 @@ fn past_drain_timeout_what_remains_is_cut_and_named() {
     eventually("all are connected", || (service.metric("abukiks_connections") >= 4.0).then_some(()));
     service.process.signal(Signal::TERM);
     let line = service.log_line("connections were cut");
-    for cut in ["\"answering\":1", "\"receiving\":1", "\"idle\":1", "\"drain_timeout_ms\":300"] {
+    for cut in [
+        "\"answering\":1",
+        "\"receiving\":1",
+        "\"idle\":1",
+        "1 answering, 1 receiving, 1 idle",
+        "\"drain_timeout_ms\":300",
+    ] {
         assert!(line.contains(cut), "{cut} in {line}");
     }
     assert!(service.process.wait().success());
@@ -259,7 +265,8 @@ fn an_own_port_keeps_accepting_in_the_lame_duck_time_and_a_second_signal_ends_it
 
         service.process.signal(signal);
         assert_eq!(service.process.wait().code(), Some(status));
-        service.log_line("ending at once");
+        let line = service.log_line("ending at once");
+        assert!(line.contains(&format!("ending at once: {name} came during the drain")), "{line}");
     }
 }
 

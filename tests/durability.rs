@@ -147,9 +147,9 @@ fn a_user_is_there_after_a_restart_of_redis_once_the_settings_are_written() {
         redis.resume();
         redis.run::<Vec<String>>(&["ACL", "USERS"])
     };
-    let user = ["ACL", "SETUSER", "abukiks", "on", ">secret", "~visitorCount", "+get"];
+    let user = ["ACL", "SETUSER", "visitor", "on", ">secret", "~visitorCount", "+get"];
     assert_eq!(users(&[&user]), ["default"]);
-    assert_eq!(users(&[&user, &["CONFIG", "REWRITE"]]), ["abukiks", "default"]);
+    assert_eq!(users(&[&user, &["CONFIG", "REWRITE"]]), ["default", "visitor"]);
 }
 
 #[test]

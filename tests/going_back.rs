@@ -15,7 +15,14 @@ fn a_count_that_goes_back_is_an_error_in_the_log_and_in_a_metric() {
     // Without a fence the visitor is served all the same.
     assert_eq!(service.get("/").number(), 3);
     let line = service.log_line(WENT_BACK);
-    for said in ["\"level\":\"ERROR\"", "\"visit\":3", "\"highest\":5", "\"fence\":false"] {
+    for said in [
+        "\"level\":\"ERROR\"",
+        "\"visit\":3",
+        "\"highest\":5",
+        "\"fence\":false",
+        "visit 3 would follow 5",
+        "numbers may repeat",
+    ] {
         assert!(line.contains(said), "{said} in {line}");
     }
     assert_eq!(service.metric("abukiks_count_went_back_total"), 1.0);
@@ -41,7 +48,8 @@ fn fenced(redis: &Redis) -> Service {
         assert_eq!(refused.header("retry-after"), Some("1"));
     }
     assert_eq!(service.get("/readyz").status, 503, "it knows what a visit would get");
-    assert!(service.log_line(WENT_BACK).contains("\"fence\":true"));
+    let line = service.log_line(WENT_BACK);
+    assert!(line.contains("\"fence\":true") && line.contains("visits get 503 until reset-count"), "{line}");
     assert_eq!(service.metric("abukiks_count_went_back_total"), 1.0);
     service
 }

@@ -1,9 +1,11 @@
 //! Each route gives the answers that it is documented to give, byte for byte where that matters.
 
+use std::time::SystemTime;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Redis, Response, Service, eventually};
+use crate::support::{Client, PATIENCE, Redis, Response, Service, eventually};
 
 /// What a browser sends.
 const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,\
@@ -304,6 +306,9 @@ fn readyz_says_that_the_process_is_draining() {
     assert_eq!(unready.header("connection"), Some("close"));
     assert_eq!(unready.header("retry-after"), Some("1"));
     assert!(client.is_closed());
+    // That it says so is no trouble.
+    let line = service.log_line("\"http_path\":\"/readyz\",\"http_status\":503");
+    assert!(line.contains("\"level\":\"INFO\""), "{line}");
 }
 
 #[test]
@@ -382,7 +387,9 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
         ("abukiks_http_requests", "counter"),
         ("abukiks_http_request_duration_seconds", "histogram"),
         ("abukiks_limit_hits", "counter"),
+        ("abukiks_start_time_seconds", "gauge"),
         ("abukiks_connections", "gauge"),
+        ("abukiks_max_connections", "gauge"),
         ("abukiks_connections_accepted", "counter"),
         ("abukiks_accept_errors", "counter"),
         ("abukiks_waiting_visits", "gauge"),
@@ -393,6 +400,7 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
         ("abukiks_redis_may_evict", "gauge"),
         ("abukiks_redis_errors", "counter"),
         ("abukiks_redis_connection_attempts", "counter"),
+        ("abukiks_redis_tls_errors", "counter"),
         ("abukiks_count_went_back", "counter"),
         ("abukiks_log_lines_dropped", "counter"),
     ];
@@ -403,6 +411,7 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
     }
     let samples = [
         r#"abukiks_http_requests_total{route="/",status="200"} 1"#,
+        r#"abukiks_http_requests_total{route="/",status="503"} 0"#,
         r#"abukiks_http_request_duration_seconds_count{route="/"} 1"#,
         r#"abukiks_visits_total{visitor="new"} 1"#,
         r#"abukiks_visits_total{visitor="returning"} 0"#,
@@ -418,6 +427,9 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
         assert!(text.lines().any(|line| line == sample), "{sample} in:\n{text}");
     }
     assert!(service.metric("abukiks_redis_connection_attempts_total") >= 1.0);
+    let seconds_ago = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64()
+        - service.metric("abukiks_start_time_seconds");
+    assert!((0.0..PATIENCE.as_secs_f64()).contains(&seconds_ago), "{seconds_ago}");
     let build = text.lines().find(|line| line.starts_with("abukiks_build_info{"));
     assert!(build.is_some_and(|line| line.contains(r#"release="r1""#)));
     assert!(text.ends_with("\n# EOF\n"));
@@ -646,8 +658,13 @@ fn http_1_0_is_answered_and_closed_unless_it_asks_to_be_kept() {
     assert_eq!(kept.number(), 1);
     assert_eq!(kept.header("connection"), Some("keep-alive"));
     let closed = client.exchange("GET / HTTP/1.0\r\n\r\n").unwrap();
-    assert_eq!(closed.number(), 2);
+    assert_eq!((closed.number(), closed.header("connection")), (2, Some("close")));
     assert!(client.is_closed());
+    // The version is that of the server (RFC 9110, section 2.5).
+    let mut client = service.connect();
+    client.send("GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+    let answer = String::from_utf8(client.rest().unwrap()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
 }
 
 #[test]

@@ -1,9 +1,47 @@
 //! What Prometheus scrapes, it understands, in each of the two formats.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 use crate::proxies::{free_port, nginx_with};
 use crate::support::{Client, Process, Redis, Service, eventually};
+
+/// A Prometheus of the test's own.
+#[derive(Debug)]
+pub(crate) struct Prometheus {
+    _process: Process,
+    address: SocketAddr,
+}
+
+impl Prometheus {
+    /// Starts one whose settings, and whose data, are in `folder`.
+    pub(crate) fn start(folder: &Path, settings: &str) -> Self {
+        let (file, address) = (folder.join("prometheus.yml"), free_port());
+        std::fs::write(&file, settings).expect("a file");
+        let process = Process::spawn(
+            Command::new("prometheus")
+                .arg(format!("--config.file={}", file.display()))
+                .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+                .arg(format!("--web.listen-address={address}"))
+                .stdin(Stdio::null())
+                .stderr(Stdio::null()),
+        );
+        Self { _process: process, address }
+    }
+
+    /// The data of an answer of its API, if it answers yet.
+    pub(crate) fn ask(&self, path: &str) -> Option<Value> {
+        std::net::TcpStream::connect(self.address).ok()?;
+        let mut client = Client::connect(self.address);
+        client.send(format!("GET /api/v1/{path} HTTP/1.0\r\nHost: test\r\n\r\n")).ok()?;
+        let answer = String::from_utf8(client.rest().ok()?).ok()?;
+        let mut answer: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+        Some(answer["data"].take())
+    }
+}
 
 /// A service of which all metrics have a value.
 fn known(redis: &Redis) -> Service {
@@ -36,23 +74,13 @@ fn a_real_prometheus_scrapes_both_formats() {
         service.address
     );
     let (_nginx, plain) = nginx_with(&folder, &site, own);
-    let settings = folder.path().join("prometheus.yml");
     let job = |name, address| {
         format!(
             "- job_name: {name}\n  scrape_interval: 100ms\n  scrape_timeout: 100ms\n  static_configs: [{{targets: ['{address}']}}]\n"
         )
     };
     let jobs = job("openmetrics", service.address) + &job("text", plain);
-    std::fs::write(&settings, format!("scrape_configs:\n{jobs}")).expect("a file");
-    let address = free_port();
-    let _prometheus = Process::spawn(
-        Command::new("prometheus")
-            .arg(format!("--config.file={}", settings.display()))
-            .arg(format!("--storage.tsdb.path={}/data", folder.path().display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::null()),
-    );
+    let prometheus = Prometheus::start(folder.path(), &format!("scrape_configs:\n{jobs}"));
     for (name, query) in [
         ("openmetrics", "abukiks_visits_total%7Bjob=%22openmetrics%22,visitor=%22new%22%7D"),
         ("text", "abukiks_visits_total%7Bjob=%22text%22,visitor=%22new%22%7D"),
@@ -60,14 +88,8 @@ fn a_real_prometheus_scrapes_both_formats() {
         ("text", "abukiks_redis_up%7Bjob=%22text%22%7D"),
     ] {
         eventually(name, || {
-            std::net::TcpStream::connect(address).ok()?;
-            let request = format!(
-                "GET /api/v1/query?query={query} HTTP/1.0\r\nHost: test\r\nAccept-Encoding: identity\r\n\r\n"
-            );
-            let mut client = Client::connect(address);
-            client.send(request).ok()?;
-            let answer = String::from_utf8(client.rest().ok()?).ok()?;
-            answer.contains(",\"1\"]").then_some(())
+            let found = prometheus.ask(&format!("query?query={query}"))?;
+            (found["result"][0]["value"][1] == "1").then_some(())
         });
     }
 }

@@ -38,6 +38,22 @@ fn the_module_offers_every_setting_of_the_service() {
 }
 
 #[test]
+fn the_module_hands_rules_and_dashboard_over_where_they_are_asked_for() {
+    let (module, document) = (text("module.nix"), text("../docs/nixos.md"));
+    for (option, file) in [
+        ("prometheus.rules", "../monitoring/abukiks.rules.yml"),
+        ("grafana.dashboard", "../monitoring/grafana"),
+    ] {
+        let (_, given) = module.split_once(&format!("mkIf cfg.{option} ")).expect(option);
+        assert!(given.lines().take(8).any(|line| line.contains(file)), "{option}");
+        assert!(nixos(file).exists(), "{file}");
+        let (_, described) = document.split_once(&format!("\n#### `{option}`\n")).expect(option);
+        let described = described.split("\n#").next().unwrap_or_default();
+        assert!(described.contains("- Default: `false`"), "{option}");
+    }
+}
+
+#[test]
 fn nixos_starts_instances_by_what_the_unit_files_say() {
     let tree = Tree::golden("local");
     for kind in ["service", "socket"] {

@@ -324,7 +324,7 @@ impl Tls {
     }
 
     /// Starts a service that is attached to it.
-    fn serve(&self, settings: &[(&str, &Path)]) -> Service {
+    pub(crate) fn serve(&self, settings: &[(&str, &Path)]) -> Service {
         let url = self.url();
         let mut all = vec![("REDIS_URL", &*url)];
         all.extend(settings.iter().map(|(name, file)| (*name, text(file))));
@@ -351,13 +351,16 @@ fn text(file: &Path) -> &str {
     file.to_str().expect("UTF-8")
 }
 
-/// Checks that visits are refused, and that the log says why.
+/// Checks that visits are refused, and that the log says why, and the metrics whether it is a certificate.
 fn assert_refused(mut service: Service, why: &str) {
     let answer = service.get("/");
     assert_eq!(answer.status, 503);
     assert_eq!(answer.header("retry-after"), Some("1"));
     let said = service.log_line("Redis does not count");
     assert!(said.contains(why), "{said}");
+    let of_certificate = ["\"the certificate of Redis", "\"Redis refuses the TLS"];
+    let of_certificate = of_certificate.iter().any(|begin| said.contains(begin));
+    assert_eq!(service.metric("abukiks_redis_tls_errors_total") > 0.0, of_certificate, "{said}");
 }
 
 /// A server that says the same to whatever it is asked.

@@ -146,6 +146,12 @@ impl Redis {
         });
     }
 
+    /// The same, with other arguments.
+    pub(crate) fn resume_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self.resume();
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

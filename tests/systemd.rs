@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::documentation::manual;
 use crate::load::{self, Load, Wrk};
 use crate::machine::Machine;
 use crate::support::{Client, Process, eventually};
+
+mod walk;
 
 /// A fact that a person may want to know of a test that passes.
 fn report(fact: &str) {
@@ -63,6 +66,27 @@ fn the_first_connection_starts_the_instance_and_is_answered() {
     assert_eq!(answer.number(), 1);
     assert_eq!(machine.show("abukiks@5001", "ActiveState"), "active");
     report(&format!("{waited:?} from the first connection to its answer"));
+}
+
+/// As docs/nixos.md has it.
+#[test]
+fn a_socket_for_monitoring_is_handed_over_beside_that_of_visitors() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.write(
+        "/etc/systemd/system/abukiks-monitoring-5001.socket",
+        "[Socket]\nListenStream=127.0.0.1:9000\nFileDescriptorName=admin\nService=abukiks@5001.service\n",
+    );
+    machine.systemctl(&["daemon-reload"]);
+    machine.systemctl(&["start", "abukiks-monitoring-5001.socket", "abukiks@5001.socket"]);
+    for number in 1..=2 {
+        assert_eq!(machine.connect(5001).get("/").number(), number);
+        assert_eq!(machine.connect(5001).get("/metrics").status, 404);
+        let metrics = machine.connect(9000).get("/metrics").body;
+        assert!(metrics.contains("abukiks_visits_total{visitor=\"new\"} 1\n"), "{metrics}");
+        machine.systemctl(&["restart", "abukiks@5001"]);
+    }
 }
 
 #[test]
@@ -193,6 +217,26 @@ fn a_changed_address_takes_effect_when_the_instance_restarts() {
 }
 
 #[test]
+fn monitoring_has_a_port_of_its_own_which_goes_with_that_of_the_instance() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.systemctl(&["enable", "abukiks-monitor@5001.socket"]);
+    machine.systemctl(&["start", "abukiks@5001.socket"]);
+    assert_eq!(machine.connect(15001).get("/healthz").status, 200);
+    for path in ["/healthz", "/readyz", "/metrics", "/version"] {
+        assert_eq!(machine.connect(5001).get(path).status, 404, "{path}");
+    }
+    assert_eq!(machine.connect(5001).get("/").number(), 1);
+    // What asks for metrics does not bring an instance back that was stopped.
+    machine.systemctl(&["stop", "abukiks@5001.socket"]);
+    let monitor = TcpStream::connect((Ipv4Addr::LOCALHOST, 15001));
+    assert!(monitor.is_err(), "the port of monitoring is open");
+    machine.systemctl(&["start", "abukiks@5001.socket"]);
+    assert_eq!(machine.connect(15001).get("/readyz").body, "ready\n");
+}
+
+#[test]
 fn uninstall_leaves_nothing_of_what_install_has_put_there() {
     let destination = tempfile::tempdir().expect("a folder");
     let programs = Path::new(env!("CARGO_BIN_EXE_abukiks")).parent();
@@ -207,7 +251,15 @@ fn uninstall_leaves_nothing_of_what_install_has_put_there() {
         String::from_utf8(found.expect("find").stdout).expect("text")
     };
     let installed = run("install");
-    for file in ["bin/abukiks", "abukiks@.service", "doc/abukiks/abukiks.txt"] {
+    for file in [
+        "bin/abukiks",
+        "abukiks@.service",
+        "man/man1/abukiks.1",
+        "man/man8/abukiks-admin.8",
+        "bash-completion/completions/abukiks-admin",
+        "zsh/site-functions/_abukiks",
+        "fish/vendor_completions.d/abukiks.fish",
+    ] {
         assert!(installed.contains(file), "{installed}");
     }
     assert_eq!(run("uninstall"), "");
@@ -429,7 +481,7 @@ fn the_journal_holds_every_request_with_fields_to_ask_for() {
     assert_eq!(machine.connect(5001).get("/").status, 503);
     let refused = machine.logged(&["--unit=abukiks@*", "HTTP_STATUS=503"], "GET / 503");
     assert_eq!(refused.lines().count(), 1, "{refused}");
-    machine.logged(&["--unit=abukiks@*", "--priority=err"], "Redis");
+    machine.logged(&["--unit=abukiks@*", "--priority=err"], "Redis does not count; visits get 503: ");
 }
 
 #[test]
@@ -813,4 +865,175 @@ fn all_instances_start_restart_and_stop_as_one() {
     {
         eventually("it stops", || (machine.show(unit, "ActiveState") == "inactive").then_some(()));
     }
+}
+
+#[test]
+fn a_stop_of_the_target_returns_when_every_instance_has_drained() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.write(
+        "/etc/abukiks/abukiks.env",
+        "REDIS_URL=unix:///run/redis/redis-server.sock\nREDIS_TIMEOUT=30s\n",
+    );
+    // The target is started with the instances that are enabled, and not with one that is started by name.
+    for enabled in [false, true] {
+        if enabled {
+            machine.systemctl(&["enable", "abukiks@5001.socket", "abukiks@5001.service"]);
+            machine.systemctl(&["start", "abukiks.target"]);
+            assert_eq!(machine.show("abukiks@5001.socket", "ActiveState"), "active");
+        } else {
+            machine.systemctl(&["start", "abukiks@5001"]);
+        }
+        let before = machine.count();
+        let mut client = visit_in_flight(&machine, 5001, 2000);
+        machine.systemctl(&["stop", "abukiks.target"]);
+        assert_eq!(machine.show("abukiks@5001", "ActiveState"), "inactive", "enabled: {enabled}");
+        assert_eq!(machine.count(), before + 1);
+        assert_eq!(client.read(false).expect("an answer").number(), before + 1);
+        eventually("the port closes", || {
+            (machine.show("abukiks@5001.socket", "ActiveState") == "inactive").then_some(())
+        });
+    }
+}
+
+/// What `systemctl status` says of a unit.
+fn status(machine: &Machine, unit: &str) -> String {
+    let output = machine.try_run(&["systemctl", "status", "--no-pager", "--full", unit]);
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn a_wrong_setting_may_be_tried_as_often_as_one_likes() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.write("/etc/abukiks/5001.env", "REDIS_TIMEOUT=soon\n");
+    for _ in 0..8 {
+        assert!(!machine.try_run(&["systemctl", "start", "abukiks@5001"]).status.success());
+        eventually("the port is given up", || {
+            (machine.show("abukiks@5001.socket", "ActiveState") == "inactive").then_some(())
+        });
+    }
+    machine.write("/etc/abukiks/5001.env", "");
+    machine.systemctl(&["start", "abukiks@5001"]);
+    assert_eq!(machine.connect(5001).get("/").number(), 1);
+}
+
+#[test]
+fn what_the_system_refuses_keeps_no_visitor_waiting_and_status_says_why() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 5001)).expect("a free port");
+    for unit in ["abukiks@5001.socket", "abukiks@5001.service"] {
+        assert!(!machine.try_run(&["systemctl", "start", unit]).status.success(), "{unit}");
+        let said = status(&machine, "abukiks@5001.socket");
+        assert!(said.contains("Address already in use"), "{said}");
+    }
+    drop(taken);
+    machine.systemctl(&["start", "abukiks@5001"]);
+    assert_eq!(machine.connect(5001).get("/").number(), 1);
+    machine.systemctl(&["stop", "abukiks@5001.socket"]);
+
+    for (drop_in, why) in [
+        ("LimitNOFILE=12\n", "LimitNOFILE=12, the limit of open files"),
+        (
+            "Environment=LOG_FORMAT=journald\nInaccessiblePaths=/run/systemd/journal/socket\n",
+            "the journal cannot be reached",
+        ),
+    ] {
+        machine.drop_in("abukiks@5001.service", &format!("[Service]\n{drop_in}"));
+        machine.systemctl(&["start", "abukiks@5001.socket"]);
+        let mut client = machine.connect(5001);
+        assert!(client.exchange("GET / HTTP/1.1\r\nHost: test\r\n\r\n").is_err());
+        eventually("the port is given up", || {
+            (machine.show("abukiks@5001.socket", "ActiveState") == "inactive").then_some(())
+        });
+        assert_eq!(machine.show("abukiks@5001", "ActiveState"), "failed");
+        let said = status(&machine, "abukiks@5001");
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[test]
+fn settings_shows_what_an_instance_runs_with_and_root_is_asked_for() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    machine.write("/etc/abukiks/5001.env", "LOG_LEVEL=warn\n");
+    for words in [["settings", "--instance", "5001"], ["--instance", "5001", "settings"]] {
+        let said = machine.run(&[&["abukiks-admin"], &words[..]].concat());
+        for line in [
+            "REDIS_URL=unix:///run/redis/redis-server.sock  # environment",
+            "LOG_LEVEL=warn  # environment",
+            "REDIS_TIMEOUT=1s  # default",
+        ] {
+            assert!(said.lines().any(|other| other == line), "{said}");
+        }
+    }
+    assert!(machine.run(&["abukiks-admin", "settings"]).contains("LOG_LEVEL=info  # default\n"));
+
+    let user = ["setpriv", "--reuid=65534", "--clear-groups", "abukiks-admin"];
+    let refused = machine.try_run(&[&user[..], &["show-count"]].concat());
+    assert_eq!(refused.status.code(), Some(77));
+    let said = String::from_utf8(refused.stderr).expect("text");
+    assert!(said.starts_with("abukiks-admin: it needs root") && said.lines().count() == 1, "{said}");
+    let help = machine.run(&[&user[..], &["--help"]].concat());
+    for task in manual::wrapper().get_subcommands() {
+        assert!(help.contains(task.get_name()), "{help}");
+    }
+}
+
+#[test]
+fn uninstall_ends_all_instances_and_says_what_is_left() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in ["systemd", "man", "completions"] {
+        let copied = Command::new("cp")
+            .arg("--recursive")
+            .arg("--parents")
+            .arg(folder)
+            .arg(machine.file("/opt"))
+            .current_dir(tree)
+            .status();
+        assert!(copied.expect("cp").success());
+    }
+    machine.systemctl(&["enable", "--now", "abukiks@5001.socket", "abukiks@5002.service", "abukiks.target"]);
+    machine.systemctl(&["start", "abukiks@5003"]);
+    for _ in 0..2 {
+        let said = machine.run(&["/opt/systemd/install.sh", "uninstall"]);
+        for left in [
+            "left: /etc/abukiks\n",
+            "left: /etc/systemd/system/abukiks@.service.d\n",
+            "left: the count, in Redis\n",
+        ] {
+            assert!(said.contains(left), "{said}");
+        }
+    }
+    let units = machine.systemctl(&["list-units", "--plain", "--no-legend", "--state=active", "abukiks*"]);
+    assert_eq!(units, "");
+    let links = machine.run(&["find", "/etc/systemd/system", "-type", "l", "-name", "abukiks*"]);
+    assert_eq!(links, "");
+    for port in [5001, 5002, 5003] {
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "{port}");
+    }
+}
+
+#[test]
+fn install_before_build_says_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new("systemd/install.sh")
+        .arg("install")
+        .env("DESTDIR", folder.path())
+        .env("BUILD", "target/not-built")
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(66), "{said}");
+    let expected = "systemd/install.sh: there is no program target/not-built/abukiks: run make build first\n";
+    assert_eq!(said, expected);
+    assert!(fs::read_dir(folder.path()).expect("a folder").next().is_none());
 }

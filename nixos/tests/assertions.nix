@@ -135,11 +135,11 @@ let
       (instance { settings.REDIS_URL = "redis://:secret@other/"; })
     ]
     [
-      "abukiks.settings has HOST or PORT"
+      "abukiks.settings has HOST, PORT or ADMIN_PORT"
       (local // { settings.PORT = 5000; })
     ]
     [
-      "instances.\"5000\".settings has HOST or PORT"
+      "instances.\"5000\".settings has HOST, PORT or ADMIN_PORT"
       (instance { settings.HOST = "::1"; })
     ]
     [

@@ -11,6 +11,7 @@
         ];
         redis.createLocally = true;
         nginx.enable = true;
+        prometheus.rules = true;
         settings.LOG_LEVEL = "debug";
       };
       services.prometheus = {
@@ -70,5 +71,8 @@
             "curl --fail --silent --get --data-urlencode 'query=sum(up{job=\"abukiks\"})'"
             " http://localhost:9090/api/v1/query | grep '\"3\"'"
         )
+
+    with subtest("Prometheus has the alerts"):
+        machine.succeed("curl --fail --silent http://localhost:9090/api/v1/rules | grep AbukiksRedisDown")
   '';
 }

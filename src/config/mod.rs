@@ -36,6 +36,9 @@ pub use origins::Origins;
 pub use proxies::TrustedProxies;
 pub use redis_url::{AddressFamily, MasterName, RedisUrl};
 
+/// Where a value comes from that was not set.
+const DEFAULT: &str = "default";
+
 /// One row of the settings table, as `abukiks --help` shows it.
 #[derive(Debug)]
 pub struct Setting {
@@ -100,7 +103,7 @@ settings! {
     COUNTER_KEY counter_key: String = "visitorCount", "values::printable" printable;
     /// How long a visitor who comes back is known, after each visit, and not counted again; `off` counts every visit. Needs room in Redis for each visitor of that time, and cookies at the visitor.
     SESSION_LIFETIME session_lifetime: Option<Duration> = "off", "values::lifetime_or_off" lifetime_or_off;
-    /// Refuse visits with 503 while the count stands below a number already given out (a Redis that lost data), until `reset-count` is run; raising it helps too, unless a reset was lost with it.
+    /// Refuse visits with 503 while the count stands below a number that this process has given out (a Redis that lost data), until `reset-count` is run; raising it helps too, unless a reset was lost with it. A restart of the process forgets the number.
     COUNTER_FENCE counter_fence: bool = "off", "values::switch" switch;
     /// Replicas of Redis that must have a visit before it gets its number. With too few in time the visitor gets 503. 0 asks none of them.
     MIN_REPLICAS_ACK min_replicas_ack: usize = "0", "values::count" count;
@@ -200,7 +203,7 @@ impl Config {
         let environment = Variables::environment(vars, &names, &mut problems);
         let secret = secret_redis_url(&environment, &mut problems);
         let defaults = SETTINGS.iter().map(|setting| (setting.name, setting.default.to_owned()));
-        let mut layers = Figment::from(Variables::new("default", defaults)).merge(environment);
+        let mut layers = Figment::from(Variables::new(DEFAULT, defaults)).merge(environment);
         if let Some(secret) = secret {
             layers = layers.merge(secret);
         }
@@ -221,7 +224,7 @@ impl Config {
             };
             problems.push((setting.name, refusal(&layers, setting)));
             let default = [(setting.name, setting.default.to_owned())];
-            layers = layers.merge(Variables::new("default", default));
+            layers = layers.merge(Variables::new(DEFAULT, default));
         };
         problems.sort_by_key(|(wrong, _)| SETTINGS.iter().position(|setting| setting.name == *wrong));
         config.add_contradictions(&mut problems);
@@ -258,6 +261,13 @@ impl Config {
             )
         };
         short.map(warning).collect()
+    }
+
+    /// Whether this setting was given a value, be it that of its default.
+    #[must_use]
+    pub fn is_set(&self, name: &str) -> bool {
+        let place = SETTINGS.iter().position(|setting| setting.name == name);
+        place.and_then(|place| self.origins.get(place)).is_some_and(|origin| origin != DEFAULT)
     }
 
     /// The id of this release: what was built, run with what configuration.

@@ -146,7 +146,12 @@ impl Batcher {
                     self.state.mark_new_link();
                     return Some(link);
                 }
-                Ok(Err(error)) => self.state.mark_down(&error.to_string().into()),
+                Ok(Err(error)) => {
+                    if error.is_of_certificate() {
+                        self.metrics.redis_tls_errors.inc();
+                    }
+                    self.state.mark_down(&error.to_string().into());
+                }
                 // It was cancelled.
                 Err(_) => {}
             },

@@ -101,7 +101,7 @@ impl LinkState {
             && reasons.len() < MAX_REASONS
             && last_logged.is_none_or(|logged| now.duration_since(logged) >= LOG_INTERVAL)
         {
-            tracing::error!(%reason, "Redis does not count; visits get 503");
+            tracing::error!(%reason, "Redis does not count; visits get 503: {reason}");
             *last_logged = Some(now);
             reasons.push(reason.clone());
         }

@@ -1,10 +1,16 @@
 //! Notices that the count has gone back, so that numbers may repeat.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::counter::pending::Refusal;
 use crate::store::Total;
 use crate::telemetry::metrics::Metrics;
+
+/// How often a fence is logged that goes on to refuse visits.
+const FENCE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Compares each new total with the highest that this process has given out.
 pub(super) struct Regression {
@@ -12,14 +18,14 @@ pub(super) struct Regression {
     fence: bool,
     /// The highest number given out, with the latest epoch seen.
     highest: Option<Total>,
-    /// The count stands below `highest`, and that has been logged.
-    reported: bool,
+    /// When it was logged that the count stands below `highest`; `None` while it does not.
+    last_logged: Option<Instant>,
     metrics: Arc<Metrics>,
 }
 
 impl Regression {
     pub(super) fn new(fence: bool, metrics: Arc<Metrics>) -> Self {
-        Self { fence, highest: None, reported: false, metrics }
+        Self { fence, highest: None, last_logged: None, metrics }
     }
 
     /// The number of the first visit of an applied batch of `size` visits. An error when the fence
@@ -42,29 +48,42 @@ impl Regression {
             }
         }
         self.highest = Some(total);
-        self.reported = false;
+        self.last_logged = None;
         Ok(first)
     }
 
-    /// Logs, once, that Redis has lost data or that the key was changed.
+    /// Logs that Redis has lost data or that the key was changed.
     fn report(&mut self, first: i64, highest: i64) {
-        if std::mem::replace(&mut self.reported, true) {
+        let now = Instant::now();
+        if self.last_logged.is_none() {
+            self.metrics.count_went_back.inc();
+        } else if !self.is_due_again(now) {
             return;
         }
-        self.metrics.count_went_back.inc();
+        self.last_logged = Some(now);
+        let effect =
+            if self.fence { "visits get 503 until reset-count is run" } else { "numbers may repeat" };
         tracing::error!(
             visit = first,
             highest,
             fence = self.fence,
-            "the count went back without a reset: Redis lost data, or the key was changed; numbers \
-             may repeat"
+            "the count went back without a reset: visit {first} would follow {highest}, as Redis lost data \
+             or the key was changed; {effect}"
         );
+    }
+
+    /// Whether what was logged is logged once more: a fence refuses visits for as long as the count
+    /// stands there.
+    fn is_due_again(&self, now: Instant) -> bool {
+        self.fence && self.last_logged.is_some_and(|logged| now.duration_since(logged) >= FENCE_LOG_INTERVAL)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Regression;
+    use tokio::time::Instant;
+
+    use super::{FENCE_LOG_INTERVAL, Regression};
     use crate::store::Total;
     use crate::telemetry::metrics::Metrics;
 
@@ -95,5 +114,23 @@ mod tests {
             assert_eq!(first(&mut regression, 1, 1, 4), lost);
             assert_eq!(regression.metrics.count_went_back.get(), reports);
         }
+    }
+    #[test]
+    fn a_fence_that_refuses_visits_is_logged_each_minute_and_counted_once() {
+        for fence in [false, true] {
+            let mut regression = regression(fence);
+            let logged = Instant::now();
+            regression.last_logged = Some(logged);
+            assert!(!regression.is_due_again(logged + FENCE_LOG_INTERVAL / 2));
+            assert_eq!(regression.is_due_again(logged + FENCE_LOG_INTERVAL), fence);
+        }
+        let mut regression = regression(true);
+        assert_eq!(first(&mut regression, 1, 10, 0), Some(10));
+        assert_eq!(first(&mut regression, 1, 1, 0), None);
+        let logged = regression.last_logged.and_then(|logged| logged.checked_sub(FENCE_LOG_INTERVAL));
+        regression.last_logged = logged;
+        assert_eq!(first(&mut regression, 1, 2, 0), None);
+        assert!(regression.last_logged > logged, "it was logged again");
+        assert_eq!(regression.metrics.count_went_back.get(), 1);
     }
 }

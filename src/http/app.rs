@@ -44,6 +44,7 @@ impl App {
     pub fn start(config: &Config, store: Store) -> io::Result<(Arc<Self>, JoinHandle<()>)> {
         let release = config.release_id();
         let metrics = Arc::new(Metrics::new(&release, Route::NAMES.map(|(_, name)| name)));
+        metrics.show_requests(Route::Root.name(), 503);
         let output = Arc::new(Output::stdout(metrics.clone())?);
         let access_log = logging::start(config.log_format, config.log_level, &output)?;
         let (counter, counting) = Counter::start(config, store, metrics.clone());

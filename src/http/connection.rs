@@ -16,9 +16,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{HeaderValue, REFERER, USER_AGENT};
+use hyper::header::{CONNECTION, HeaderValue, REFERER, USER_AGENT};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -67,7 +67,7 @@ impl State {
 pub(crate) struct Connection {
     /// The address of the other side, and its text for the log; `None` on a unix socket.
     peer: Option<(IpAddr, String)>,
-    entrance: Entrance,
+    pub(crate) entrance: Entrance,
     activity: Mutex<Activity>,
     /// Wakes the connection's task when something is asked of it in `activity`.
     asked: Notify,
@@ -219,6 +219,10 @@ async fn respond(app: &App, connection: &Connection, request: Request<Incoming>)
     activity.was_last_request = meta.framing.is_ok_and(|frame| frame.is_last);
     drop(activity);
     let headers = answer.response.headers_mut();
+    let keeps = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    if head.version == Version::HTTP_10 && !meta.headers.get(CONNECTION).is_some_and(keeps) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(&REQUEST_ID, meta.id.into_header());
     answer.response
 }
@@ -411,7 +415,14 @@ impl AsyncWrite for MonitoredIo<'_> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
+        // hyper answers HTTP/1.0 in kind. The version of an answer is that of the server (RFC 9110, section 2.5).
+        match bytes.strip_prefix(b"HTTP/1.0 ") {
+            None => Pin::new(&mut self.socket).poll_write(context, bytes),
+            Some(rest) => {
+                let answer = [b"HTTP/1.1 ", rest].concat();
+                Pin::new(&mut self.socket).poll_write(context, &answer)
+            }
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::config::Config;
 use crate::http::app::App;
 use crate::http::connection::{self, Connection, State};
+use crate::http::request::Entrance;
 use crate::http::socket::Socket;
 
 /// How often connections are looked over.
@@ -85,14 +86,14 @@ impl Connections {
         }
     }
 
-    /// Ends the connection that has been idle longest, if one is.
-    pub(crate) fn end_longest_idle(&self) {
+    /// Ends the connection by this entrance that has been idle longest, if one is.
+    pub(crate) fn end_longest_idle(&self, entrance: Entrance) {
         let now = Instant::now();
         let open = self.open();
         let idle = open.iter().filter_map(|(_, connection)| {
             let (state, lasted) = connection.state(now);
             let is_idle = state == State::Idle || state == State::Opened && lasted >= MIN_SILENCE;
-            is_idle.then_some((lasted, connection))
+            (is_idle && connection.entrance == entrance).then_some((lasted, connection))
         });
         if let Some((_, connection)) = idle.max_by_key(|(lasted, _)| *lasted) {
             connection.end();

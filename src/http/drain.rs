@@ -154,13 +154,18 @@ fn log_what_is_cut(connections: &Connections, drain_timeout: Duration) {
         let states = open.iter().map(|(_, connection)| connection.state(now).0);
         states.filter(|state| wanted.contains(state)).count()
     };
+    let answering = count(&[State::Answering]);
+    let receiving = count(&[State::Receiving]);
+    let idle = count(&[State::Opened, State::Sending, State::Idle]);
+    let closing = count(&[State::Closing]);
     tracing::warn!(
-        answering = count(&[State::Answering]),
-        receiving = count(&[State::Receiving]),
-        idle = count(&[State::Opened, State::Sending, State::Idle]),
-        closing = count(&[State::Closing]),
+        answering,
+        receiving,
+        idle,
+        closing,
         drain_timeout_ms = millis(drain_timeout),
-        "DRAIN_TIMEOUT has passed; connections were cut"
+        "DRAIN_TIMEOUT has passed; connections were cut: {answering} answering, {receiving} receiving, \
+         {idle} idle, {closing} closing"
     );
 }
 

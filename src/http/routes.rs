@@ -161,11 +161,10 @@ async fn is_empty(mut content: Incoming) -> bool {
     true
 }
 
-/// Whether this is one of the methods that RFC 9110 or RFC 5789 defines.
+/// Whether this is a method of HTTP: of RFC 9110, of RFC 5789, or the new QUERY.
 fn is_known(method: &Method) -> bool {
-    use Method as M;
-    let known = [M::GET, M::HEAD, M::POST, M::PUT, M::DELETE, M::CONNECT, M::OPTIONS, M::TRACE, M::PATCH];
-    known.contains(method)
+    let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
+    known.contains(&method.as_str())
 }
 
 /// Answers what takes nothing of Redis.

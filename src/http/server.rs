@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::unix::AsyncFd;
@@ -35,9 +35,6 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// File descriptors kept for other things than connections and listeners: standard streams, epoll,
 /// attempts to reach Redis, name lookups.
 const RESERVED_FILES: usize = 32;
-
-/// With fewer open files it could not serve anything.
-const MIN_FILES: usize = 20;
 
 /// Between two looks for a connection that can make room.
 const RETRY: Duration = Duration::from_millis(20);
@@ -78,12 +75,23 @@ pub async fn run(
 ) -> io::Result<Ended> {
     let Listeners { sockets, admin, inherited } = listeners;
     let max_connections = max_connections(config, sockets.len() + admin.len());
+    app.metrics.max_connections.set(i64::try_from(max_connections).unwrap_or(i64::MAX));
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    app.metrics.start_time.set(since_1970.as_secs().cast_signed());
     let connections = Arc::new(Connections::new(config, app.clone()));
     for socket in &sockets {
-        tracing::info!(listening = address_of(socket), inherited, "listening");
+        let address = address_of(socket);
+        tracing::info!(listening = address, inherited, "listening on {address}");
     }
     for socket in &admin {
-        tracing::info!(admin = address_of(socket), inherited, "listening for health and metrics");
+        let address = address_of(socket);
+        tracing::info!(admin = address, inherited, "listening for health and metrics on {address}");
+    }
+    let unused = ["HOST", "PORT", "ADMIN_PORT"].into_iter().filter(|name| config.is_set(name));
+    let unused: Vec<_> = unused.collect();
+    if inherited && !unused.is_empty() {
+        let unused = unused.join(" and ");
+        tracing::warn!(unused, "a socket was handed over, so these settings have no effect: {unused}");
     }
     let (stop_accepting, stopped) = watch::channel(());
     let entrance = if admin.is_empty() { Entrance::Only } else { Entrance::Public };
@@ -118,7 +126,8 @@ pub async fn run(
             Ok(if drained { Ended::Drained } else { Ended::Cut })
         }
         (signal, number) = signals.next() => {
-            tracing::warn!(signal, connections = connections.open().len(), "ending at once");
+            let connections = connections.open().len();
+            tracing::warn!(signal, connections, "ending at once: {signal} came during the drain; connections cut: {connections}");
             Ok(Ended::AtOnce(number))
         }
     }
@@ -132,30 +141,13 @@ pub async fn serve_stream(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + U
     connection::serve(app, connection, Either::Right(Box::new(stream))).await;
 }
 
-/// The limit of open files.
-fn max_files() -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
-}
-
-/// Makes sure that this process may open as many files as it needs at the least.
-///
-/// # Errors
-/// A sentence that names the limit.
-pub fn check_files() -> Result<(), String> {
-    match max_files() {
-        MIN_FILES.. => Ok(()),
-        files => Err(format!(
-            "this process may have {files} files open (LimitNOFILE, ulimit -n); it needs {MIN_FILES} at the least"
-        )),
-    }
-}
-
 /// `MAX_CONNECTIONS`, or what the limit of open files leaves.
 fn max_connections(config: &Config, listeners: usize) -> usize {
-    let limit = config
-        .max_connections
-        .unwrap_or_else(|| max_files().saturating_sub(RESERVED_FILES + listeners).max(1));
+    let limit = config.max_connections.unwrap_or_else(|| {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+        files.saturating_sub(RESERVED_FILES + listeners).max(1)
+    });
     limit.min(Semaphore::MAX_PERMITS)
 }
 
@@ -230,7 +222,7 @@ impl Acceptor {
                 Err(error) => {
                     metrics.accept_errors.inc();
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::error!(%error, "cannot accept connections; trying again");
+                        tracing::error!(%error, "cannot accept connections: {error}");
                     }
                     sleep(BACK_OFF).await;
                 }
@@ -249,7 +241,7 @@ impl Acceptor {
             waiting = self.client_waits() => waiting?,
         }
         loop {
-            self.connections.end_longest_idle();
+            self.connections.end_longest_idle(self.entrance);
             // Perhaps it was not idle any more.
             if let Ok(permit) = timeout(RETRY, &mut permit).await {
                 return Ok(permit.ok());

@@ -14,6 +14,12 @@ pub(super) const NO_REDIS: &str = "what answers is no Redis";
 /// The words of rustls for what a server refuses a client with, mostly for want of a certificate.
 const TLS_ALERT: &str = "received fatal alert: ";
 
+/// How the error begins for a server that does not trust this client.
+const CLIENT_REFUSED: &str = "Redis refuses the TLS of this client";
+
+/// How the error begins for a server that this client does not trust.
+pub(super) const UNTRUSTED: &str = "the certificate of Redis";
+
 /// How much is kept of a server's reason for a refusal, in letters.
 const MAX_DETAIL: usize = 300;
 
@@ -53,6 +59,12 @@ pub enum StoreError {
 pub struct StoreSetupError(pub(super) String);
 
 impl StoreError {
+    /// Whether Redis and this client do not trust each other's certificates.
+    pub(crate) fn is_of_certificate(&self) -> bool {
+        let Self::Unreachable(why) = self else { return false };
+        why.starts_with(UNTRUSTED) || why.starts_with(CLIENT_REFUSED)
+    }
+
     /// Adds the address of a server that gave no answer.
     pub(super) fn at(self, address: &ConnectionAddr) -> Self {
         match self {
@@ -92,7 +104,7 @@ impl From<RedisError> for StoreError {
                     let text = error.to_string();
                     Self::Unreachable(match text.split_once(TLS_ALERT) {
                         Some((_, alert)) => format!(
-                            "Redis refuses the TLS of this client ({alert}); REDIS_CERT_FILE and REDIS_KEY_FILE take what it asks for"
+                            "{CLIENT_REFUSED} ({alert}); REDIS_CERT_FILE and REDIS_KEY_FILE take what it asks for"
                         ),
                         None => text,
                     })

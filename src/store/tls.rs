@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{AddressFamily, Config};
-use crate::store::error::StoreSetupError;
+use crate::store::error::{StoreSetupError, UNTRUSTED};
 use crate::store::stream::connect_tcp;
 
 /// The authorities to trust, and the certificate of this client.
@@ -163,7 +163,7 @@ fn sentence(error: io::Error) -> io::Error {
     let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
     let message = match reason {
         Some(rustls::Error::InvalidCertificate(defect)) => {
-            format!("the certificate of Redis {}", describe(defect))
+            format!("{UNTRUSTED} {}", describe(defect))
         }
         Some(rustls::Error::InvalidMessage(_)) => {
             "what answers does not speak TLS; REDIS_URL takes the port for TLS, or redis://".to_owned()

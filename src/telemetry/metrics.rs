@@ -73,7 +73,9 @@ pub struct Metrics {
     /// All of `requests` together.
     all_requests: Counter,
     pub(crate) limit_hits: LimitHits,
+    pub(crate) start_time: Gauge,
     pub(crate) connections: Gauge,
+    pub(crate) max_connections: Gauge,
     pub(crate) connections_accepted: Counter,
     pub(crate) accept_errors: Counter,
     /// Visits that wait for their number now.
@@ -86,6 +88,7 @@ pub struct Metrics {
     redis_may_evict: Answer,
     pub(crate) redis_errors: Counter,
     pub(crate) redis_connection_attempts: Counter,
+    pub(crate) redis_tls_errors: Counter,
     pub(crate) count_went_back: Counter,
     pub(crate) log_lines_dropped: Counter,
 }
@@ -137,7 +140,12 @@ impl Metrics {
 
         let mut gauge = |name, help| add(&mut registry, name, help, &Gauge::default());
         let connections = gauge("connections", "Connections open now");
+        let max_connections =
+            gauge("max_connections", "Connections of visitors that can be open at one time");
         let waiting_visits = gauge("waiting_visits", "Visits that wait for their number now");
+        let start_time = Gauge::default();
+        let what = "When the process began to serve, since 1970";
+        registry.register_with_unit("start_time", what, Unit::Seconds, start_time.clone());
         let mut answer = |name, help| add(&mut registry, name, help, &Answer::default());
         let redis_up =
             answer("redis_up", "1 when the last command to Redis succeeded; absent before the first");
@@ -160,7 +168,9 @@ impl Metrics {
                 connections: limit("connections"),
                 waiting_visits: limit("waiting_visits"),
             },
+            start_time,
             connections,
+            max_connections,
             connections_accepted: counter("connections_accepted", "Connections accepted"),
             accept_errors: counter("accept_errors", "Failed accepts"),
             waiting_visits,
@@ -172,10 +182,19 @@ impl Metrics {
             redis_may_evict,
             redis_errors: counter("redis_errors", "Failed commands and connection attempts"),
             redis_connection_attempts: counter("redis_connection_attempts", "Attempts to connect to Redis"),
+            redis_tls_errors: counter(
+                "redis_tls_errors",
+                "Attempts to connect to Redis that failed for a certificate",
+            ),
             count_went_back: counter("count_went_back", "Times that the count went back without a reset"),
             log_lines_dropped: counter("log_lines_dropped", "Log lines dropped because stdout was not read"),
             registry,
         }
+    }
+
+    /// Shows a count of zero, so that the first such request is an increase to Prometheus.
+    pub(crate) fn show_requests(&self, route: &'static str, status: u16) {
+        drop(self.requests.get_or_create_owned(&RequestLabels { route, status }));
     }
 
     /// Counts one answered request.

@@ -205,7 +205,7 @@ impl Output {
             if dropped == 0 {
                 return Ok(());
             }
-            tracing::warn!(dropped, "log lines were dropped because stdout was not read");
+            tracing::warn!(dropped, "log lines were dropped because stdout was not read: {dropped}");
         }
     }
 }

@@ -1,0 +1,5 @@
+complete -c abukiks -l check-config -d 'Print the effective settings and where each came from, and end'
+complete -c abukiks -l check-health -d 'Ask the service that runs on this machine with these settings for /healthz, and end: status 0 if it is healthy, 69 if not'
+complete -c abukiks -l socket-activated -d 'Serve the sockets that systemd hands over, and no other: without one, end with status 72'
+complete -c abukiks -s h -l help -d 'Print help'
+complete -c abukiks -s V -l version -d 'Print version'

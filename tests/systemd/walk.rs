@@ -1,0 +1,159 @@
+//! The console blocks of the documents are run as they stand, on a booted machine.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::machine::Machine;
+use crate::support::{Client, eventually};
+
+/// A command, and the lines that the document shows of its output.
+struct Step {
+    command: String,
+    shown: Vec<String>,
+}
+
+fn read(document: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).expect("a document")
+}
+
+/// The part of a document from this heading to the next of its level.
+fn section(document: &str, heading: &str) -> String {
+    let text = read(document);
+    let (_, rest) = text.split_once(&format!("\n## {heading}\n")).expect("a heading");
+    rest.split("\n## ").next().unwrap_or_default().to_owned()
+}
+
+/// The commands of all console blocks, but for a block behind `<!-- not run: WHY -->`. As root they stand
+/// behind `# `, else behind `$ `.
+fn steps(text: &str) -> Vec<Step> {
+    let (mut steps, mut before, mut inside) = (Vec::<Step>::new(), "", false);
+    for line in text.lines().map(str::trim) {
+        if inside {
+            match line.strip_prefix("# ").or_else(|| line.strip_prefix("$ ")) {
+                _ if line == "```" => inside = false,
+                Some(command) => steps.push(Step { command: command.to_owned(), shown: Vec::new() }),
+                None => steps.last_mut().expect("a command comes first").shown.push(line.to_owned()),
+            }
+        } else {
+            inside = line == "```console" && !before.starts_with("<!-- not run: ");
+        }
+        before = line;
+    }
+    steps
+}
+
+/// Runs the steps of a text, and holds what they print against what the text shows.
+fn walk(machine: &Machine, text: &str, at_least: usize) {
+    let steps = steps(text);
+    assert!(steps.len() >= at_least, "{} steps in {text}", steps.len());
+    for Step { command, shown } in steps {
+        let printed = shell(machine, &command);
+        for line in shown {
+            assert!(printed.lines().any(|other| other == line), "{command}: {line:?} is not in {printed}");
+        }
+    }
+}
+
+fn shell(machine: &Machine, command: &str) -> String {
+    machine.run(&["bash", "-euo", "pipefail", "-c", command])
+}
+
+#[test]
+fn every_command_of_systemd_md_works_as_it_stands() {
+    // A Debian on which Abukiks is installed, and nothing else is done.
+    let only_install = |changes: &Path, _: &Path| {
+        let units = changes.join("etc/systemd/system");
+        fs::create_dir_all(&units).expect("a folder");
+        symlink("/dev/null", units.join("valkey-server.service")).expect("a folder");
+    };
+    let Some(machine) = Machine::boot_with(only_install) else {
+        return;
+    };
+    walk(&machine, &read("docs/systemd.md"), 20);
+
+    let table = section("docs/systemd.md", "Every day");
+    let commands = table.lines().filter(|line| line.starts_with('|')).flat_map(|row| {
+        let typed = row.split('|').nth(2).unwrap_or_default();
+        typed.split('`').skip(1).step_by(2)
+    });
+    let mut count = 0;
+    for command in commands {
+        shell(&machine, command);
+        count += 1;
+    }
+    assert!(count >= 8, "{count}");
+}
+
+#[test]
+fn the_answers_about_instances_and_ports_are_right() {
+    let Some(machine) = Machine::boot() else {
+        return;
+    };
+    walk(&machine, &section("docs/operations.md", "Instances and ports"), 7);
+    for port in (5001..=5007).chain([8080]) {
+        assert_eq!(machine.connect(port).get("/healthz").status, 200);
+        for kind in ["service", "socket"] {
+            let unit = format!("abukiks@{port}.{kind}");
+            assert_eq!(machine.systemctl(&["is-enabled", &unit]), "enabled\n");
+        }
+    }
+    assert_eq!(machine.show("abukiks@5008.socket", "ActiveState"), "inactive");
+    assert!(machine.show("abukiks@5001", "StatusText").contains("requests answered"));
+
+    // A health check starts what has ended.
+    machine.write("/etc/abukiks/5007.env", "IDLE_EXIT=20ms\n");
+    machine.systemctl(&["restart", "abukiks@5007"]);
+    eventually("it ends", || (machine.show("abukiks@5007", "ActiveState") == "inactive").then_some(()));
+    assert_eq!(machine.systemctl(&["is-active", "abukiks@5007.socket"]), "active\n");
+    assert_eq!(machine.show("abukiks@5007", "ActiveState"), "inactive");
+    assert_eq!(machine.connect(5007).get("/healthz").status, 200);
+}
+
+/// An instance that has given out number 48213.
+fn machine_at_48213() -> Option<(Machine, Client)> {
+    let machine = Machine::boot()?;
+    machine.systemctl(&["enable", "--now", "abukiks@5001.socket", "abukiks@5001.service"]);
+    machine.redis(&["SET", "visitorCount", "48212"]);
+    let mut client = machine.connect(5001);
+    assert_eq!(client.get("/").number(), 48213);
+    Some((machine, client))
+}
+
+#[test]
+fn after_a_loss_the_steps_lead_to_the_next_number() {
+    let Some((machine, mut client)) = machine_at_48213() else {
+        return;
+    };
+    machine.redis(&["SET", "visitorCount", "47990"]);
+    machine.run(&["journalctl", "--sync"]);
+    walk(&machine, &section("docs/operations.md", "After a loss"), 2);
+    assert_eq!(client.get("/").number(), 48214);
+}
+
+#[test]
+fn a_move_to_another_redis_repeats_no_number() {
+    let Some((machine, client)) = machine_at_48213() else {
+        return;
+    };
+    drop(client);
+    machine.run(&[
+        "systemd-run",
+        "--quiet",
+        "--property=User=redis",
+        "--property=RuntimeDirectory=redis-new",
+        "--property=Type=notify",
+        "redis-server",
+        "--supervised",
+        "systemd",
+        "--port",
+        "0",
+        "--unixsocket",
+        "/run/redis-new/redis.sock",
+        "--unixsocketperm",
+        "770",
+    ]);
+    walk(&machine, &section("docs/operations.md", "Moving to another Redis"), 5);
+    assert_eq!(machine.connect(5001).get("/").number(), 48214);
+    assert_eq!(machine.count(), 48213, "in the old one");
+}
