@@ -52,7 +52,7 @@ lint: ## check format and lints; warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
 	dev/lint-systems.sh
-	shellcheck dev/* packages/p* systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
+	shellcheck dev/* packages/postinst packages/postrm packages/prerm systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
 	dev/lint-nix.sh
 
 .PHONY: fmt
