@@ -24,8 +24,8 @@ test: lint doc tools reproduce ## check everything: format, lints, documentation
 
 # What needs root, a browser, a container or a tool beside Redis. A new promise is part of `make check`
 # until its name is added here.
-NEEDS_MORE := alerts:: contract:: cost:: faults:: image:: journal_cost:: kubernetes:: monitors:: nixos:: packages:: \
-    page:: proxies:: rename:: reproducible:: run:: switching:: systemd:: versions:: \
+NEEDS_MORE := alerts:: collectors:: contract:: cost:: faults:: image:: journal_cost:: kubernetes:: monitors:: nixos:: \
+    packages:: page:: proxies:: rename:: reproducible:: run:: switching:: systemd:: versions:: \
     loads_nothing_but executes_no_other_one
 .PHONY: check
 check: ## check format, lints and what Rust and Redis are enough for; in three minutes
@@ -52,7 +52,7 @@ lint: ## check format and lints; warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
 	dev/lint-systems.sh
-	shellcheck dev/* packages/p* systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
+	shellcheck dev/* packages/postinst packages/postrm packages/prerm systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
 	dev/lint-nix.sh
 
 .PHONY: fmt

@@ -44,7 +44,7 @@ END
 
 # What both packages install, below a folder.
 tree() {
-    BUILD=$programs DESTDIR=$1 PREFIX=/usr MANUAL=no systemd/install.sh install
+    BUILD=$programs DESTDIR=$1 PREFIX=/usr systemd/install.sh install
     # The Redis of a distribution listens on TCP.
     local dropins=$1/usr/lib/systemd/system/abukiks@.service.d
     mkdir -p "$dropins"

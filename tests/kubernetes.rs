@@ -177,8 +177,8 @@ fn a_pod_serves_as_it_is_rendered() {
     let port: u16 = eventually("it listens", || {
         let log = podman.run(&["logs", "abukiks-pod-0-abukiks"]);
         let log = String::from_utf8_lossy(&[log.stdout, log.stderr].concat()).into_owned();
-        let (_, rest) = log.split_once("\"listening\":\"http://0.0.0.0:")?;
-        rest.split_once('/')?.0.parse().ok()
+        let (_, rest) = log.split_once("\"listening\":\"http://")?;
+        rest.split_once('/')?.0.rsplit_once(':')?.1.parse().ok()
     });
     let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
     assert_eq!(Client::connect(address).get("/").number(), 1);
@@ -243,5 +243,5 @@ fn compose_starts_the_service_and_its_redis() {
     });
     assert_eq!(counted, 1);
     run(&["down", "--volumes"]);
-    podman.command().args(["network", "rm", &format!("{project}_default")]).status().expect("podman runs");
+    podman.command().args(["network", "rm", &format!("{project}_default")]).output().expect("podman runs");
 }
