@@ -24,8 +24,8 @@ test: lint doc tools reproduce ## check everything: format, lints, documentation
 
 # What needs root, a browser, a container or a tool beside Redis. A new promise is part of `make check`
 # until its name is added here.
-NEEDS_MORE := contract:: cost:: faults:: image:: journal_cost:: monitors:: nixos:: page:: proxies:: rename:: \
-    reproducible:: run:: switching:: systemd:: versions:: \
+NEEDS_MORE := collectors:: contract:: cost:: faults:: image:: journal_cost:: monitors:: nixos:: page:: proxies:: \
+    rename:: reproducible:: run:: switching:: systemd:: versions:: \
     loads_nothing_but executes_no_other_one
 .PHONY: check
 check: ## check format, lints and what Rust and Redis are enough for; in three minutes

@@ -22,8 +22,8 @@ use crate::support::{Client, Process, eventually};
 
 /// The distribution inside: its systemd is 257.
 const SUITE: &str = "trixie";
-const PACKAGES: &str =
-    "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,prometheus,curl";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,\
+    prometheus,curl,systemd-journal-remote,rsyslog,rsyslog-elasticsearch";
 
 /// What must be on the machine that tests.
 const TOOLS: [&str; 7] =
@@ -224,6 +224,24 @@ impl Machine {
         self.run(&[cli, words].concat()).trim_end().to_owned()
     }
 
+    /// Lays a cable to another machine. Each end gets addresses.
+    pub(crate) fn wire(&self, own: &[&str], other: &Self, others: &[&str]) {
+        let network = |machine: &Self| machine.init.as_raw_nonzero().to_string();
+        let cable = format!(
+            "ip link add cable netns {} type veth peer name cable netns {}",
+            network(self),
+            network(other)
+        );
+        host(&cable);
+        for (machine, addresses) in [(self, own), (other, others)] {
+            let inside = format!("nsenter --net={} ip", machine.proc("ns/net").display());
+            for address in addresses {
+                host(&format!("{inside} address add {address}/24 dev cable"));
+            }
+            host(&format!("{inside} link set cable up"));
+        }
+    }
+
     /// What `systemd-analyze security` makes of a unit, from 0 to 10.
     pub(crate) fn exposure(&self, unit: &str) -> f64 {
         let report = self.run(&["systemd-analyze", "security", "--no-pager", unit]);
@@ -289,6 +307,13 @@ else
 fi
 exec systemd-nspawn --quiet -D "$1/whole" -M "$0" --boot --private-network --register=no $own
 "#;
+
+/// Runs a command beside the machines that must succeed.
+fn host(command: &str) {
+    let mut words = command.split(' ');
+    let status = Command::new(words.next().expect("a program")).args(words).status();
+    assert!(status.expect("it is installed").success(), "{command}");
+}
 
 /// Moves this thread into a network.
 pub(crate) fn enter(network: &File) -> rustix::io::Result<()> {
@@ -419,8 +444,8 @@ fn make_root(cache: &Path) -> io::Result<PathBuf> {
     let mut command = Command::new("mmdebstrap");
     command
         .args(["--variant=minbase", "--include", PACKAGES])
-        // Only the tests that want a proxy start it.
-        .arg("--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy prometheus")
+        // Only the tests that want one start it.
+        .arg("--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy prometheus rsyslog")
         .arg(SUITE)
         .arg(&half_made)
         .stdin(Stdio::null());

@@ -15,6 +15,7 @@ mod activation;
 mod admin;
 mod batching;
 mod cluster;
+mod collectors;
 mod config;
 mod contract;
 mod cost;
