@@ -224,20 +224,14 @@ impl Machine {
         self.run(&[cli, words].concat()).trim_end().to_owned()
     }
 
-    /// Lays a cable to another machine. Each end gets addresses.
-    pub(crate) fn wire(&self, own: &[&str], other: &Self, others: &[&str]) {
-        let network = |machine: &Self| machine.init.as_raw_nonzero().to_string();
-        let cable = format!(
-            "ip link add cable netns {} type veth peer name cable netns {}",
-            network(self),
-            network(other)
-        );
-        host(&cable);
-        for (machine, addresses) in [(self, own), (other, others)] {
+    /// Lays a cable to another machine. Each end gets an address.
+    pub(crate) fn wire(&self, own: &str, other: &Self, others: &str) {
+        let network = |machine: &Self| machine.init.as_raw_nonzero();
+        let (here, there) = (network(self), network(other));
+        host(&format!("ip link add cable netns {here} type veth peer name cable netns {there}"));
+        for (machine, address) in [(self, own), (other, others)] {
             let inside = format!("nsenter --net={} ip", machine.proc("ns/net").display());
-            for address in addresses {
-                host(&format!("{inside} address add {address}/24 dev cable"));
-            }
+            host(&format!("{inside} address add {address}/24 dev cable"));
             host(&format!("{inside} link set cable up"));
         }
     }
