@@ -6,12 +6,13 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
 use crate::redis_url::Tls;
-use crate::support::{Client, eventually};
+use crate::support::{Client, eventually, last_for};
 
 /// Puts a file of `collectors/` where its first line says.
 fn install(machine: &Machine, name: &str) {
@@ -72,11 +73,9 @@ fn a_collector_has_the_whole_journal_of_another_machine_though_it_was_away() {
     let (mut client, mut ids) = (sender.connect(5001), BTreeSet::new());
     visit(&mut client, 100, &mut ids);
 
-    // Away from the start, for longer than systemd tries by itself.
+    // Away from the start, for longer than systemd would try by itself.
     sender.systemctl(&["start", upload]);
-    eventually("it is tried again", || {
-        (sender.show(upload, "NRestarts").parse::<u32>().ok()? >= 2).then_some(())
-    });
+    last_for(Duration::from_secs(5));
     collector.systemctl(&["start", socket]);
     arrived(&ids);
 
@@ -114,6 +113,8 @@ struct State {
     loses_answers: usize,
     /// How many documents are refused for the moment.
     refuses: usize,
+    /// How many are refused for good.
+    rejects: usize,
 }
 
 impl Elasticsearch {
@@ -238,6 +239,9 @@ fn bulk(state: &mut State, body: &str) -> Value {
             let status = if state.refuses > 0 {
                 state.refuses -= 1;
                 429
+            } else if state.rejects > 0 {
+                state.rejects -= 1;
+                400
             } else if state.documents.contains_key(&id) {
                 409
             } else {
@@ -310,6 +314,13 @@ fn each_event_arrives_once(machine: &Machine, port: u16, settings: &str) {
     assert_eq!(elasticsearch.state().refuses, 0);
     assert_eq!(elasticsearch.state().loses_answers, 0);
 
+    elasticsearch.state().rejects = 1;
+    assert_eq!(client.get_with("/nowhere", "X-Request-Id: rejected\r\n").status, 404);
+    eventually("it is kept aside", || {
+        let kept = fs::read_to_string(machine.file("/var/log/abukiks-refused.json")).ok()?;
+        kept.contains("\"http.request.id\": \"rejected\"").then_some(())
+    });
+
     let outages = || machine.journal(&["--unit=rsyslog"]).matches("elasticsearch' suspended").count();
     let lost = |before: usize| eventually("it cannot deliver", || (outages() > before).then_some(()));
     let before = outages();
@@ -328,6 +339,7 @@ fn each_event_arrives_once(machine: &Machine, port: u16, settings: &str) {
     machine.run(&["sh", "-c", "rm -r /var/spool/rsyslog/*state*"]);
     elasticsearch.start();
     machine.systemctl(&["start", "rsyslog"]);
+    ids.insert("rejected".to_owned());
     elasticsearch.has(&ids);
 }
 
