@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -113,8 +113,8 @@ struct State {
     loses_answers: usize,
     /// How many documents are refused for the moment.
     refuses: usize,
-    /// How many are refused for good.
-    rejects: usize,
+    /// The request whose document is refused for good.
+    rejects: Option<&'static str>,
 }
 
 impl Elasticsearch {
@@ -131,7 +131,7 @@ impl Elasticsearch {
         std::thread::spawn(move || {
             while let Ok((stream, _)) = accepting.accept() {
                 let second = stream.try_clone().expect("a second handle");
-                state.lock().expect("no panic").connections.push(second);
+                state.lock().unwrap_or_else(PoisonError::into_inner).connections.push(second);
                 let state = state.clone();
                 std::thread::spawn(move || answer(&state, stream));
             }
@@ -150,7 +150,18 @@ impl Elasticsearch {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("each request was well formed")
+        assert!(!self.state.is_poisoned() || std::thread::panicking(), "a request was not well formed");
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The documents with this value, once there are some.
+    fn with(&self, name: &str, value: impl Into<Value>) -> Vec<Value> {
+        let value = value.into();
+        eventually("such documents arrive", || {
+            let state = self.state();
+            let found = state.documents.values().filter(|document| document[name] == value);
+            Some(found.cloned().collect::<Vec<_>>()).filter(|found| !found.is_empty())
+        })
     }
 
     /// Waits until these requests have arrived, each once.
@@ -164,7 +175,8 @@ impl Elasticsearch {
             let arrived: BTreeSet<_> = arrived().into_iter().collect();
             ids.is_subset(&arrived).then_some(())
         });
-        assert_eq!(arrived().len(), ids.len(), "none is there twice");
+        let arrived = arrived().into_iter().filter(|id| ids.contains(id));
+        assert_eq!(arrived.count(), ids.len(), "none is there twice");
     }
 }
 
@@ -239,8 +251,7 @@ fn bulk(state: &mut State, body: &str) -> Value {
             let status = if state.refuses > 0 {
                 state.refuses -= 1;
                 429
-            } else if state.rejects > 0 {
-                state.rejects -= 1;
+            } else if state.rejects.is_some_and(|id| document["http.request.id"] == id) {
                 400
             } else if state.documents.contains_key(&id) {
                 409
@@ -275,7 +286,7 @@ fn everything() -> (&'static str, Value) {
 }
 
 /// Has rsyslog take the events of an instance at `port` to an Elasticsearch that does all that it may do.
-fn each_event_arrives_once(machine: &Machine, port: u16, settings: &str) {
+fn each_event_arrives_once(machine: &Machine, port: u16, settings: &str) -> Elasticsearch {
     let mut elasticsearch = Elasticsearch::new();
     install(machine, "rsyslog-elasticsearch.conf");
     install(machine, settings);
@@ -283,11 +294,7 @@ fn each_event_arrives_once(machine: &Machine, port: u16, settings: &str) {
     let (mut client, mut ids) = (machine.connect(port), BTreeSet::new());
     let (headers, expected) = everything();
     assert_eq!(client.get_with("/", headers).number(), 1);
-    let whole = eventually("it arrives", || {
-        let state = elasticsearch.state();
-        let mut documents = state.documents.values();
-        documents.find(|document| document["http.request.id"] == "everything").cloned()
-    });
+    let whole = &elasticsearch.with("http.request.id", "everything")[0];
     for (name, value) in expected.as_object().expect("an object") {
         assert_eq!(whole[name], *value, "{name} of {whole}");
     }
@@ -297,12 +304,17 @@ fn each_event_arrives_once(machine: &Machine, port: u16, settings: &str) {
     let refused = client.exchange("GET / HTTP/1.1\r\nX-Request-Id: refused\r\n\r\n").expect("an answer");
     assert_eq!(refused.status, 400);
     ids.insert("refused".to_owned());
-    elasticsearch.has(&ids);
-    let reason = elasticsearch.state().documents.values().find_map(|document| {
-        let reason = document["event.reason"].as_str()?;
-        (document["http.request.id"] == "refused").then(|| reason.to_owned())
+    let refused = &elasticsearch.with("http.request.id", "refused")[0];
+    assert!(refused["event.reason"].as_str().is_some_and(|reason| reason.contains("Host")), "{refused}");
+    machine.systemctl(&["stop", "redis-server"]);
+    assert_eq!(machine.connect(port).get_with("/", "X-Request-Id: failed\r\n").status, 503);
+    assert_eq!(elasticsearch.with("http.request.id", "failed")[0]["log.level"], "WARN");
+    assert!(!elasticsearch.with("log.level", "ERROR").is_empty());
+    ids.insert("failed".to_owned());
+    machine.systemctl(&["start", "redis-server"]);
+    eventually("it counts again", || {
+        (machine.connect(port).get_with("/", "X-Request-Id: again\r\n").status == 200).then_some(())
     });
-    assert!(reason.is_some_and(|reason| reason.contains("Host")));
 
     let mut client = machine.connect(port);
     elasticsearch.state().refuses = 20;
@@ -311,10 +323,12 @@ fn each_event_arrives_once(machine: &Machine, port: u16, settings: &str) {
     elasticsearch.state().loses_answers = 2;
     visit(&mut client, 100, &mut ids);
     elasticsearch.has(&ids);
-    assert_eq!(elasticsearch.state().refuses, 0);
-    assert_eq!(elasticsearch.state().loses_answers, 0);
+    eventually("it has refused, and lost answers", || {
+        let state = elasticsearch.state();
+        (state.refuses == 0 && state.loses_answers == 0).then_some(())
+    });
 
-    elasticsearch.state().rejects = 1;
+    elasticsearch.state().rejects = Some("rejected");
     assert_eq!(client.get_with("/nowhere", "X-Request-Id: rejected\r\n").status, 404);
     eventually("it is kept aside", || {
         let kept = fs::read_to_string(machine.file("/var/log/abukiks-refused.json")).ok()?;
@@ -337,10 +351,12 @@ fn each_event_arrives_once(machine: &Machine, port: u16, settings: &str) {
     lost(before);
     machine.systemctl(&["stop", "rsyslog"]);
     machine.run(&["sh", "-c", "rm -r /var/spool/rsyslog/*state*"]);
+    elasticsearch.state().rejects = None;
+    ids.insert("rejected".to_owned());
     elasticsearch.start();
     machine.systemctl(&["start", "rsyslog"]);
-    ids.insert("rejected".to_owned());
     elasticsearch.has(&ids);
+    elasticsearch
 }
 
 #[test]
@@ -359,7 +375,7 @@ fn rsyslog_takes_each_event_of_a_container_to_elasticsearch_once() {
         return;
     };
     // As a container engine does it.
-    let engine = "abukiks | sed -u 's/^/2026-11-23T08:32:35.654056123+00:00 stdout F /' \
+    let engine = "{ echo no event; abukiks; } | sed -u 's/^/2026-11-23T08:32:35.654056123+00:00 stdout F /' \
         >/var/log/containers/abukiks-1.log";
     let settings = [
         "PORT=5009",
@@ -374,5 +390,8 @@ fn rsyslog_takes_each_event_of_a_container_to_elasticsearch_once() {
     machine.run(&["mkdir", "/var/log/containers"]);
     machine.run(&[&["systemd-run", "--quiet"], &settings[..], &["sh", "-c", engine]].concat());
     eventually("it listens", || TcpStream::connect(("127.0.0.1", 5009)).ok());
-    each_event_arrives_once(&machine, 5009, "rsyslog-stdout.conf");
+    let elasticsearch = each_event_arrives_once(&machine, 5009, "rsyslog-stdout.conf");
+    let others = elasticsearch.with("message", "2026-11-23T08:32:35.654056123+00:00 stdout F no event");
+    assert_eq!(others.len(), 1, "also what is no event arrives, once");
+    assert_eq!(others[0]["log.level"], "ERROR");
 }
