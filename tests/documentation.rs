@@ -168,6 +168,35 @@ fn operations_md_explains_every_metric_and_no_other() {
 }
 
 #[test]
+fn the_collectors_map_each_field_that_logs_md_lists() {
+    let rows = table(&read("docs/logs.md"), "## One event for each request");
+    let column = |number: usize| -> Vec<String> {
+        rows.lines().flat_map(|row| quoted(row.split('|').nth(number).expect("a column"))).collect()
+    };
+    let (fields, journal, ecs) = (column(1), column(2), column(3));
+    assert_eq!((fields.len(), journal.len(), ecs.len()), (15, 15, 15));
+    for (path, names) in [
+        ("collectors/rsyslog-journal.conf", journal),
+        ("collectors/rsyslog-stdout.conf", fields.clone()),
+        ("collectors/rsyslog-journal.conf", ecs.clone()),
+        ("collectors/rsyslog-stdout.conf", ecs),
+        ("collectors/fluent-bit.yaml", fields.clone()),
+        ("collectors/vector.yaml", fields),
+    ] {
+        let text = read(path);
+        let is_part = |character: char| character.is_alphanumeric() || character == '_';
+        for name in names {
+            // As a word of its own.
+            let mut places = text.match_indices(&name);
+            let alone = |(place, _): (usize, &str)| {
+                !text[..place].ends_with(is_part) && !text[place + name.len()..].starts_with(is_part)
+            };
+            assert!(places.any(alone), "{path} does not map {name}");
+        }
+    }
+}
+
+#[test]
 fn documents_name_targets_that_make_has() {
     let makefile = read("Makefile");
     for document in documents() {

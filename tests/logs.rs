@@ -125,6 +125,83 @@ fn a_start_and_a_stop_are_events_too() {
     assert!(places.is_sorted() && places.iter().all(Option::is_some), "{messages:?}");
 }
 
+/// What Elasticsearch and its like make of a first event decides what later ones may hold.
+#[test]
+fn a_field_has_the_same_type_in_all_events() {
+    let mut redis = Redis::start();
+    let settings =
+        [("ACCESS_LOG", "full"), ("SESSION_LIFETIME", "1h"), ("REDIS_TIMEOUT", "300ms"), ("ADMIN_PORT", "0")];
+    let mut service = redis.service(&settings);
+    let mut client = service.connect();
+    let traced = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\
+        User-Agent: 7\r\nReferer: 7\r\nX-Request-Id: 7\r\n";
+    let cookie = client.get_with("/", traced).cookie().expect("a session");
+    client.get_with("/", &format!("Cookie: {cookie}\r\n"));
+    client.get("/7");
+    client.exchange("GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut client = service.connect();
+    // The count goes back.
+    let () = redis.run(&["SET", "visitorCount", "0"]);
+    client.get("/");
+    service.log_line("went back");
+    redis.kill();
+    assert_eq!(client.get("/").status, 503);
+    redis.resume();
+    eventually("it counts again", || (client.get("/").status == 200).then_some(()));
+    service.log_line("Redis answers again");
+    let mut all = events(service);
+
+    // The next one is cut off with a visit.
+    let settings = [("REDIS_TIMEOUT", "60s"), ("DRAIN_LAME_DUCK", "0s"), ("DRAIN_TIMEOUT", "1s")];
+    let service = redis.service(&settings);
+    redis.process().signal(Signal::STOP);
+    let mut cut = service.connect();
+    cut.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("it listens");
+    service.wait_for_waiting(1);
+    all.extend(events(service));
+
+    // A second signal ends the last one during its drain; its settings have no effect.
+    let held = held_socket();
+    let (reader, writer) = io::pipe().unwrap();
+    let settings = [("PORT", "1"), ("DRAIN_LAME_DUCK", "20s"), ("RELEASE", "7")];
+    let mut command = activated(&[held.as_fd()], &settings);
+    let mut process = Process::spawn(command.stdout(writer));
+    drop(command);
+    assert_eq!(Client::connect(held.local_addr().unwrap()).get("/healthz").status, 200);
+    process.signal(Signal::TERM);
+    for line in BufReader::new(reader).lines() {
+        let event = json(&line.unwrap());
+        if event["message"] == "draining" {
+            process.signal(Signal::TERM);
+        }
+        all.push(event);
+    }
+    process.wait();
+
+    let mut types = std::collections::BTreeMap::new();
+    for event in &all {
+        for (name, value) in event.as_object().expect("an object") {
+            let is = match value {
+                Value::String(_) => "text",
+                Value::Bool(_) => "yes or no",
+                Value::Number(number) if number.is_i64() => "a whole number",
+                other => panic!("{name} is {other}"),
+            };
+            let first = types.entry(name.clone()).or_insert(is);
+            assert_eq!(*first, is, "{name}: {event}");
+        }
+    }
+    // All that docs/logs.md lists, and those of other events.
+    let others = ["listening", "inherited", "unused", "signal", "connections", "drained_ms", "outage_ms"];
+    let more = ["highest", "fence", "reason", "answering", "drain_timeout_ms", "admin", "max_connections"];
+    let document = include_str!("../docs/logs.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let listed = rows.flat_map(|names| names.trim_end_matches('`').split("`, `"));
+    for name in listed.chain(others).chain(more) {
+        assert!(types.contains_key(name), "the run has no {name}: {types:?}");
+    }
+}
+
 #[test]
 fn a_valid_traceparent_is_logged_and_no_other() {
     let redis = Redis::start();

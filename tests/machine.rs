@@ -22,8 +22,8 @@ use crate::support::{Client, Process, eventually};
 
 /// The distribution inside: its systemd is 257.
 const SUITE: &str = "trixie";
-const PACKAGES: &str =
-    "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,prometheus,curl";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,\
+    prometheus,curl,systemd-journal-remote,rsyslog,rsyslog-elasticsearch";
 /// What a machine has where Abukiks comes as a package.
 const PLAIN_PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps,rpm";
 
@@ -236,6 +236,18 @@ impl Machine {
         self.run(&[cli, words].concat()).trim_end().to_owned()
     }
 
+    /// Lays a cable to another machine. Each end gets an address.
+    pub(crate) fn wire(&self, own: &str, other: &Self, others: &str) {
+        let network = |machine: &Self| machine.init.as_raw_nonzero();
+        let (here, there) = (network(self), network(other));
+        host(&format!("ip link add cable netns {here} type veth peer name cable netns {there}"));
+        for (machine, address) in [(self, own), (other, others)] {
+            let inside = format!("nsenter --net={} ip", machine.proc("ns/net").display());
+            host(&format!("{inside} address add {address}/24 dev cable"));
+            host(&format!("{inside} link set cable up"));
+        }
+    }
+
     /// What `systemd-analyze security` makes of a unit, from 0 to 10.
     pub(crate) fn exposure(&self, unit: &str) -> f64 {
         let report = self.run(&["systemd-analyze", "security", "--no-pager", unit]);
@@ -301,6 +313,13 @@ else
 fi
 exec systemd-nspawn --quiet -D "$1/whole" -M "$0" --boot --private-network --register=no $own
 "#;
+
+/// Runs a command beside the machines that must succeed.
+fn host(command: &str) {
+    let mut words = command.split(' ');
+    let status = Command::new(words.next().expect("a program")).args(words).status();
+    assert!(status.expect("it is installed").success(), "{command}");
+}
 
 /// Moves this thread into a network.
 pub(crate) fn enter(network: &File) -> rustix::io::Result<()> {
@@ -408,7 +427,8 @@ impl Parts {
             .ok_or("neither XDG_CACHE_HOME nor HOME is set")?;
         let cache = base.join("abukiks");
         // Only the tests that want a proxy start it.
-        let hook = "--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy prometheus";
+        let hook =
+            "--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy prometheus rsyslog";
         let root = make_root(&cache, SUITE, PACKAGES, Some(hook))
             .map_err(|error| format!("no {SUITE} root: {error}"))?;
         remove_leftovers(&cache);

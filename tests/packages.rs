@@ -13,7 +13,7 @@ use crate::load::{self, Load, Wrk};
 use crate::machine::Machine;
 use crate::systemd::{NEXT, next_release};
 
-const NAMES: [&str; 4] = ["abukiks", "reset-count", "show-count", "check-redis"];
+const NAMES: [&str; 5] = ["abukiks", "reset-count", "show-count", "check-redis", "top"];
 
 const DEBIANS: [&str; 2] = ["bookworm", "trixie"];
 

@@ -16,6 +16,7 @@ mod admin;
 mod alerts;
 mod batching;
 mod cluster;
+mod collectors;
 mod config;
 mod contract;
 mod cost;
