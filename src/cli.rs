@@ -65,6 +65,16 @@ impl Failure {
         Self::new(EX_OSERR, error)
     }
 
+    /// What was found cannot be used.
+    pub fn data(error: impl fmt::Display) -> Self {
+        Self::new(EX_DATAERR, error)
+    }
+
+    /// An attached resource cannot be reached, or refuses.
+    pub fn unavailable(error: impl fmt::Display) -> Self {
+        Self::new(EX_UNAVAILABLE, error)
+    }
+
     /// A setting is wrong.
     pub fn setting(error: impl fmt::Display) -> Self {
         Self::new(EX_CONFIG, error)
