@@ -29,6 +29,8 @@ complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -s h -l help -
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "reset-count" -d 'Sets the count to 0, or to another number, and prints what it was'
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "show-count" -d 'Prints the count without changing it'
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "check-redis" -d 'Checks that the attached Redis can be reached and counted in, and how durable it is'
+complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "backup-count" -d 'Writes the count into the store of backups, as a new object'
+complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "restore-count" -d 'Shows the backups, and sets the count to the newest that is whole'
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "settings" -d 'Prints the settings that hold, and where the value of each comes from'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand reset-count" -l to -d 'The number to set' -r
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand reset-count" -l dry-run -d 'Say what would be done, and do nothing'
@@ -39,4 +41,10 @@ complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand show-count" 
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand check-redis" -l visitors-per-second -d 'New visitors a second, for which to say how much room their sessions need (`SESSION_LIFETIME`)' -r
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand check-redis" -l json -d 'Print a JSON object'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand check-redis" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand backup-count" -l json -d 'Print a JSON object'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand backup-count" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand restore-count" -l down -d 'Set the count also where that lowers it'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand restore-count" -l dry-run -d 'Say what would be done, and do nothing'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand restore-count" -l json -d 'Print a JSON object'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand restore-count" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand settings" -s h -l help -d 'Print help'

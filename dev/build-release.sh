@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Builds the release, so that its bytes follow from the sources, Cargo.lock, the toolchain and the
 # commit, and from nothing else about this machine.
-# usage: dev/build-release.sh FOLDER   puts the programs into FOLDER
+# usage: dev/build-release.sh FOLDER [CRATE]   puts the programs into FOLDER
+#                                             CRATE: the folder of another crate of this tree
 #
 # ABUKIKS_COMMIT is the commit that the programs will name; without it, the one checked out here.
 set -euo pipefail
 
-(($# == 1)) || { echo "usage: $0 FOLDER" >&2; exit 64; }
+(($# == 1 || $# == 2)) || { echo "usage: $0 FOLDER [CRATE]" >&2; exit 64; }
 mkdir -p "$1"
 out=$(realpath "$1")
 cd "$(dirname "$0")/.."
@@ -30,5 +31,6 @@ flags=(
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
 
-cargo build --quiet --release --locked --bins --target-dir "$out/build"
-find "$out/build/release" -maxdepth 1 -type f -perm -u=x -exec cp -t "$out" {} +
+build=$out/build${2+/$2}
+cargo build --quiet --release --locked --bins --manifest-path "${2:-.}/Cargo.toml" --target-dir "$build"
+find "$build/release" -maxdepth 1 -type f -perm -u=x -exec cp -t "$out" {} +

@@ -10,6 +10,9 @@ use clap_mangen::roff::{Inline, Roff, bold, roman};
 
 use super::{file, hold_file};
 
+#[path = "../../admin/attached/src/arguments.rs"]
+#[expect(unreachable_pub, reason = "another crate's command lines")]
+mod attached;
 #[path = "../../admin/check-redis.rs"]
 #[expect(dead_code, reason = "the task itself")]
 mod check_redis;
@@ -27,9 +30,15 @@ fn service() -> Command {
     abukiks::cli::command().version(abukiks::VERSION)
 }
 
-fn tasks() -> [Command; 3] {
-    [reset_count::Arguments::command(), show_count::Arguments::command(), check_redis::Arguments::command()]
-        .map(|task| task.version(abukiks::VERSION))
+fn tasks() -> [Command; 5] {
+    [
+        reset_count::Arguments::command(),
+        show_count::Arguments::command(),
+        check_redis::Arguments::command(),
+        attached::BackupArguments::command(),
+        attached::RestoreArguments::command(),
+    ]
+    .map(|task| task.version(abukiks::VERSION))
 }
 
 /// The command line of the wrapper, which is a shell script.
@@ -193,6 +202,9 @@ fn the_pages_name_every_setting_and_every_task_of_the_wrapper() {
     }
     for entry in fs::read_dir(file("admin")).expect("a folder") {
         let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            continue;
+        }
         let task = path.file_stem().and_then(|task| task.to_str()).expect("a name");
         assert!(admin.contains(&format!(".SS {task}\n")), "{task}");
     }
