@@ -280,3 +280,29 @@ fn reason(error: &Error) -> String {
     };
     said.replace(char::is_control, " ").chars().take(300).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_store_says_its_code_and_message_are_shown() {
+        let said = "403 Forbidden: <?xml?>\n<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between \
+                    the request time and the current time is too large.</Message><Key>x</Key></Error>";
+        let error = Error::Generic { store: "S3", source: said.into() };
+        assert_eq!(
+            reason(&error),
+            "RequestTimeTooSkewed: The difference between the request time and the current time is too large."
+        );
+    }
+
+    #[test]
+    fn only_what_a_backup_could_be_called_is_one() {
+        assert!(is_name("20261129T211500.123456Z.json"));
+        for name in
+            ["20261129T211500.123456Z.json#1", "2026.json", "note.txt", "20261129T211500.12345xZ.json"]
+        {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+}
