@@ -15,11 +15,15 @@ run: ## build and start the service with a Redis of its own; PORT and .env set i
 	@dev/needs.sh run
 	@setpriv --pdeathsig TERM -- dev/run.sh
 
+# The admin processes for other attached resources than Redis: what they depend on is not in the service.
+ATTACHED := admin/attached/Cargo.toml
+
 # The tests come last, so that their summary is what one sees at the end.
 .PHONY: test
 test: lint doc tools reproduce ## check everything: format, lints, documentation, tests
 	cargo test --locked --doc
 	cargo test --locked --lib --bins
+	cargo test --locked --manifest-path $(ATTACHED) --target-dir target
 	cargo test --locked --test promises
 
 # What needs root, a browser, a container or a tool beside Redis. A new promise is part of `make check`
@@ -51,6 +55,8 @@ lint: ## check format and lints; warnings are errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --no-default-features -- -D warnings
+	cargo fmt --check --manifest-path $(ATTACHED)
+	cargo clippy --locked --all-targets --manifest-path $(ATTACHED) --target-dir target -- -D warnings
 	dev/lint-systems.sh
 	shellcheck dev/* packages/postinst packages/postrm packages/prerm systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
 	dev/lint-nix.sh
@@ -58,6 +64,7 @@ lint: ## check format and lints; warnings are errors
 .PHONY: fmt
 fmt: ## format the code
 	cargo fmt
+	cargo fmt --manifest-path $(ATTACHED)
 
 .PHONY: doc
 doc: ## build the documentation; warnings are errors
@@ -68,6 +75,11 @@ doc: ## build the documentation; warnings are errors
 build: ## build what is shipped, in target/dist
 	@dev/needs.sh run
 	dev/build-release.sh target/dist
+
+.PHONY: attached
+attached: ## build backup-count and restore-count too, in target/dist
+	@dev/needs.sh run
+	dev/build-release.sh target/dist '' admin/attached
 
 .PHONY: reproduce
 reproduce: ## build it twice in different surroundings, and compare the bytes

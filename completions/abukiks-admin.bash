@@ -16,11 +16,17 @@ _abukiks__admin() {
             ",$1")
                 cmd="abukiks__admin"
                 ;;
+            abukiks__admin,backup-count)
+                cmd="abukiks__admin__subcmd__backup__subcmd__count"
+                ;;
             abukiks__admin,check-redis)
                 cmd="abukiks__admin__subcmd__check__subcmd__redis"
                 ;;
             abukiks__admin,reset-count)
                 cmd="abukiks__admin__subcmd__reset__subcmd__count"
+                ;;
+            abukiks__admin,restore-count)
+                cmd="abukiks__admin__subcmd__restore__subcmd__count"
                 ;;
             abukiks__admin,settings)
                 cmd="abukiks__admin__subcmd__settings"
@@ -38,7 +44,7 @@ _abukiks__admin() {
 
     case "${cmd}" in
         abukiks__admin)
-            opts="-h --instance --help reset-count show-count check-redis top settings"
+            opts="-h --instance --help reset-count show-count check-redis top backup-count restore-count settings"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -48,6 +54,20 @@ _abukiks__admin() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        abukiks__subcmd__admin__subcmd__backup__subcmd__count)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;
@@ -84,6 +104,20 @@ _abukiks__admin() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        abukiks__subcmd__admin__subcmd__restore__subcmd__count)
+            opts="-h --down --dry-run --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Builds the release, so that its bytes follow from the sources, Cargo.lock, the toolchain and the
 # commit, and from nothing else about this machine.
-# usage: dev/build-release.sh FOLDER [TARGET]   puts the programs into FOLDER
+# usage: dev/build-release.sh FOLDER [TARGET [CRATE]]   puts the programs into FOLDER
 #
-# TARGET is one of rustc; those of musl give static programs. For another machine than this one it
-# takes the cross compiler of Debian.
+# TARGET is one of rustc, or empty; those of musl give static programs. For another machine than this
+# one it takes the cross compiler of Debian. CRATE is the folder of another crate of this tree.
 # ABUKIKS_COMMIT is the commit that the programs will name; without it, the one checked out here.
 set -euo pipefail
 
-(($# == 1 || $# == 2)) || { echo "usage: $0 FOLDER [TARGET]" >&2; exit 64; }
+(($# >= 1 && $# <= 3)) || { echo "usage: $0 FOLDER [TARGET [CRATE]]" >&2; exit 64; }
 mkdir -p "$1"
 out=$(realpath "$1")
 cd "$(dirname "$0")/.."
@@ -43,5 +43,7 @@ if [[ -n $target ]]; then
     fi
 fi
 
-cargo build --quiet --release --locked --bins --target-dir "$out/build" "${options[@]}"
-find "$out/build/$target/release" -maxdepth 1 -type f -perm -u=x -exec cp -t "$out" {} +
+build=$out/build${3:+/$3}
+cargo build --quiet --release --locked --bins --manifest-path "${3:-.}/Cargo.toml" --target-dir "$build" \
+    "${options[@]}"
+find "$build/$target/release" -maxdepth 1 -type f -perm -u=x -exec cp -t "$out" {} +

@@ -11,6 +11,8 @@ cd "$(dirname "$0")/.."
 old=abu
 old+=kiks
 
+locks=(Cargo.lock fuzz/Cargo.lock admin/attached/Cargo.lock)
+
 refuse() {
     printf '%s\n' "$@" >&2
     exit 64
@@ -29,7 +31,7 @@ taken() {
     daemon | keeper | main | nginx | nobody | promises | prometheus | root | systemd) ;;
     # A package that Cargo.toml or a Nix file asks for.
     *)
-        grep --quiet --line-regexp "name = \"$1\"" Cargo.toml Cargo.lock fuzz/Cargo.lock ||
+        grep --quiet --line-regexp "name = \"$1\"" Cargo.toml "${locks[@]}" ||
             grep --quiet --line-regexp -E " *$1( \?.*)?,?" flake.nix nixos/*.nix
         ;;
     esac
@@ -85,7 +87,7 @@ for file in "${files[@]}"; do
 done
 
 # What depends on the order or the length of names. Cargo keeps the packages of a lock file sorted.
-for lock in Cargo.lock fuzz/Cargo.lock; do
+for lock in "${locks[@]}"; do
     awk -v own="$name" '
         BEGIN { RS = ""; ORS = "\n\n" }
         function named(block) { match(block, /name = "[^"]*"/); return substr(block, RSTART + 8, RLENGTH - 9) }
@@ -102,12 +104,14 @@ for lock in Cargo.lock fuzz/Cargo.lock; do
         }' "$lock" | sed '$d' >"$lock.new"
     mv "$lock.new" "$lock"
 done
-# The one package that depends on ours names it in a sorted list.
-awk -v own=" \"$name\"," '
-    $0 == own { held = 1; next }
-    held == 1 && ($0 == "]" || $0 > own) { print own; held = 0 }
-    { print }' fuzz/Cargo.lock >fuzz/Cargo.lock.new
-mv fuzz/Cargo.lock.new fuzz/Cargo.lock
+# The packages that depend on ours name it in a sorted list.
+for lock in "${locks[@]:1}"; do
+    awk -v own=" \"$name\"," '
+        $0 == own { held = 1; next }
+        held == 1 && ($0 == "]" || $0 > own) { print own; held = 0 }
+        { print }' "$lock" >"$lock.new"
+    mv "$lock.new" "$lock"
+done
 
 # nixos/tests/tree.sh writes links in the order of their paths, and leaves out what looks like a version.
 for tree in nixos/tests/units/*.{units,redis}; do
@@ -130,6 +134,7 @@ done
 
 cargo fmt
 (cd fuzz && cargo fmt)
+(cd admin/attached && cargo fmt)
 PATH=$PATH:${XDG_CACHE_HOME:-$HOME/.cache}/$old/tools/bin
 if hash nixfmt 2>/dev/null; then
     find flake.nix nixos -name '*.nix' -exec nixfmt {} +

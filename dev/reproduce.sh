@@ -53,7 +53,7 @@ build() {
         done
         tar --create --directory "$crate" \
             --exclude=./.git --exclude=./.run --exclude=./target --exclude='./result*' \
-            --exclude=./fuzz/{target,corpus,artifacts} . |
+            --exclude=./fuzz/{target,corpus,artifacts} --exclude=./admin/attached/target . |
             tar --extract --directory "$folder" --no-same-permissions
         cp "$here/build-release.sh" "$folder/dev/"
         find "$folder" -exec touch --date "${with[mtime]}" {} +

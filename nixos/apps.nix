@@ -11,7 +11,9 @@ let
   };
 
   # One file under admin/ is one admin process.
-  tasks = map (lib.removeSuffix ".rs") (lib.attrNames (builtins.readDir ../admin));
+  tasks = map (lib.removeSuffix ".rs") (
+    lib.filter (lib.hasSuffix ".rs") (lib.attrNames (builtins.readDir ../admin))
+  );
 
   # What `make run` does, with the program of the package and in a folder of its own.
   dev = pkgs.writeShellApplication {

@@ -65,7 +65,12 @@ impl Failure {
         Self::new(EX_OSERR, error)
     }
 
-    /// Nothing answers that was to be asked.
+    /// What was found cannot be used.
+    pub fn data(error: impl fmt::Display) -> Self {
+        Self::new(EX_DATAERR, error)
+    }
+
+    /// An attached resource cannot be reached, or refuses.
     pub fn unavailable(error: impl fmt::Display) -> Self {
         Self::new(EX_UNAVAILABLE, error)
     }

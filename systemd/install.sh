@@ -32,12 +32,14 @@ for path in "PREFIX=$PREFIX" "UNITDIR=$unitdir" "BUILD=$BUILD"; do
 done
 
 tasks='reset-count show-count check-redis top'
+# Built by make attached, and installed where that was done.
+attached='backup-count restore-count'
 
 # What is installed, one file a line: mode, source, place.
 files() {
     echo "755 $BUILD/abukiks $bindir/abukiks"
     echo "755 systemd/abukiks-admin $bindir/abukiks-admin"
-    for task in $tasks; do
+    for task in $tasks $attached; do
         echo "755 $BUILD/$task $libexecdir/$task"
     done
     for unit in systemd/*.service systemd/*.socket systemd/*.target systemd/*.slice; do
@@ -80,7 +82,10 @@ install)
             exit 66
         }
     done
-    files | while read -r mode source place; do put "$mode" "$source" "$place"; done
+    files | while read -r mode source place; do
+        case " $attached " in *" ${source##*/} "*) [ -f "$source" ] || continue ;; esac
+        put "$mode" "$source" "$place"
+    done
     ;;
 uninstall)
     # Without its units an instance would run on, and would start at boot no more.

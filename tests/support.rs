@@ -205,17 +205,24 @@ pub(crate) struct Service {
     lines: Vec<String>,
 }
 
+/// Where a program under test is. The crate below admin/ has these tests' servers too, and other programs.
+fn path_of(name: &str) -> &'static str {
+    let path = match name {
+        "abukiks" => option_env!("CARGO_BIN_EXE_abukiks"),
+        "reset-count" => option_env!("CARGO_BIN_EXE_reset-count"),
+        "show-count" => option_env!("CARGO_BIN_EXE_show-count"),
+        "check-redis" => option_env!("CARGO_BIN_EXE_check-redis"),
+        "top" => option_env!("CARGO_BIN_EXE_top"),
+        "backup-count" => option_env!("CARGO_BIN_EXE_backup-count"),
+        "restore-count" => option_env!("CARGO_BIN_EXE_restore-count"),
+        _ => None,
+    };
+    path.unwrap_or_else(|| panic!("there is no program {name}"))
+}
+
 /// The program under test, with an environment that holds nothing but `settings`.
 pub(crate) fn program(name: &str, settings: &[(&str, &str)]) -> Command {
-    let path = match name {
-        "abukiks" => env!("CARGO_BIN_EXE_abukiks"),
-        "reset-count" => env!("CARGO_BIN_EXE_reset-count"),
-        "show-count" => env!("CARGO_BIN_EXE_show-count"),
-        "check-redis" => env!("CARGO_BIN_EXE_check-redis"),
-        "top" => env!("CARGO_BIN_EXE_top"),
-        other => panic!("there is no program {other}"),
-    };
-    let mut command = Command::new(path);
+    let mut command = Command::new(path_of(name));
     command.env_clear().envs(settings.iter().copied()).stdin(Stdio::null());
     command
 }
@@ -456,7 +463,7 @@ pub(crate) fn activated_by(
         .envs(settings.iter().copied())
         .args(["-c", &script, "sh"])
         .args(wrapper)
-        .arg(env!("CARGO_BIN_EXE_abukiks"));
+        .arg(path_of("abukiks"));
     let carrier = |socket: &BorrowedFd<'_>| socket.try_clone_to_owned().expect("a descriptor");
     command.stdin(carrier(&sockets[0]));
     if let Some(second) = sockets.get(1) {

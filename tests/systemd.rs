@@ -15,6 +15,7 @@ use crate::load::{self, Load, Wrk};
 use crate::machine::Machine;
 use crate::support::{Client, Process, eventually};
 
+mod backups;
 mod walk;
 
 /// A fact that a person may want to know of a test that passes.
@@ -306,6 +307,29 @@ fn uninstall_leaves_nothing_of_what_install_has_put_there() {
         assert!(installed.contains(file), "{installed}");
     }
     assert_eq!(run("uninstall"), "");
+}
+
+#[test]
+fn programs_for_other_attached_resources_are_installed_where_they_are_built() {
+    let (destination, build) =
+        (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let built = build.path();
+    let run = |action: &str| {
+        let mut script = Command::new("systemd/install.sh");
+        script.arg(action).env("DESTDIR", destination.path()).env("BUILD", built);
+        assert!(script.status().expect("a shell").success());
+    };
+    for program in ["abukiks", "reset-count", "show-count", "check-redis"] {
+        fs::write(built.join(program), program).expect("a file");
+    }
+    let installed = destination.path().join("usr/local/libexec/abukiks/backup-count");
+    run("install");
+    assert!(!installed.exists());
+    fs::write(built.join("backup-count"), "backup").expect("a file");
+    run("install");
+    assert_eq!(fs::read_to_string(&installed).expect("a program"), "backup");
+    run("uninstall");
+    assert!(!installed.exists());
 }
 
 #[test]

@@ -32,6 +32,9 @@ static INCREMENT_SHA: LazyLock<String> =
 /// Sets the count and begins a new epoch, unless it comes so late that its failure has been reported.
 const RESET: &str = include_str!("scripts/reset.lua");
 
+/// Reads the count and its epoch at one moment, with the rights that a reset needs.
+const TOTAL: &str = "return {redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])}";
+
 /// How much is shown of what stands at a key, in bytes. `reset.lua` knows it too.
 const MAX_SHOWN: usize = 1000;
 
@@ -76,13 +79,13 @@ pub(crate) struct Counted {
     pub(crate) replies: Vec<SessionReply>,
 }
 
-/// The count as a batch has left it.
+/// The count at one moment, such as a batch has left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Total {
-    /// The count after the batch: the number of its last visit.
-    pub(crate) count: i64,
+pub struct Total {
+    /// The number of the last visit.
+    pub count: i64,
     /// Later after each reset.
-    pub(crate) epoch: i64,
+    pub epoch: i64,
 }
 
 impl Counted {
@@ -231,6 +234,25 @@ impl Link {
         }
     }
 
+    /// The count and its epoch, both of one moment; `None` before the first visit.
+    ///
+    /// # Errors
+    /// [`StoreError::Uncountable`] when one of the two keys holds another thing.
+    pub async fn total(&mut self) -> Result<Option<Total>, StoreError> {
+        let mut read = redis::cmd("EVAL");
+        read.arg(TOTAL).arg(2).arg(&self.keys.counter).arg(&self.keys.epoch);
+        let (count, epoch) = match self.ask::<(Option<Vec<u8>>, Option<Vec<u8>>)>(&read).await {
+            Ok(held) => held,
+            Err(error) => return Err(self.explain(error).await),
+        };
+        let Some(count) = count else { return Ok(None) };
+        match (integer(&count), epoch.as_deref().map_or(Some(0), integer)) {
+            (Some(count), Some(epoch)) => Ok(Some(Total { count, epoch })),
+            (None, _) => Err(StoreError::Uncountable(self.describe_key("not an integer").await)),
+            (_, None) => Err(StoreError::Uncountable(self.describe_key("the epoch is no number").await)),
+        }
+    }
+
     /// Sets the count, marks that this was meant (the epoch), and returns what stood there. One
     /// script: a visit counted meanwhile is either in the old value or on top of the new one.
     ///
@@ -238,11 +260,28 @@ impl Link {
     /// [`StoreError::Uncountable`] when the key holds no text at all; then nothing is changed. After
     /// [`StoreError::Unreachable`] it may have been, within the time budget of a visit.
     pub async fn reset(&mut self, to: i64) -> Result<Option<String>, StoreError> {
+        self.set(Total { count: to, epoch: 0 }, true).await.map(|(_, held)| held)
+    }
+
+    /// Sets the count as [`Link::reset`] does, and begins an epoch that is later than that of `total`
+    /// too. Unless it may go `down`, a count that is not lower stays. Returns whether the count was set,
+    /// and what stood there.
+    ///
+    /// # Errors
+    /// Those of [`Link::reset`].
+    pub async fn restore(&mut self, total: Total, down: bool) -> Result<(bool, Option<String>), StoreError> {
+        let epoch = total.epoch.saturating_add(1);
+        self.set(Total { epoch, ..total }, down).await
+    }
+
+    /// Sets the count, and begins an epoch that is not earlier than that of `total`.
+    async fn set(&mut self, total: Total, down: bool) -> Result<(bool, Option<String>), StoreError> {
         let until = (self.time_at(Instant::now()) + self.budget).as_millis();
         let mut reset = redis::cmd("EVAL");
-        reset.arg(RESET).arg(2).arg(&self.keys.counter).arg(&self.keys.epoch).arg(to).arg(until.to_string());
-        let error = match self.ask::<Option<Vec<u8>>>(&reset).await {
-            Ok(held) => return Ok(held.map(truncate)),
+        reset.arg(RESET).arg(2).arg(&self.keys.counter).arg(&self.keys.epoch);
+        reset.arg(total.count).arg(until.to_string()).arg(total.epoch).arg(if down { "" } else { "up" });
+        let error = match self.ask::<(bool, Option<Vec<u8>>)>(&reset).await {
+            Ok((set, held)) => return Ok((set, held.map(truncate))),
             Err(error) => error,
         };
         Err(match self.explain(error).await {

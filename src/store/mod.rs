@@ -33,8 +33,8 @@ mod tls;
 mod visitor_session;
 
 pub use error::{StoreError, StoreSetupError};
-pub(crate) use link::{Counted, Increment, Total};
-pub use link::{Link, integer};
+pub(crate) use link::{Counted, Increment};
+pub use link::{Link, Total, integer};
 pub use server_info::ServerInfo;
 pub use stream::Stream;
 pub use visitor_session::{SESSION_BYTES, SessionId, SessionReply, SessionRequest, VisitorSession};

@@ -10,6 +10,9 @@ use clap_mangen::roff::{Inline, Roff, bold, roman};
 
 use super::{file, hold_file};
 
+#[path = "../../admin/attached/src/arguments.rs"]
+#[expect(unreachable_pub, reason = "another crate's command lines")]
+mod attached;
 #[path = "../../admin/check-redis.rs"]
 #[expect(dead_code, reason = "the task itself")]
 mod check_redis;
@@ -30,12 +33,14 @@ fn service() -> Command {
     abukiks::cli::command().version(abukiks::VERSION)
 }
 
-fn tasks() -> [Command; 4] {
+fn tasks() -> [Command; 6] {
     [
         reset_count::Arguments::command(),
         show_count::Arguments::command(),
         check_redis::Arguments::command(),
         top::Arguments::command(),
+        attached::BackupArguments::command(),
+        attached::RestoreArguments::command(),
     ]
     .map(|task| task.version(abukiks::VERSION))
 }
@@ -201,6 +206,9 @@ fn the_pages_name_every_setting_and_every_task_of_the_wrapper() {
     }
     for entry in fs::read_dir(file("admin")).expect("a folder") {
         let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            continue;
+        }
         let task = path.file_stem().and_then(|task| task.to_str()).expect("a name");
         assert!(admin.contains(&format!(".SS {task}\n")), "{task}");
     }
