@@ -17,8 +17,9 @@ use crate::http::socket::Socket;
 /// How often connections are looked over.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a new connection may be silent before it can be closed to make room: its request may be on the wire.
-const MIN_SILENCE: Duration = Duration::from_secs(1);
+/// How long a connection must have been idle before it can be closed to make room. Those of busy clients idle for
+/// a round trip, with the next request on the wire.
+const MIN_IDLE: Duration = Duration::from_millis(250);
 
 /// The connections that one process serves.
 pub(crate) struct Connections {
@@ -94,7 +95,7 @@ impl Connections {
         let open = self.open();
         let idle = open.iter().filter_map(|(_, connection)| {
             let (state, lasted) = connection.state(now);
-            let is_idle = state == State::Idle || state == State::Opened && lasted >= MIN_SILENCE;
+            let is_idle = matches!(state, State::Opened | State::Idle) && lasted >= MIN_IDLE;
             (is_idle && connection.entrance == entrance).then_some((lasted, connection))
         });
         if let Some((_, connection)) = idle.max_by_key(|(lasted, _)| *lasted) {
