@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use socket2::Socket;
+
 use crate::config::{Config, ConfigError, SETTINGS};
 use crate::process;
 use crate::process::listener::{AdminAddress, ListenError};
@@ -166,7 +168,7 @@ pub fn run_task<A: clap::Parser>(
         Err(exit) => return exit,
     };
     let done = prepare(Config::of_task()).and_then(|(config, store)| {
-        let runtime = process::runtime().map_err(|error| Failure::new(EX_UNAVAILABLE, error))?;
+        let runtime = process::runtime().map_err(Failure::unavailable)?;
         let done = runtime.block_on(async {
             let mut link = store.connect().await?;
             task(arguments, &config, &mut link).await
@@ -229,31 +231,27 @@ fn check_health() -> Result<(), Failure> {
         AdminAddress::Off => config.port,
         AdminAddress::Port(port) => *port,
         AdminAddress::Path(path) => {
-            let answer = UnixStream::connect(path).and_then(|stream| {
-                stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
-                ask_health(stream)
-            });
-            return judge_health(path.display(), answer).map_err(|what| Failure::new(EX_UNAVAILABLE, what));
+            let answer = UnixStream::connect(path).and_then(|stream| ask_health(stream.into()));
+            return judge_health(path.display(), answer).map_err(Failure::unavailable);
         }
     };
     let mut failure = String::new();
     // Where it listens on several addresses, one of them is as good as another.
     for host in config.host.reached_at() {
         let address = SocketAddr::new(host, port);
-        let answer = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT).and_then(|stream| {
-            stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
-            ask_health(stream)
-        });
+        let stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT);
+        let answer = stream.and_then(|stream| ask_health(stream.into()));
         match judge_health(address, answer) {
             Ok(()) => return Ok(()),
             Err(what) => failure = what,
         }
     }
-    Err(Failure::new(EX_UNAVAILABLE, failure))
+    Err(Failure::unavailable(failure))
 }
 
 /// The status line of the answer.
-fn ask_health(mut stream: impl io::Read + io::Write) -> io::Result<String> {
+fn ask_health(mut stream: Socket) -> io::Result<String> {
+    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     // Another program that listens there may say more.

@@ -458,6 +458,13 @@ fn settings_come_from_the_files_and_the_credential() {
     assert_eq!(machine.run(&["abukiks-admin", "show-count"]), "1\n");
 }
 
+/// Waits until the instance at port 5001 has given it up.
+fn wait_for_given_up(machine: &Machine) {
+    eventually("the port is given up", || {
+        (machine.show("abukiks@5001.socket", "ActiveState") == "inactive").then_some(())
+    });
+}
+
 #[test]
 fn a_wrong_setting_fails_the_unit_once_with_one_line() {
     let Some(machine) = Machine::boot() else {
@@ -479,9 +486,7 @@ fn a_wrong_setting_fails_the_unit_once_with_one_line() {
     machine.systemctl(&["start", "abukiks@5001.socket"]);
     let mut client = machine.connect(5001);
     assert!(client.exchange("GET / HTTP/1.1\r\nHost: test\r\n\r\n").is_err());
-    eventually("the port is given up", || {
-        (machine.show("abukiks@5001.socket", "ActiveState") == "inactive").then_some(())
-    });
+    wait_for_given_up(&machine);
     assert_eq!(machine.show("abukiks@5001", "ActiveState"), "failed");
     let said = machine.journal(&["--unit=abukiks@5001", "--identifier=abukiks"]);
     assert_eq!(said.lines().count(), 2, "one more start, one more line: {said}");
@@ -978,9 +983,7 @@ fn a_wrong_setting_may_be_tried_as_often_as_one_likes() {
     machine.write("/etc/abukiks/5001.env", "REDIS_TIMEOUT=soon\n");
     for _ in 0..8 {
         assert!(!machine.try_run(&["systemctl", "start", "abukiks@5001"]).status.success());
-        eventually("the port is given up", || {
-            (machine.show("abukiks@5001.socket", "ActiveState") == "inactive").then_some(())
-        });
+        wait_for_given_up(&machine);
     }
     machine.write("/etc/abukiks/5001.env", "");
     machine.systemctl(&["start", "abukiks@5001"]);
@@ -1014,9 +1017,7 @@ fn what_the_system_refuses_keeps_no_visitor_waiting_and_status_says_why() {
         machine.systemctl(&["start", "abukiks@5001.socket"]);
         let mut client = machine.connect(5001);
         assert!(client.exchange("GET / HTTP/1.1\r\nHost: test\r\n\r\n").is_err());
-        eventually("the port is given up", || {
-            (machine.show("abukiks@5001.socket", "ActiveState") == "inactive").then_some(())
-        });
+        wait_for_given_up(&machine);
         assert_eq!(machine.show("abukiks@5001", "ActiveState"), "failed");
         let said = status(&machine, "abukiks@5001");
         assert!(said.contains(why), "{said}");

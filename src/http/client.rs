@@ -33,24 +33,39 @@ impl Client {
             let lines = headers.get_all(name).iter().rev();
             lines.map(|line| line.to_str().unwrap_or(UNREADABLE))
         };
-        let (mut address, mut hops) = (peer, 0_usize);
-        // Goes on to the next address on the left. Returns whether that is a trusted proxy, too.
-        let mut go_on = |node: Option<IpAddr>| {
-            let Some(node) = node else { return false };
-            (address, hops) = (Some(node), hops + 1);
-            config.trusted_proxies.trusts(Some(node))
-        };
         if *header == FORWARDED {
             let elements: Vec<_> = lines(header).flat_map(elements_from_the_right).collect();
-            let _ = elements.iter().all(|element| go_on(element.node.as_deref().and_then(read_address)));
+            let nodes = elements.iter().map(|element| element.node.as_deref().and_then(read_address));
+            let (address, hops) = walk(config, peer, nodes);
             let last = hops.checked_sub(1).and_then(|last| elements.get(last));
             return Self { address, is_https: is_https(last.and_then(|last| last.scheme.as_deref())) };
         }
-        let _ = lines(header).flat_map(members_from_the_right).all(|node| go_on(read_address(node)));
+        let nodes = lines(header).flat_map(members_from_the_right).map(read_address);
+        let (address, hops) = walk(config, peer, nodes);
         // A proxy adds to both lists, or sets one scheme for all.
         let schemes = lines(&X_FORWARDED_PROTO).flat_map(members_from_the_right);
         Self { address, is_https: is_https(schemes.take(hops.max(1)).last()) }
     }
+}
+
+/// Goes from a trusted peer to the left, for as long as the next node is an address and the one before it is
+/// trusted. Returns the last address, and how many nodes lead to it.
+fn walk(
+    config: &Config,
+    peer: Option<IpAddr>,
+    nodes: impl Iterator<Item = Option<IpAddr>>,
+) -> (Option<IpAddr>, usize) {
+    let (mut address, mut hops) = (peer, 0);
+    for node in nodes {
+        if node.is_none() {
+            break;
+        }
+        (address, hops) = (node, hops + 1);
+        if !config.trusted_proxies.trusts(node) {
+            break;
+        }
+    }
+    (address, hops)
 }
 
 fn is_https(scheme: Option<&str>) -> bool {

@@ -89,7 +89,7 @@ fn is_over(state: State, lasted: Duration, waited: Duration, times: &Times) -> b
 pub(crate) async fn drain(
     connections: &Connections,
     stop_accepting: watch::Sender<()>,
-    accepting: [JoinHandle<()>; 2],
+    accepting: Vec<JoinHandle<()>>,
     times: Times,
 ) -> bool {
     let begun = Instant::now();

@@ -97,11 +97,12 @@ pub async fn run(
     let entrance = if admin.is_empty() { Entrance::Only } else { Entrance::Public };
     let acceptor =
         |sockets, entrance, limit| Acceptor::new(sockets, entrance, inherited, limit, connections.clone());
-    let acceptors = [
-        acceptor(sockets, entrance, max_connections)?,
-        acceptor(admin, Entrance::Admin, MAX_ADMIN_CONNECTIONS)?,
-    ];
-    let accepting = acceptors.map(|acceptor| tokio::spawn(acceptor.run(stopped.clone())));
+    let mut acceptors = vec![acceptor(sockets, entrance, max_connections)?];
+    if !admin.is_empty() {
+        acceptors.push(acceptor(admin, Entrance::Admin, MAX_ADMIN_CONNECTIONS)?);
+    }
+    let accepting = acceptors.into_iter().map(|acceptor| tokio::spawn(acceptor.run(stopped.clone())));
+    let accepting = accepting.collect();
     if !config.redis_tls_verify {
         tracing::warn!("REDIS_TLS_VERIFY is off: any server can pass for Redis");
     }
@@ -203,16 +204,7 @@ impl Acceptor {
         let metrics = &self.connections.app.metrics;
         let mut failing = false;
         loop {
-            // The permit comes before the connection, so that one too many waits in the backlog.
-            let permit = match self.permits.clone().try_acquire_owned() {
-                Ok(permit) => Ok(Some(permit)),
-                Err(_) => self.make_room().await,
-            };
-            let accepted = match permit {
-                Ok(permit) => self.accept().await.map(|(socket, connection)| (socket, connection, permit)),
-                Err(error) => Err(error),
-            };
-            match accepted {
+            match self.admit().await {
                 Ok((socket, connection, permit)) => {
                     failing = false;
                     self.connections.serve(socket, connection, permit);
@@ -228,6 +220,16 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    /// Lets one connection in. The permit comes before it, so that one too many waits in the backlog.
+    async fn admit(&self) -> io::Result<(Socket, Connection, Option<OwnedSemaphorePermit>)> {
+        let permit = match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) => self.make_room().await?,
+        };
+        let (socket, connection) = self.accept().await?;
+        Ok((socket, connection, permit))
     }
 
     /// Waits for a permit. When a client is waiting, too, the connection that has been idle longest is closed,
@@ -270,7 +272,7 @@ impl Acceptor {
     /// Accepts one connection, from a socket that is chosen at random so that none waits for another.
     async fn accept(&self) -> io::Result<(Socket, Connection)> {
         poll_fn(|context| {
-            let first = fastrand::usize(..self.sockets.len().max(1));
+            let first = fastrand::usize(..self.sockets.len());
             let (later, sooner) = self.sockets.split_at(first);
             for socket in sooner.iter().chain(later) {
                 while let Poll::Ready(mut ready) = socket.poll_read_ready(context)? {
