@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::date_time_ymd;
 use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::activation::admin_address;
@@ -85,18 +86,24 @@ scrape_configs: [{{job_name: abukiks, static_configs: [{{targets: {targets:?}}}]
         });
     }
 
+    /// What a query finds.
+    fn find(&self, query: &str) -> Option<Vec<Value>> {
+        let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        let mut found = self.prometheus.ask(&format!("query?query={encoded}"))?;
+        serde_json::from_value(found["result"].take()).ok()
+    }
+
     fn firing(&self) -> Option<BTreeSet<String>> {
-        let alerts = self.prometheus.ask("alerts")?;
-        let firing = alerts["alerts"].as_array()?.iter().filter(|alert| alert["state"] == "firing");
-        firing.map(|alert| alert["labels"]["alertname"].as_str().map(str::to_owned)).collect()
+        let firing = self.find(dashboard::FIRING)?;
+        firing.iter().map(|alert| alert["metric"]["alertname"].as_str().map(str::to_owned)).collect()
     }
 
     /// Waits until all instances are scraped again, and nothing fires.
     fn clear(&self, mut meanwhile: impl FnMut()) {
         eventually("all instances are scraped", || {
             meanwhile();
-            let up = self.prometheus.ask("query?query=sum(up)")?;
-            (up["result"][0]["value"][1] == *self.instances).then_some(())
+            let up = self.find("sum(up)")?;
+            (up.first()?["value"][1] == *self.instances).then_some(())
         });
         self.wait_for(&[], meanwhile);
     }
@@ -120,11 +127,9 @@ fn each_query_of_the_dashboard_finds_something() {
     let mut instance = [start(&redis, 0)];
     let alerts = Alerts::of(&mut instance);
     for query in dashboard::queries("6s") {
-        let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
         eventually(&query, || {
             instance[0].get("/");
-            let found = alerts.prometheus.ask(&format!("query?query={encoded}"))?;
-            (!found["result"].as_array()?.is_empty()).then_some(())
+            (!alerts.find(&query)?.is_empty()).then_some(())
         });
     }
 }
