@@ -1,6 +1,7 @@
 //! The shipped rules, in a real Prometheus that scrapes two instances while faults are made.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,10 +13,11 @@ use tempfile::TempDir;
 
 use crate::activation::admin_address;
 use crate::dashboard;
+use crate::logs::Unread;
 use crate::monitors::Prometheus;
 use crate::proxies::free_port;
 use crate::redis_url::Tls;
-use crate::support::{Client, Redis, Service, eventually, program};
+use crate::support::{Client, Redis, Service, eventually, held_socket, program};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring").join(name)
@@ -64,10 +66,14 @@ struct Alerts {
 impl Alerts {
     /// Has these instances scraped at their `ADMIN_PORT`, and waits until nothing is wrong with them.
     fn of(instances: &mut [Service]) -> Self {
+        Self::at(&instances.iter_mut().map(admin_address).collect::<Vec<_>>())
+    }
+
+    /// Has the instances scraped at these addresses.
+    fn at(addresses: &[SocketAddr]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("rules.yml"), hurried()).expect("a file");
-        let targets: Vec<_> =
-            instances.iter_mut().map(|instance| admin_address(instance).to_string()).collect();
+        let targets: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         let settings = format!(
             "global: {{scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms}}
 rule_files: [rules.yml]
@@ -203,6 +209,20 @@ fn each_fault_fires_its_alert_which_clears_when_the_fault_is_over() {
         }
     });
     alerts.clear(|| visit(&instances));
+}
+
+#[test]
+fn log_lines_that_are_dropped_fire_their_alert_which_clears_when_stdout_is_read() {
+    let held = held_socket();
+    let mut instance = Unread::start_at(&held, &[]);
+    let alerts = Alerts::at(&[held.local_addr().expect("an address")]);
+    alerts.clear(|| {});
+    alerts.wait_for(&["LogLinesDropped"], || instance.log_much());
+    let Unread { mut stdout, mut client, .. } = instance;
+    std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    alerts.wait_for(&[], || {
+        client.get("/nowhere");
+    });
 }
 
 #[test]
