@@ -30,7 +30,7 @@ test: lint doc tools reproduce ## check everything: format, lints, documentation
 # until its name is added here.
 NEEDS_MORE := alerts:: collectors:: contract:: cost:: faults:: image:: journal_cost:: kubernetes:: monitors:: nixos:: \
     packages:: page:: proxies:: rename:: reproducible:: run:: switching:: systemd:: versions:: \
-    loads_nothing_but executes_no_other_one
+    the_sdk_of_grafana loads_nothing_but executes_no_other_one
 .PHONY: check
 check: ## check format, lints and what Rust and Redis are enough for; in three minutes
 	@dev/needs.sh run

@@ -1,20 +1,23 @@
 //! The shipped rules, in a real Prometheus that scrapes two instances while faults are made.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rcgen::date_time_ymd;
 use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::activation::admin_address;
 use crate::dashboard;
+use crate::logs::Unread;
 use crate::monitors::Prometheus;
 use crate::proxies::free_port;
 use crate::redis_url::Tls;
-use crate::support::{Client, Redis, Service, eventually, program};
+use crate::support::{Client, Redis, Service, eventually, held_socket, program};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring").join(name)
@@ -63,10 +66,14 @@ struct Alerts {
 impl Alerts {
     /// Has these instances scraped at their `ADMIN_PORT`, and waits until nothing is wrong with them.
     fn of(instances: &mut [Service]) -> Self {
+        Self::at(&instances.iter_mut().map(admin_address).collect::<Vec<_>>())
+    }
+
+    /// Has the instances scraped at these addresses.
+    fn at(addresses: &[SocketAddr]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("rules.yml"), hurried()).expect("a file");
-        let targets: Vec<_> =
-            instances.iter_mut().map(|instance| admin_address(instance).to_string()).collect();
+        let targets: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         let settings = format!(
             "global: {{scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms}}
 rule_files: [rules.yml]
@@ -85,18 +92,24 @@ scrape_configs: [{{job_name: abukiks, static_configs: [{{targets: {targets:?}}}]
         });
     }
 
+    /// What a query finds.
+    fn find(&self, query: &str) -> Option<Vec<Value>> {
+        let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        let mut found = self.prometheus.ask(&format!("query?query={encoded}"))?;
+        serde_json::from_value(found["result"].take()).ok()
+    }
+
     fn firing(&self) -> Option<BTreeSet<String>> {
-        let alerts = self.prometheus.ask("alerts")?;
-        let firing = alerts["alerts"].as_array()?.iter().filter(|alert| alert["state"] == "firing");
-        firing.map(|alert| alert["labels"]["alertname"].as_str().map(str::to_owned)).collect()
+        let firing = self.find(dashboard::FIRING)?;
+        firing.iter().map(|alert| alert["metric"]["alertname"].as_str().map(str::to_owned)).collect()
     }
 
     /// Waits until all instances are scraped again, and nothing fires.
     fn clear(&self, mut meanwhile: impl FnMut()) {
         eventually("all instances are scraped", || {
             meanwhile();
-            let up = self.prometheus.ask("query?query=sum(up)")?;
-            (up["result"][0]["value"][1] == *self.instances).then_some(())
+            let up = self.find("sum(up)")?;
+            (up.first()?["value"][1] == *self.instances).then_some(())
         });
         self.wait_for(&[], meanwhile);
     }
@@ -120,11 +133,9 @@ fn each_query_of_the_dashboard_finds_something() {
     let mut instance = [start(&redis, 0)];
     let alerts = Alerts::of(&mut instance);
     for query in dashboard::queries("6s") {
-        let encoded: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
         eventually(&query, || {
             instance[0].get("/");
-            let found = alerts.prometheus.ask(&format!("query?query={encoded}"))?;
-            (!found["result"].as_array()?.is_empty()).then_some(())
+            (!alerts.find(&query)?.is_empty()).then_some(())
         });
     }
 }
@@ -198,6 +209,20 @@ fn each_fault_fires_its_alert_which_clears_when_the_fault_is_over() {
         }
     });
     alerts.clear(|| visit(&instances));
+}
+
+#[test]
+fn log_lines_that_are_dropped_fire_their_alert_which_clears_when_stdout_is_read() {
+    let held = held_socket();
+    let mut instance = Unread::start_at(&held, &[]);
+    let alerts = Alerts::at(&[held.local_addr().expect("an address")]);
+    alerts.clear(|| {});
+    alerts.wait_for(&["LogLinesDropped"], || instance.log_much());
+    let Unread { mut stdout, mut client, .. } = instance;
+    std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    alerts.wait_for(&[], || {
+        client.get("/nowhere");
+    });
 }
 
 #[test]

@@ -2,16 +2,18 @@
 //!
 //! schemathesis makes requests from the description, right and wrong ones, and holds the answers against it.
 
+use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::{Redis, Service};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const DESCRIPTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.yaml");
 
 /// Runs a program that `make test` installs by tests/requirements.txt, and that has to be content.
-fn check_with(tool: &str, arguments: &[&str]) {
+pub(crate) fn check_with(tool: &str, arguments: &[impl AsRef<OsStr> + Debug]) {
     let path = Path::new(ROOT).join(".run/tools/bin").join(tool);
     assert!(path.exists(), "{} is missing; run `make test`, which installs it", path.display());
     let folder = tempfile::tempdir().expect("a folder");

@@ -5,6 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::contract::{ROOT, check_with};
 use crate::documentation::{documents, hold, read};
 use crate::support::{Redis, Service};
 
@@ -13,6 +14,9 @@ const DASHBOARD: &str = "monitoring/grafana/abukiks.json";
 
 /// What selects the instances that the dashboard shows.
 const SHOWN: &str = r#"job="$job",instance=~"$instance""#;
+
+/// The alerts that fire, which the dashboard marks in all panels.
+pub(crate) const FIRING: &str = r#"ALERTS{alertname=~"Abukiks.+",alertstate="firing"}"#;
 
 /// How a panel shows its queries.
 #[derive(Clone, Copy)]
@@ -238,7 +242,7 @@ fn dashboard() -> Value {
             "datasource": source,
             "enable": true,
             "iconColor": "red",
-            "expr": r#"ALERTS{alertname=~"Abukiks.+",alertstate="firing"}"#,
+            "expr": FIRING,
             "titleFormat": "{{alertname}}",
             "textFormat": "{{instance}}",
         }]},
@@ -257,6 +261,12 @@ pub(crate) fn queries(interval: &str) -> Vec<String> {
 fn the_dashboard_is_what_its_source_makes_of_it() {
     let text = serde_json::to_string_pretty(&dashboard()).expect("JSON");
     hold(DASHBOARD, "", &format!("{text}\n"));
+}
+
+/// Its SDK is of the oldest Grafana that the dashboard is for.
+#[test]
+fn the_sdk_of_grafana_knows_each_part_of_the_dashboard() {
+    check_with("python", &["tests/dashboard.py", DASHBOARD].map(|path| format!("{ROOT}/{path}")));
 }
 
 /// The names of all metrics and of their samples, also as OpenMetrics calls them.

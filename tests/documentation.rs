@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use abukiks::config::{SETTINGS, Setting};
+use serde_json::Value;
 
 pub(crate) mod manual;
 
@@ -167,16 +168,22 @@ fn operations_md_explains_every_metric_and_no_other() {
     assert_eq!(listed, names);
 }
 
+/// The fields of an event by docs/logs.md: in a JSON line, in the journal, and in the Elastic Common Schema.
+fn logged_fields() -> [Vec<String>; 3] {
+    let rows = table(&read("docs/logs.md"), "## One event for each request");
+    [1, 2, 3].map(|column| {
+        rows.lines().flat_map(|row| quoted(row.split('|').nth(column).expect("a column"))).collect()
+    })
+}
+
 #[test]
 fn the_collectors_map_each_field_that_logs_md_lists() {
-    let rows = table(&read("docs/logs.md"), "## One event for each request");
-    let column = |number: usize| -> Vec<String> {
-        rows.lines().flat_map(|row| quoted(row.split('|').nth(number).expect("a column"))).collect()
-    };
-    let (fields, journal, ecs) = (column(1), column(2), column(3));
+    let [fields, journal, ecs] = logged_fields();
     assert_eq!((fields.len(), journal.len(), ecs.len()), (15, 15, 15));
     for (path, names) in [
-        ("collectors/rsyslog-journal.conf", journal),
+        ("collectors/rsyslog-journal.conf", journal.clone()),
+        ("collectors/syslog-ng-journal.conf", journal),
+        ("collectors/syslog-ng-journal.conf", fields.clone()),
         ("collectors/rsyslog-stdout.conf", fields.clone()),
         ("collectors/rsyslog-journal.conf", ecs.clone()),
         ("collectors/rsyslog-stdout.conf", ecs),
@@ -194,6 +201,76 @@ fn the_collectors_map_each_field_that_logs_md_lists() {
             assert!(places.any(alone), "{path} does not map {name}");
         }
     }
+}
+
+#[test]
+fn the_collectors_read_no_field_that_is_not_logged() {
+    let yaml = |name: &str| -> Value { serde_norway::from_str(&read(name)).expect("YAML") };
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    // The names that stand after any of these.
+    let after = |text: &str, marks: &[&str]| -> Vec<String> {
+        let rests = marks.iter().flat_map(|mark| text.split(mark).skip(1));
+        let is_end = |character: char| !character.is_alphanumeric() && character != '_';
+        let names = rests.filter_map(|rest| rest.split(is_end).next());
+        names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    };
+    let fluent_bit = yaml("collectors/fluent-bit.yaml");
+    let renamed = fluent_bit["pipeline"]["filters"][1]["rename"].as_array().expect("a list");
+    let mut renamed: Vec<_> = renamed.iter().map(|pair| format!(" {}", text(pair))).collect();
+    renamed.push(format!(" {}", text(&fluent_bit["parsers"][0]["time_key"])));
+    let vector = text(&yaml("collectors/vector.yaml")["transforms"]["abukiks"]["source"]);
+    let alloy = read("collectors/alloy.config");
+    let (_, taken) = alloy.split_once("expressions = {").expect("a stage");
+    let (taken, _) = taken.split_once('}').expect("an end");
+
+    let [mut fields, mut journal, _] = logged_fields();
+    fields.extend(["timestamp", "level", "message"].map(str::to_owned));
+    // Those with an underscore in front are the journal's own.
+    journal.extend(["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER"].map(str::to_owned));
+    for (path, known, read) in [
+        (
+            "fluent-bit.yaml",
+            &fields,
+            renamed.iter().flat_map(|pair| after(pair, &[" "]).into_iter().next()).collect(),
+        ),
+        ("vector.yaml", &fields, after(&vector, &[" event.", "(event."])),
+        ("alloy.config", &fields, after(&format!(" {taken}"), &[" "])),
+        (
+            "rsyslog-stdout.conf",
+            &fields,
+            after(&read("collectors/rsyslog-stdout.conf").replace("$!metadata!", ""), &["$!"]),
+        ),
+        ("rsyslog-journal.conf", &journal, after(&read("collectors/rsyslog-journal.conf"), &["$!"])),
+        (
+            "syslog-ng-journal.conf",
+            &journal,
+            after(&read("collectors/syslog-ng-journal.conf"), &["${.journald."]),
+        ),
+        ("syslog-ng-stdout.conf", &fields, after(&read("collectors/syslog-ng-stdout.conf"), &["${.line."])),
+    ] {
+        let read: Vec<String> = read;
+        assert!(!read.is_empty(), "{path}");
+        for name in read {
+            assert!(
+                name.starts_with('_') || known.contains(&name),
+                "{path} reads {name}, which is not logged"
+            );
+        }
+    }
+}
+
+/// Elasticsearch takes a dot for an object within, and a field is one or the other.
+#[test]
+fn no_field_of_the_elastic_common_schema_lies_within_another() {
+    let [fields, _, mut ecs] = logged_fields();
+    ecs.extend(["@timestamp", "log.level", "message", "service.name", "host.name"].map(str::to_owned));
+    for name in &ecs {
+        let within = ecs
+            .iter()
+            .find(|other| other.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.')));
+        assert_eq!(within, None, "{name} would be an object");
+    }
+    assert!(fields.iter().all(|name| !name.contains('.')));
 }
 
 #[test]

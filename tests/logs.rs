@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, PipeReader, Read as _};
+use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
@@ -187,6 +188,7 @@ fn a_field_has_the_same_type_in_all_events() {
                 Value::Number(number) if number.is_i64() => "a whole number",
                 other => panic!("{name} is {other}"),
             };
+            assert!(!name.contains('.'), "{name} would lie within another field");
             let first = types.entry(name.clone()).or_insert(is);
             assert_eq!(*first, is, "{name}: {event}");
         }
@@ -570,15 +572,19 @@ fn a_journal_that_cannot_be_reached_is_an_error_only_when_it_was_asked_for() {
 }
 
 /// A service whose stdout is ours to read, or not to.
-struct Unread {
+pub(crate) struct Unread {
     process: Process,
-    client: Client,
-    stdout: PipeReader,
+    pub(crate) client: Client,
+    pub(crate) stdout: PipeReader,
 }
 
 impl Unread {
     fn start_by(wrapper: &[&str]) -> Self {
-        let held = held_socket();
+        Self::start_at(&held_socket(), wrapper)
+    }
+
+    /// Starts it with this socket.
+    pub(crate) fn start_at(held: &TcpListener, wrapper: &[&str]) -> Self {
         let (stdout, writer) = io::pipe().unwrap();
         let mut command = activated_by(wrapper, &[held.as_fd()], &[("DRAIN_LAME_DUCK", "0")]);
         let process = Process::spawn(command.stdout(writer));
@@ -587,7 +593,7 @@ impl Unread {
     }
 
     /// A request whose event is some thousand bytes long.
-    fn log_much(&mut self) {
+    pub(crate) fn log_much(&mut self) {
         assert_eq!(self.client.get(&format!("/{}", "x".repeat(8000))).status, 404);
     }
 

@@ -24,6 +24,9 @@ use crate::support::{Client, Process, eventually};
 const SUITE: &str = "trixie";
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,\
     prometheus,curl,systemd-journal-remote,rsyslog,rsyslog-elasticsearch";
+/// syslog-ng takes the place of rsyslog: Debian lets no machine have both.
+const SYSLOG_NG_PACKAGES: &str =
+    "systemd,systemd-sysv,dbus,redis-server,procps,syslog-ng-core,syslog-ng-mod-http";
 /// What a machine has where Abukiks comes as a package.
 const PLAIN_PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps,rpm";
 
@@ -67,11 +70,23 @@ impl Machine {
     /// Boots one that `set_up` prepares, given the folder of its changes and the root folder below.
     pub(crate) fn boot_with(set_up: impl FnOnce(&Path, &Path)) -> Option<Self> {
         let parts = parts()?;
+        Some(Self::boot_with_abukiks(parts, &parts.root, set_up))
+    }
+
+    /// Boots one with syslog-ng in the place of rsyslog. A test starts it.
+    pub(crate) fn boot_with_syslog_ng() -> Option<Self> {
+        let parts = parts()?;
+        let hook = "--customize-hook=chroot \"$1\" systemctl --quiet disable syslog-ng";
+        let root = make_root(&parts.cache, SUITE, SYSLOG_NG_PACKAGES, Some(hook)).expect("a root folder");
+        Some(Self::boot_with_abukiks(parts, &root, configure))
+    }
+
+    fn boot_with_abukiks(parts: &Parts, root: &Path, set_up: impl FnOnce(&Path, &Path)) -> Self {
         let set_up = |changes: &Path, root: &Path| {
             install(changes, "/usr/local", &parts.programs);
             set_up(changes, root);
         };
-        Some(Self::boot_from(&parts.cache, &parts.root, set_up))
+        Self::boot_from(&parts.cache, root, set_up)
     }
 
     /// Boots a Debian with its Redis as it is after installation, and without Abukiks.

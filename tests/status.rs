@@ -46,6 +46,8 @@ fn a_browser_gets_a_page_that_can_do_nothing_but_be_read() {
         assert!(page.body.contains(part), "{part} in {}", page.body);
     }
     assert!(!page.body.contains("<script"));
+    // With both style sheets.
+    assert!(page.body.len() < 6000, "{} bytes", page.body.len());
     let policy = page.header("content-security-policy").expect("a policy");
     assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
     assert!(!policy.contains("unsafe"));
