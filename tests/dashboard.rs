@@ -45,7 +45,7 @@ macro_rules! latency {
 /// [`SHOWN`].
 type Panel = (&'static str, &'static str, Form, &'static [(&'static str, &'static str)]);
 
-const PANELS: [Panel; 18] = [
+const PANELS: [Panel; 19] = [
     ("Instances", "Instances that answer /metrics.", Now("none"), &[("sum(up{@})", "")]),
     (
         "Releases",
@@ -161,9 +161,15 @@ const PANELS: [Panel; 18] = [
     ),
     (
         "Age",
-        "Time since the start. A drain ends in a new start.",
+        "Time since the start.",
         Lines("s"),
         &[("time() - abukiks_start_time_seconds{@}", "{{instance}}")],
+    ),
+    (
+        "Drains",
+        "Yes: the instance answers what has reached it, and ends. Nothing: it cannot be asked.",
+        Answers(0),
+        &[("abukiks_draining{@}", "{{instance}}")],
     ),
     (
         "Losses",

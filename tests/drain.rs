@@ -252,6 +252,7 @@ fn an_own_port_keeps_accepting_in_the_lame_duck_time_and_a_second_signal_ends_it
     for (signal, name, status) in [(Signal::TERM, "SIGTERM", 143), (Signal::INT, "SIGINT", 130)] {
         let mut service = redis.service(&[("DRAIN_LAME_DUCK", "30s")]);
         assert_eq!(service.get("/readyz").status, 200);
+        assert_eq!(service.metric("abukiks_draining"), 0.0);
         service.process.signal(signal);
         let line = service.log_line("\"message\":\"draining\"");
         assert!(line.contains(name), "{line}");
@@ -259,6 +260,7 @@ fn an_own_port_keeps_accepting_in_the_lame_duck_time_and_a_second_signal_ends_it
         let readyz = service.get("/readyz");
         assert_eq!(readyz.status, 503);
         assert!(readyz.body.contains("draining"), "{readyz:?}");
+        assert_eq!(service.metric("abukiks_draining"), 1.0);
         let response = service.get("/");
         assert_eq!(response.status, 200);
         assert!(!invites_to_stay(&response));

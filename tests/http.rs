@@ -388,6 +388,7 @@ fn metrics_are_openmetrics_with_every_family_that_is_promised() {
         ("abukiks_http_request_duration_seconds", "histogram"),
         ("abukiks_limit_hits", "counter"),
         ("abukiks_start_time_seconds", "gauge"),
+        ("abukiks_draining", "gauge"),
         ("abukiks_connections", "gauge"),
         ("abukiks_max_connections", "gauge"),
         ("abukiks_connections_accepted", "counter"),

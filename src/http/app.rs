@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use hyper::server::conn::http1;
 use tokio::task::JoinHandle;
@@ -36,7 +35,6 @@ pub struct App {
     pub(crate) config: Config,
     /// How connections are served.
     pub(crate) http: http1::Builder,
-    draining: AtomicBool,
 }
 
 impl App {
@@ -62,18 +60,17 @@ impl App {
             release,
             config: config.clone(),
             http: http(config),
-            draining: AtomicBool::new(false),
         };
         Ok((Arc::new(app), counting))
     }
 
     /// The process is about to end: no client is invited to stay.
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        self.metrics.draining.get() == 1
     }
 
     pub(crate) fn begin_draining(&self) {
-        self.draining.store(true, Relaxed);
+        self.metrics.draining.set(1);
     }
 
     /// The state in a few words, for `systemctl status`.

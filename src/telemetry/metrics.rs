@@ -76,6 +76,8 @@ pub struct Metrics {
     all_requests: Counter,
     pub(crate) limit_hits: LimitHits,
     pub(crate) start_time: Gauge,
+    /// 1 while the process drains.
+    pub(crate) draining: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) max_connections: Gauge,
     pub(crate) connections_accepted: Counter,
@@ -147,6 +149,7 @@ impl Metrics {
         let max_connections =
             gauge("max_connections", "Connections of visitors that can be open at one time");
         let waiting_visits = gauge("waiting_visits", "Visits that wait for their number now");
+        let draining = gauge("draining", "1 while the process drains, before it ends");
         let start_time = Gauge::default();
         let what = "When the process began to serve, since 1970";
         registry.register_with_unit("start_time", what, Unit::Seconds, start_time.clone());
@@ -173,6 +176,7 @@ impl Metrics {
                 waiting_visits: limit("waiting_visits"),
             },
             start_time,
+            draining,
             connections,
             max_connections,
             connections_accepted: counter("connections_accepted", "Connections accepted"),
