@@ -149,35 +149,38 @@ let
   # What one instance has of its own. A file for each unit, be it empty, has a switch stop the
   # instance once it is taken out.
   instanceDropIns = pkgs.linkFarm "abukiks-instances" (
-    lib.concatMapAttrs (port: instance: {
-      "lib/systemd/system/abukiks@${port}.service.d/settings.conf" = dropIn {
-        Unit = instance.unitConfig;
-        Service = {
-          Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") (
-            inUnit (
-              lib.optionalAttrs (ownOf instance != { }) (
-                ownOf instance // { inherit (withRelease (common // ownOf instance)) RELEASE; }
+    lib.concatMapAttrs (
+      port: instance:
+      {
+        "lib/systemd/system/abukiks@${port}.service.d/settings.conf" = dropIn {
+          Unit = instance.unitConfig;
+          Service = {
+            Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") (
+              inUnit (
+                lib.optionalAttrs (ownOf instance != { }) (
+                  ownOf instance // { inherit (withRelease (common // ownOf instance)) RELEASE; }
+                )
               )
-            )
+            );
+            EnvironmentFile = map escapeSpecifiers instance.environmentFiles;
+            LoadCredential = ownCredentials instance;
+          }
+          // instance.serviceConfig;
+        };
+        "lib/systemd/system/abukiks@${port}.socket.d/settings.conf" = dropIn {
+          Socket.ListenStream = lib.optionals (hasOwnAddress instance) (listenStream instance.listenAddress);
+        };
+        "lib/systemd/system/abukiks-listen@${port}.service.d/settings.conf" = dropIn {
+          Unit.X-Restart-Triggers = optional (hasOwnAddress instance) (
+            if instance.listenAddress == null then "all addresses" else instance.listenAddress
           );
-          EnvironmentFile = map escapeSpecifiers instance.environmentFiles;
-          LoadCredential = ownCredentials instance;
-        }
-        // instance.serviceConfig;
-      };
-      "lib/systemd/system/abukiks@${port}.socket.d/settings.conf" = dropIn {
-        Socket.ListenStream = lib.optionals (hasOwnAddress instance) (listenStream instance.listenAddress);
-      };
-      "lib/systemd/system/abukiks-listen@${port}.service.d/settings.conf" = dropIn {
-        Unit.X-Restart-Triggers = optional (hasOwnAddress instance) (
-          if instance.listenAddress == null then "all addresses" else instance.listenAddress
-        );
-      };
-    }
-    # Taken out when it is turned off, which has a switch close the second port.
-    // optionalAttrs cfg.monitor.enable {
-      "lib/systemd/system/abukiks-monitor@${port}.socket.d/settings.conf" = dropIn { Socket = { }; };
-    }) instances
+        };
+      }
+      # Taken out when it is turned off, which has a switch close the second port.
+      // optionalAttrs cfg.monitor.enable {
+        "lib/systemd/system/abukiks-monitor@${port}.socket.d/settings.conf" = dropIn { Socket = { }; };
+      }
+    ) instances
   );
   dropIn =
     sections:

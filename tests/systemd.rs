@@ -992,6 +992,7 @@ fn what_the_system_refuses_keeps_no_visitor_waiting_and_status_says_why() {
 
     for (drop_in, why) in [
         ("LimitNOFILE=12\n", "LimitNOFILE=12, the limit of open files"),
+        ("Environment=MAX_CONNECTIONS=100000\n", "MAX_CONNECTIONS=100000 is more than LimitNOFILE=16384"),
         (
             "Environment=LOG_FORMAT=journald\nInaccessiblePaths=/run/systemd/journal/socket\n",
             "the journal cannot be reached",
