@@ -71,6 +71,7 @@ let
       [
         "redis"
         "nginx"
+        "monitor"
         "prometheus"
         "grafana"
       ];

@@ -127,45 +127,60 @@ let
     (if address == null then "%i" else "${address}:%i")
   ];
   hasOwnAddress = instance: instance.listenAddress != cfg.listenAddress;
+  # Where this host finds what listens at an address.
+  reachable =
+    address:
+    {
+      "0.0.0.0" = "127.0.0.1";
+      "[::]" = "[::1]";
+    }
+    .${address} or address;
   addressOf =
     port:
     let
       address = instances.${port}.listenAddress;
-      reachable = {
-        "0.0.0.0" = "127.0.0.1";
-        "[::]" = "[::1]";
-      };
     in
-    "${if address == null then "127.0.0.1" else reachable.${address} or address}:${port}";
+    "${if address == null then "127.0.0.1" else reachable address}:${port}";
+  # Where Prometheus asks for metrics.
+  metricsOf =
+    port:
+    if cfg.monitor.enable then "${reachable cfg.monitor.listenAddress}:1${port}" else addressOf port;
 
   # What one instance has of its own. A file for each unit, be it empty, has a switch stop the
   # instance once it is taken out.
   instanceDropIns = pkgs.linkFarm "abukiks-instances" (
-    lib.concatMapAttrs (port: instance: {
-      "lib/systemd/system/abukiks@${port}.service.d/settings.conf" = dropIn {
-        Unit = instance.unitConfig;
-        Service = {
-          Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") (
-            inUnit (
-              lib.optionalAttrs (ownOf instance != { }) (
-                ownOf instance // { inherit (withRelease (common // ownOf instance)) RELEASE; }
+    lib.concatMapAttrs (
+      port: instance:
+      {
+        "lib/systemd/system/abukiks@${port}.service.d/settings.conf" = dropIn {
+          Unit = instance.unitConfig;
+          Service = {
+            Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") (
+              inUnit (
+                lib.optionalAttrs (ownOf instance != { }) (
+                  ownOf instance // { inherit (withRelease (common // ownOf instance)) RELEASE; }
+                )
               )
-            )
+            );
+            EnvironmentFile = map escapeSpecifiers instance.environmentFiles;
+            LoadCredential = ownCredentials instance;
+          }
+          // instance.serviceConfig;
+        };
+        "lib/systemd/system/abukiks@${port}.socket.d/settings.conf" = dropIn {
+          Socket.ListenStream = lib.optionals (hasOwnAddress instance) (listenStream instance.listenAddress);
+        };
+        "lib/systemd/system/abukiks-listen@${port}.service.d/settings.conf" = dropIn {
+          Unit.X-Restart-Triggers = optional (hasOwnAddress instance) (
+            if instance.listenAddress == null then "all addresses" else instance.listenAddress
           );
-          EnvironmentFile = map escapeSpecifiers instance.environmentFiles;
-          LoadCredential = ownCredentials instance;
-        }
-        // instance.serviceConfig;
-      };
-      "lib/systemd/system/abukiks@${port}.socket.d/settings.conf" = dropIn {
-        Socket.ListenStream = lib.optionals (hasOwnAddress instance) (listenStream instance.listenAddress);
-      };
-      "lib/systemd/system/abukiks-listen@${port}.service.d/settings.conf" = dropIn {
-        Unit.X-Restart-Triggers = optional (hasOwnAddress instance) (
-          if instance.listenAddress == null then "all addresses" else instance.listenAddress
-        );
-      };
-    }) instances
+        };
+      }
+      # Taken out when it is turned off, which has a switch close the second port.
+      // optionalAttrs cfg.monitor.enable {
+        "lib/systemd/system/abukiks-monitor@${port}.socket.d/settings.conf" = dropIn { Socket = { }; };
+      }
+    ) instances
   );
   dropIn =
     sections:
@@ -257,12 +272,9 @@ let
     };
   };
 
-  addressType = types.nullOr (
-    types.strMatching "[0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[[0-9a-fA-F:.]+]"
-    // {
-      description = "IPv4 address, or IPv6 address in brackets";
-    }
-  );
+  addressType = types.strMatching "[0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[[0-9a-fA-F:.]+]" // {
+    description = "IPv4 address, or IPv6 address in brackets";
+  };
 
   unitConfigOption =
     section:
@@ -292,7 +304,7 @@ let
         '';
       };
       listenAddress = mkOption {
-        type = addressType;
+        type = types.nullOr addressType;
         default = cfg.listenAddress;
         defaultText = lib.literalExpression "config.services.abukiks.listenAddress";
         example = "192.0.2.1";
@@ -346,7 +358,7 @@ in
     };
 
     listenAddress = mkOption {
-      type = addressType;
+      type = types.nullOr addressType;
       default = null;
       example = "[::1]";
       description = ''
@@ -417,6 +429,22 @@ in
           `IPAddressAllow=` ({manpage}`systemd.resource-control(5)`). `null` is this host, its links and
           private networks. The name server that finds Redis must be among them, unless it is on this
           host.
+        '';
+      };
+    };
+
+    monitor = {
+      enable = lib.mkEnableOption "a second port of each instance for health, metrics and version: its own with a one\nbefore it, such as 15000. They are then answered there, also when all connections of visitors are\nused up, and are 404 for visitors. This host's Prometheus asks there";
+      listenAddress = mkOption {
+        type = addressType;
+        default = "127.0.0.1";
+        example = "[fd00::1]";
+        description = ''
+          Address of the ports for monitoring, an IPv6 address in brackets. For a Prometheus on another
+          host it is an address that only this one reaches, or the firewall opens the ports to it.
+
+          A switch that changes it, or turns these ports on or off, restarts the instances as one of
+          {option}`services.abukiks.listenAddress` does.
         '';
       };
     };
@@ -526,7 +554,7 @@ in
                 "PORT"
                 "ADMIN_PORT"
               ];
-              message = "${nameOf place "settings"} has HOST, PORT or ADMIN_PORT, but systemd binds the sockets; use instances and listenAddress.";
+              message = "${nameOf place "settings"} has HOST, PORT or ADMIN_PORT, but systemd binds the sockets; use instances, listenAddress and monitor.";
             }
           ]
           ++
@@ -585,6 +613,10 @@ in
           assertion = isPort port;
           message = "services.abukiks.instances.\"${port}\" is not a port; it takes a number from 1 to 65535.";
         }) ports)
+        (map (port: {
+          assertion = !cfg.monitor.enable || lib.stringLength port <= 4 && !instances ? "1${port}";
+          message = "services.abukiks.monitor takes port 1${port} for instances.\"${port}\", which is no port or another instance's.";
+        }) (lib.filter isPort ports))
         (masking "services" config.systemd.services)
         (masking "sockets" config.systemd.sockets)
       ];
@@ -663,7 +695,9 @@ in
           };
           conflicts = [ "shutdown.target" ];
           before = [ "shutdown.target" ];
-          restartTriggers = optional (cfg.listenAddress != null) cfg.listenAddress;
+          restartTriggers =
+            optional (cfg.listenAddress != null) cfg.listenAddress
+            ++ optional cfg.monitor.enable "monitor ${cfg.monitor.listenAddress}";
           stopIfChanged = false;
           enableDefaultPath = false;
           serviceConfig = {
@@ -676,14 +710,26 @@ in
         redis-abukiks = mkIf cfg.redis.createLocally { stopIfChanged = false; };
       };
 
-      sockets."abukiks@" = {
-        overrideStrategy = "asDropin";
-        wants = [ "abukiks-listen@%i.service" ];
-        after = [ "abukiks-listen@%i.service" ];
-        partOf = [ "abukiks-listen@%i.service" ];
-        socketConfig.ListenStream = mkIf (cfg.listenAddress != null) (
-          lib.mkBefore (listenStream cfg.listenAddress)
-        );
+      sockets = {
+        "abukiks@" = {
+          overrideStrategy = "asDropin";
+          wants = [
+            "abukiks-listen@%i.service"
+          ]
+          ++ optional cfg.monitor.enable "abukiks-monitor@%i.socket";
+          after = [ "abukiks-listen@%i.service" ];
+          partOf = [ "abukiks-listen@%i.service" ];
+          socketConfig.ListenStream = mkIf (cfg.listenAddress != null) (
+            lib.mkBefore (listenStream cfg.listenAddress)
+          );
+        };
+        "abukiks-monitor@" = mkIf cfg.monitor.enable {
+          overrideStrategy = "asDropin";
+          socketConfig.ListenStream = lib.mkBefore [
+            ""
+            "${cfg.monitor.listenAddress}:1%i"
+          ];
+        };
       };
 
       slices.system-abukiks = mkIf (cfg.sliceConfig != { }) {
@@ -730,7 +776,7 @@ in
           {
             job_name = "abukiks";
             # One that is to end when no visitor comes would be kept awake.
-            static_configs = [ { targets = map addressOf eagerPorts; } ];
+            static_configs = [ { targets = map metricsOf eagerPorts; } ];
           }
         ];
         ruleFiles = mkIf cfg.prometheus.rules [ ../monitoring/abukiks.rules.yml ];

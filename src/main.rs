@@ -30,7 +30,8 @@ fn serve(config: &Config, store: Store, socket_activated: bool) -> Result<ExitCo
             humantime::format_duration(idle)
         )));
     }
-    process::check_files().map_err(Failure::setting)?;
+    let sockets = listeners.sockets.len() + listeners.admin.len();
+    process::check_files(config.max_connections, sockets).map_err(Failure::setting)?;
     let runtime = process::runtime().map_err(Failure::system)?;
     let (app, counting) = {
         let _spawns_on = runtime.enter();

@@ -142,7 +142,7 @@ fn what_cannot_be_listened_on_is_refused_and_no_port_bound_instead() {
     }
 }
 
-const INTERNAL: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/version", "/status"];
+pub(crate) const INTERNAL: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/version", "/status"];
 
 /// Health, metrics and version are at the second socket, and only there.
 fn is_divided(visitors: SocketAddr, mut ask_admin: impl FnMut(&str) -> String) {

@@ -438,6 +438,18 @@ fn a_limit_of_open_files_that_lets_no_client_in_is_refused() {
     }
 }
 
+#[test]
+fn more_connections_than_the_limit_of_open_files_leaves_are_refused() {
+    let redis = Redis::start();
+    let output = with_files(&redis, 64, &[("MAX_CONNECTIONS", "32")]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.starts_with("MAX_CONNECTIONS=32 is more than LimitNOFILE=64"), "{said}");
+    assert!(said.ends_with("leaves; that is 31\n"), "{said}");
+    let service = start_with_files(&redis, 64, &[("MAX_CONNECTIONS", "31")]);
+    assert_eq!(service.get("/").number(), 1);
+}
+
 /// The reserve is enough: with every connection in use, Redis can still be reached.
 #[test]
 fn as_many_connections_as_the_limit_of_open_files_leaves_are_all_served() {
@@ -455,7 +467,8 @@ fn as_many_connections_as_the_limit_of_open_files_leaves_are_all_served() {
 #[test]
 fn without_files_left_the_service_backs_off_says_so_and_recovers() {
     let redis = Redis::start();
-    let mut service = start_with_files(&redis, 40, &[("MAX_CONNECTIONS", "1000")]);
+    let mut service = Service::start(&redis);
+    service.process.limit_files(40);
     let mut clients = vec![service.connect()];
     assert_eq!(clients[0].get("/").number(), 1);
     let begun = Instant::now();

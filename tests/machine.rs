@@ -23,7 +23,7 @@ use crate::support::{Client, Process, eventually};
 /// The distribution inside: its systemd is 257.
 const SUITE: &str = "trixie";
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,\
-    prometheus,curl,systemd-journal-remote,rsyslog,rsyslog-elasticsearch";
+    prometheus,curl,openssl,systemd-journal-remote,rsyslog,rsyslog-elasticsearch";
 /// syslog-ng takes the place of rsyslog: Debian lets no machine have both.
 const SYSLOG_NG_PACKAGES: &str =
     "systemd,systemd-sysv,dbus,redis-server,procps,syslog-ng-core,syslog-ng-mod-http";

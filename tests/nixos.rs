@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::activation::INTERNAL;
 use crate::machine::{Machine, put};
 use crate::redis_url::Tls;
 use crate::support::{Client, Process, eventually};
@@ -101,18 +102,27 @@ impl Tree {
             .collect()
     }
 
+    /// The last address of the sockets in these drop-ins, before `port`.
+    fn listen_address(&self, drop_ins: &[&str], port: &str) -> Option<IpAddr> {
+        let streams = drop_ins.iter().flat_map(|path| self.text(path).lines());
+        let last = streams.filter_map(|line| line.strip_prefix("ListenStream=")).next_back()?;
+        let address = last.strip_suffix(port)?.strip_suffix(':')?;
+        Some(address.trim_matches(['[', ']']).parse().expect("an address"))
+    }
+
     /// Where an instance listens, as seen from its own machine.
     pub(crate) fn address(&self, port: u16) -> SocketAddr {
-        let drop_ins =
-            ["abukiks@.socket.d/overrides.conf".to_owned(), format!("abukiks@{port}.socket.d/settings.conf")];
-        let streams = drop_ins.iter().flat_map(|path| self.text(path).lines());
-        let last = streams.filter_map(|line| line.strip_prefix("ListenStream=")).next_back();
-        let address = last.and_then(|stream| stream.strip_suffix(":%i"));
-        let address = address.map_or(Ipv4Addr::LOCALHOST.into(), |address| {
-            let address = address.trim_matches(['[', ']']);
-            address.parse::<IpAddr>().expect("an address")
-        });
-        SocketAddr::new(address, port)
+        let own = format!("abukiks@{port}.socket.d/settings.conf");
+        let address = self.listen_address(&["abukiks@.socket.d/overrides.conf", &own], "%i");
+        SocketAddr::new(address.unwrap_or(Ipv4Addr::LOCALHOST.into()), port)
+    }
+
+    /// Where an instance is asked for health, metrics and version.
+    pub(crate) fn monitor(&self, port: u16) -> SocketAddr {
+        match self.listen_address(&["abukiks-monitor@.socket.d/overrides.conf"], "1%i") {
+            Some(address) => SocketAddr::new(address, 10_000 + port),
+            None => self.address(port),
+        }
     }
 
     /// Writes the tree below a root folder, as NixOS does: its units to `folder`, for
@@ -202,7 +212,7 @@ fn declared_instances_count(machine: &Machine, tree: &Tree) -> Vec<i64> {
         numbers.push(answer.number());
 
         let environment = machine.show(&unit, "Environment");
-        let release = Client::connect(address).get("/version").body;
+        let release = Client::connect(tree.monitor(port)).get("/version").body;
         let release: Value = serde_json::from_str(&release).expect("JSON");
         let release = release["release"].as_str().expect("text").to_owned();
         assert!(environment.contains(&format!("RELEASE={release}")), "{environment}");
@@ -468,7 +478,36 @@ fn twenty_instances_are_balanced_by_nginx_and_seen_by_prometheus() {
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(machine.connect(80).get(path).status, 404, "{path}");
     }
+    prometheus_sees(&machine, &tree, "20");
+}
 
+#[test]
+fn health_and_metrics_are_at_ports_of_their_own_for_prometheus_and_nowhere_else() {
+    let tree = Tree::golden("monitor");
+    let Some(machine) = boot(&tree, &[]) else {
+        return;
+    };
+    machine.systemctl(&["start", "abukiks@5009"]);
+    assert_eq!(declared_instances_count(&machine, &tree), [1, 2, 3]);
+    for port in [5000, 5001, 5002, 5009] {
+        for path in INTERNAL {
+            assert_eq!(Client::connect(tree.monitor(port)).get(path).status, 200, "{port}{path}");
+            assert_eq!(machine.connect(port).get(path).status, 404, "{port}{path}");
+        }
+        assert_eq!(Client::connect(tree.monitor(port)).get("/").status, 404, "{port}");
+        assert!(!listens(Ipv4Addr::LOCALHOST, 10_000 + port), "the address of the package");
+    }
+    start_nginx(&machine, &tree);
+    assert_eq!(machine.connect(80).get("/").number(), 4);
+    for path in INTERNAL {
+        assert_eq!(machine.connect(80).get(path).status, 404, "{path}");
+    }
+    // Not the one that starts with its first visitor.
+    prometheus_sees(&machine, &tree, "2");
+}
+
+/// Starts the Prometheus of this host, and waits until it gets metrics from so many instances.
+fn prometheus_sees(machine: &Machine, tree: &Tree, instances: &str) {
     let settings = serde_json::json!({
         "global": { "scrape_interval": "1s" },
         "scrape_configs": tree.besides()["scrape_configs"],
@@ -479,7 +518,7 @@ fn twenty_instances_are_balanced_by_nginx_and_seen_by_prometheus() {
         listens(Ipv4Addr::LOCALHOST, 9090).then_some(())?;
         let found = machine.connect(9090).get("/api/v1/query?query=sum(up)").body;
         let found: Value = serde_json::from_str(&found).ok()?;
-        (found["data"]["result"][0]["value"][1] == "20").then_some(())
+        (found["data"]["result"][0]["value"][1] == instances).then_some(())
     });
 }
 

@@ -183,12 +183,13 @@ fn purge_leaves_nothing_of_the_debian_package() {
         machine.run(&["mkdir", "-p", "/etc/credstore"]);
         let before = paths(&machine);
         apt_install(&machine, &releases.place(0));
+        machine.systemctl(&["enable", "abukiks-monitor@5001.socket", "abukiks.target"]);
         machine.systemctl(&["enable", "--now", "abukiks@5001.socket", "abukiks@5001.service"]);
-        machine.systemctl(&["enable", "abukiks.target"]);
         machine.write("/etc/abukiks/5001.env", "COUNTER_KEY=own\n");
         machine.write("/etc/credstore/abukiks.redis-url", "redis://127.0.0.1/");
         machine.drop_in("abukiks@.service", "[Service]\nMemoryMax=100M\n");
         assert_eq!(machine.connect(5001).get("/").number(), 1);
+        assert_eq!(machine.connect(15001).get("/healthz").status, 200);
 
         machine.run(&["apt-get", "remove", "--quiet", "--yes", "abukiks"]);
         assert!(std::net::TcpStream::connect(("127.0.0.1", 5001)).is_err(), "its port is closed");
@@ -227,6 +228,7 @@ fn an_rpm_package_verifies_counts_upgrades_and_goes() {
     upgrade_and_go_back(&machine, &releases, rpm_install);
     assert_eq!(machine.run(&["abukiks-admin", "show-count"]), machine.run(&["redis-cli", "GET", "own"]));
 
+    machine.systemctl(&["enable", "abukiks-monitor@5001.socket"]);
     machine.run(&["rpm", "--erase", "abukiks"]);
     assert!(std::net::TcpStream::connect(("127.0.0.1", 5001)).is_err(), "its port is closed");
     let find = ["find", "/etc", "/usr", "-name", "*abukiks*"];

@@ -14,11 +14,13 @@ use std::thread;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::activation::admin_address;
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::support::{
     Client, Process, Redis, Response, Service, SetAtEnd, activated, eventually, held_socket,
 };
+use crate::systemd::{NEXT, next_release, report};
 
 /// An instance that takes a visit and is gone before it answers.
 fn instance_that_dies_with_each_visit() -> (SocketAddr, Arc<AtomicUsize>) {
@@ -343,15 +345,28 @@ fn instances_restart_and_crash_behind(proxy: &str, files: &[(&str, &str)]) {
         let factor = std::env::var("PROXY_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
         usual * factor.unwrap_or(1)
     };
-    for round in 0..repeated(4) {
+    let next = next_release(machine.programs());
+    let releases = [(machine.programs(), env!("CARGO_PKG_VERSION")), (next.path(), NEXT)];
+    let mut current = 0;
+    let rounds = repeated(4);
+    for round in 0..rounds {
+        // By turns an upgrade, a rollback, and a restart between them.
+        if round % 2 == 0 {
+            current = 1 - current;
+            machine.install(releases[current].0);
+        }
         load.wait_for(20);
-        // One after the other, and all at once.
-        match round % 2 {
-            0 => ports.iter().for_each(|port| {
+        // All at once, or one after the other: then visitors meet both releases.
+        match round % 3 {
+            1 => drop(machine.systemctl(&["restart", "abukiks@*.service"])),
+            _ => ports.iter().for_each(|port| {
                 load.wait_for(20);
                 machine.systemctl(&["restart", &format!("abukiks@{port}")]);
             }),
-            _ => drop(machine.systemctl(&["restart", "abukiks@*.service"])),
+        }
+        for _ in ports {
+            let version = machine.connect(80).get("/version").body;
+            assert!(version.contains(releases[current].1), "round {round}: {version}");
         }
     }
     for path in INTERNAL {
@@ -360,7 +375,8 @@ fn instances_restart_and_crash_behind(proxy: &str, files: &[(&str, &str)]) {
     }
     load.wait_for(20);
     let tally = load.stop();
-    assert!(tally.is_flawless(), "restarts behind {proxy}: {tally}");
+    report(&format!("{} restarts behind {proxy}, every other round another release: {tally}", 3 * rounds));
+    assert!(tally.is_flawless(), "restarts and releases behind {proxy}: {tally}");
     assert!(tally.is_unique());
     assert_eq!(machine.count(), tally.numbers().len() as i64);
 
@@ -376,6 +392,7 @@ fn instances_restart_and_crash_behind(proxy: &str, files: &[(&str, &str)]) {
     assert!(tally.unconnected.is_empty(), "{tally}");
     assert!(tally.refusals.iter().all(|status| *status == 502), "{:?}", tally.refusals);
     // On a connection that has had an answer before, HAProxy says nothing and closes.
+    report(&format!("{crashes} crashes behind {proxy}: {tally}"));
     let lost = tally.refusals.len() + tally.unanswered.len();
     assert!(lost <= clients * crashes, "{tally}");
     assert!(tally.is_unique(), "a number was given twice");
@@ -425,5 +442,46 @@ fn the_rate_limits_that_are_offered_bound_how_often_one_address_comes() {
         let served = answers.iter().filter(|status| **status == 200).count();
         assert!(answers.iter().all(|status| [200, 429].contains(status)), "{program}: {answers:?}");
         assert!((20..200).contains(&served), "{program}: {served} of 200");
+    }
+}
+
+/// An instance with a port for monitoring tells its health there alone, so balancers must ask otherwise.
+#[test]
+fn the_lines_that_are_offered_find_an_instance_ready_that_has_a_port_for_monitoring() {
+    let redis = Redis::start();
+    let mut service = redis.service(&[("ADMIN_PORT", "0")]);
+    let monitor = admin_address(&mut service);
+    for (file, program, arguments, usual, asked) in [
+        ("haproxy.cfg", "haproxy", &["-db", "-f"][..], "server abukiks-", "/readyz"),
+        ("Caddyfile", "caddy", &["run", "--adapter", "caddyfile", "--config"], "health_uri ", "/count"),
+    ] {
+        let with = |is_offered: bool| {
+            let own = free_port();
+            let settings = shipped(file, &[service.address], own);
+            // Caddy's instances stand in one line.
+            let settings = settings.replace(" 127.0.0.1:5001 127.0.0.1:5002", "");
+            let lines = settings.lines().filter(|line| !(is_offered && line.trim().starts_with(usual)));
+            let lines: String = lines.map(|line| format!("{line}\n")).collect();
+            let offered = lines.replace(&format!("#{usual}"), usual);
+            let offered = offered.replace("port 15000", &format!("port {}", monitor.port()));
+            let folder = tempfile::tempdir().expect("a folder");
+            let settings = if is_offered { offered } else { lines };
+            let (process, proxy) = start(program, arguments, &folder, &settings, own);
+            (folder, process, proxy)
+        };
+        let (_folder, _proxy, address) = with(false);
+        eventually("it is left out", || (Client::connect(address).get("/").status == 503).then_some(()));
+
+        let (_folder, _proxy, address) = with(true);
+        let checks = format!("abukiks_http_requests_total{{route=\"{asked}\",status=\"200\"}} ");
+        let answered = || {
+            let metrics = Client::connect(monitor).get("/metrics").body;
+            let count = metrics.lines().find_map(|line| line.strip_prefix(&*checks)).map(str::parse);
+            count.map_or(0, |count| count.expect("a number"))
+        };
+        let before = answered();
+        // HAProxy leaves an instance out after three that failed.
+        eventually("its health is asked", || (answered() >= before + 5).then_some(()));
+        assert_eq!(Client::connect(address).get("/").status, 200, "{program}");
     }
 }

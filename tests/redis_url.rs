@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 
 use rcgen::{
@@ -282,7 +283,7 @@ impl Tls {
     }
 
     /// A certificate that nothing else signs, as people make it for one server.
-    fn self_signed(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+    pub(crate) fn self_signed(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
         change(&mut params);
         let key = KeyPair::generate().expect("a key");
@@ -467,6 +468,26 @@ fn a_certificate_that_signs_itself_is_trusted_where_exactly_it_is_named() {
         let refused = tls.serve(&[("REDIS_CA_FILE", &other.certificate)]);
         assert_refused(refused, "REDIS_CA_FILE takes");
     }
+}
+
+/// As `openssl x509 -req` makes it of a request where nothing is said of extensions.
+#[test]
+fn a_certificate_of_the_first_version_is_named_and_trusted_where_exactly_it_is_named() {
+    let tls = Tls::new();
+    let (certificate, key, request) = (tls.file("v1.pem"), tls.file("v1.key"), tls.file("v1.csr"));
+    let openssl = |words: &str| {
+        let output = Command::new("openssl").args(words.split(' ')).output().expect("openssl is there");
+        assert!(output.status.success(), "{output:?}");
+    };
+    let (pem, key_file, csr) = (text(&certificate), text(&key), text(&request));
+    openssl(&format!("req -new -newkey rsa:2048 -nodes -subj /CN=redis -keyout {key_file} -out {csr}"));
+    openssl(&format!("x509 -req -in {csr} -signkey {key_file} -out {pem}"));
+    let identity = Identity { certificate, key };
+    let _redis = tls.redis(&identity, "no");
+    assert_eq!(tls.serve(&[("REDIS_CA_FILE", &identity.certificate)]).get("/").number(), 1);
+    assert_eq!(tls.serve(&[("REDIS_TLS_VERIFY", Path::new("off"))]).get("/").number(), 2);
+    let refused = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
+    assert_refused(refused, "is of X.509 version 1; make one of version 3");
 }
 
 #[test]

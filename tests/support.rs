@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a slow machine; reaching it is a failure, not a measurement. A
@@ -64,6 +64,12 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: Signal) {
         rustix::process::kill_process(self.pid(), signal).expect("the process is there");
+    }
+
+    /// Leaves it so many open files, from now on.
+    pub(crate) fn limit_files(&self, files: u64) {
+        let limit = Rlimit { current: Some(files), maximum: Some(files) };
+        prlimit(Some(self.pid()), Resource::Nofile, limit).expect("the process is there");
     }
 
     /// Waits for the end.

@@ -266,6 +266,28 @@ fn a_port_that_waits_for_its_first_visitor_moves_with_the_address() {
 }
 
 #[test]
+fn ports_for_monitoring_open_and_close_with_a_switch() {
+    let (without, with) = (Tree::golden("local"), Tree::golden("monitor"));
+    let Some(mut host) = Host::boot(&without) else {
+        return;
+    };
+    host.machine.systemctl(&["start", "abukiks@5009"]);
+    for (tree, is_on) in [(&with, true), (&without, false), (&with, true)] {
+        host.switch(tree, PACKAGES[0]).expect("a switch");
+        for port in [5000, 5001] {
+            let there = TcpStream::connect(with.monitor(port));
+            assert_eq!(there.is_ok(), is_on, "{port}");
+            assert_eq!(Client::connect(tree.monitor(port)).get("/readyz").status, 200, "{port}");
+            let shown = if is_on { 404 } else { 200 };
+            assert_eq!(host.machine.connect(port).get("/readyz").status, shown, "{port}");
+            assert_eq!(host.machine.connect(port).get("/").status, 200, "{port}");
+        }
+    }
+    // One that was started by hand has what all have.
+    assert_eq!(Client::connect(with.monitor(5009)).get("/readyz").status, 200);
+}
+
+#[test]
 fn a_host_that_was_set_up_before_addresses_could_change_learns_to() {
     let [local, loopback] = ["local", "loopback"].map(Tree::golden);
     let mut old = local.clone();

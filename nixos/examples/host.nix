@@ -8,6 +8,8 @@
     nginx.enable = true;
     # nginx and Prometheus reach the instances here.
     listenAddress = "127.0.0.1";
+    # Health and metrics are no part of what visitors reach.
+    monitor.enable = true;
   };
 
   services.prometheus.enable = true;

@@ -41,6 +41,7 @@ let
           extraEnvironment
           instances
           listenAddress
+          monitor
           redis
           settings
           ;
@@ -75,6 +76,19 @@ let
       }
     )
     (local // { settings.REDIS_KEY_FILE = "%d/redis-key"; })
+    (
+      local
+      // {
+        instances = [
+          80
+          5000
+        ];
+        monitor = {
+          enable = true;
+          listenAddress = "[fd00::1]";
+        };
+      }
+    )
   ];
 
   # A part of the message, and the settings that it refuses.
@@ -168,6 +182,29 @@ let
       (local // { nginx.enable = true; })
     ]
     [
+      "takes port 110000 for instances.\"10000\""
+      (
+        local
+        // {
+          instances = [ 10000 ];
+          monitor.enable = true;
+        }
+      )
+    ]
+    [
+      "takes port 1500 for instances.\"500\""
+      (
+        local
+        // {
+          instances = [
+            500
+            1500
+          ];
+          monitor.enable = true;
+        }
+      )
+    ]
+    [
       "\"65536\" is not a port"
       (local // { instances."65536" = { }; })
     ]
@@ -213,6 +250,8 @@ let
     { listenAddress = "localhost"; }
     { listenAddress = "::1"; }
     { listenAddress = "127.0.0.1:5000"; }
+    { monitor.listenAddress = "localhost"; }
+    { monitor.listenAddress = null; }
     {
       instances = [
         5000

@@ -109,7 +109,7 @@ settings! {
     MIN_REPLICAS_ACK min_replicas_ack: usize = "0", "values::count" count;
     /// Visits that may wait for Redis at one time. One more gets 503 at once.
     MAX_WAITING_VISITS max_waiting_visits: usize = "16384", "values::positive" positive;
-    /// Connections served at one time. For a further one the connection is closed that has been idle longest; while all are busy it waits in the socket's backlog. `auto` is the limit of open files (`LimitNOFILE`) less what the process itself needs (33 with one socket).
+    /// Connections served at one time. For a further one the connection is closed that has been idle longest; while all are busy it waits in the socket's backlog. `auto` is the limit of open files (`LimitNOFILE`) less what the process itself needs (33 with one socket); a start with more than that is refused.
     MAX_CONNECTIONS max_connections: Option<usize> = "auto", "values::positive_or_auto" positive_or_auto;
     /// Size of a request's line and headers together, in bytes. A larger head gets 431.
     MAX_HEADER_BYTES max_header_bytes: usize = "16384", "values::header_bytes" header_bytes;

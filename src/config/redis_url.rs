@@ -50,8 +50,8 @@ impl AddressFamily {
     }
 }
 
-/// Which part of a URL is wrong. Nothing of the URL is shown but the names of known parameters: any other
-/// text may be of a password.
+/// Which part of a URL is wrong. Nothing of the URL is shown but the names of parameters: any other text may
+/// be of a password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum UrlError {
     #[error("it is empty")]
@@ -70,6 +70,8 @@ pub(super) enum UrlError {
     NoHost,
     #[error("its host is none that can be connected to")]
     Host,
+    #[error("it names more than one host, which redis+sentinel:// alone does; in a password, @ is %40")]
+    Hosts,
     #[error("its port is no number from 1 to 65535; in a password, : is %3A")]
     Port,
     #[error("its path is not that of a socket, which begins behind two slashes with a third")]
@@ -86,8 +88,10 @@ pub(super) enum UrlError {
     Fragment,
     #[error("its parameter {0} cannot be used: {1}")]
     Parameter(&'static str, &'static str),
+    #[error("its parameter {0} is unknown")]
+    UnknownParameter(String),
     #[error("it has an unknown parameter; in a password, ? is %3F")]
-    UnknownParameter,
+    NoParameter,
     #[error("the name of its master is missing, or has other characters than a-z, A-Z, 0-9, ., - and _")]
     Master,
     #[error("it asks for TLS, which this build leaves out")]
@@ -146,13 +150,23 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The error for a parameter that is not taken.
-fn foreign(name: &str) -> UrlError {
+/// The parameters that are taken.
+const KNOWN: [&str; 7] = ["db", "family", "pass", "protocol", "sentinel_pass", "sentinel_user", "user"];
+
+/// The error for a parameter of `query` that is not taken.
+fn foreign(query: &str, name: &str, value: &str) -> UrlError {
     let known = FOREIGN.iter().find_map(|(advice, names)| {
         let known = names.iter().find(|known| **known == name)?;
         Some(UrlError::Parameter(known, advice))
     });
-    known.unwrap_or(UrlError::UnknownParameter)
+    // What follows a `?` that stands raw in a password ends with the host.
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphabetic() || b"-_".contains(&byte));
+    let is_shown = is_name && !value.trim_matches('=').is_empty() && !query.contains('@');
+    known.unwrap_or(if is_shown {
+        UrlError::UnknownParameter(name.to_owned())
+    } else {
+        UrlError::NoParameter
+    })
 }
 
 /// Parses the URL of one server, and tells whether it leads to a path.
@@ -164,6 +178,13 @@ fn parse(text: &str) -> Result<(Url, bool), UrlError> {
         "unix" | "redis+unix" | "redis+socket" | "valkey+unix" => true,
         _ => return Err(UrlError::Scheme),
     };
+    let (_, rest) = text.split_once("://").unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (login, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    // With a login for each host, all but the last host stand in the place of a password.
+    if !is_path && (host.contains(',') || login.contains('@') && login.contains(',')) {
+        return Err(UrlError::Hosts);
+    }
     let url = Url::parse(text).map_err(|error| match error {
         ParseError::EmptyHost if is_path => UrlError::LoginBeforePath,
         ParseError::EmptyHost => UrlError::NoHost,
@@ -238,6 +259,10 @@ impl RedisUrl {
         }
         let mut family = AddressFamily::Any;
         let mut db = if path.is_empty() { 0 } else { database(path)? };
+        let times = |name: &str| url.query_pairs().filter(|(other, _)| other == name).count();
+        if let Some(name) = KNOWN.into_iter().find(|name| times(name) > 1) {
+            return Err(UrlError::Parameter(name, "it is given more than once"));
+        }
         for (name, value) in url.query_pairs() {
             match &*name {
                 "protocol" if ["2", "3", "resp2", "resp3"].contains(&&*value) => {}
@@ -256,7 +281,7 @@ impl RedisUrl {
                 "db" => db = database(&value)?,
                 "user" | "pass" if is_path => {}
                 "sentinel_user" | "sentinel_pass" if is_sentinel => {}
-                name => return Err(foreign(name)),
+                name => return Err(foreign(url.query().unwrap_or_default(), name, &value)),
             }
         }
         let mut server = url.clone();
@@ -444,7 +469,15 @@ mod tests {
             ("unix://u:secret@localhost/r.sock", UrlError::LoginBeforePath),
             ("redis://:%ff@db/", UrlError::NotUtf8),
             ("redis://u:12#secret@db/", UrlError::Fragment),
-            ("redis://u:12?secret@db/", UrlError::UnknownParameter),
+            ("redis://a,b/", UrlError::Hosts),
+            ("redis://:secret@a:6379,b:6379/", UrlError::Hosts),
+            ("redis://u:secret@a:6379,u:secret@b:6379/", UrlError::Hosts),
+            ("redis://u:12?secret@db/", UrlError::NoParameter),
+            ("redis://u:12?sec=ret@db/", UrlError::NoParameter),
+            ("redis://db/?secret", UrlError::NoParameter),
+            ("redis://db/?secret==", UrlError::NoParameter),
+            ("redis://db/?s3cret=5", UrlError::NoParameter),
+            ("redis://db/?sni=secret", UrlError::UnknownParameter("sni".to_owned())),
             ("redis+sentinel://a", UrlError::Master),
             ("redis+sentinel://a/", UrlError::Master),
             ("redis+sentinel://a/m%20n", UrlError::Master),
@@ -464,6 +497,8 @@ mod tests {
             ("redis://db/?password=secret", "password", "user:password@"),
             ("unix:///r.sock?password=secret", "password", "pass="),
             ("redis://db/3?db=4", "db", "the path names a database"),
+            ("redis://db/?db=1&db=2", "db", "more than once"),
+            ("unix:///r.sock?pass=secret&pass=secret", "pass", "more than once"),
             ("redis://db/?protocol=4", "protocol", "resp2 or resp3"),
             ("redis://db/?family=5", "family", "0, 4 or 6"),
             ("unix:///r.sock?family=4", "family", "no effect"),

@@ -72,13 +72,27 @@ impl Form {
     }
 }
 
-/// OpenMetrics for those who ask for it by name, the format that all scrapers read for others.
+/// OpenMetrics for those who ask for it by name and like the other no better, the format that all scrapers
+/// read for others.
 pub(crate) fn exposition(headers: &HeaderMap) -> Exposition {
-    let asks = |accept: &HeaderValue| {
-        let accept = accept.to_str().unwrap_or_default().to_ascii_lowercase();
-        accept.contains("application/openmetrics-text")
-    };
-    if headers.get_all(ACCEPT).iter().any(asks) { Exposition::OpenMetrics } else { Exposition::Prometheus }
+    let openmetrics = quality(headers, "application/openmetrics-text");
+    if openmetrics > 0.0 && openmetrics >= quality(headers, "text/plain") {
+        Exposition::OpenMetrics
+    } else {
+        Exposition::Prometheus
+    }
+}
+
+/// How much a client likes a type that it names, from 0 to 1; 0 when it does not.
+fn quality(headers: &HeaderMap, wanted: &str) -> f32 {
+    let lists = headers.get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    let qualities = lists.flat_map(|list| list.split(',')).filter_map(|member| {
+        let mut parts = member.split(';').map(str::trim);
+        let is_wanted = parts.next()?.eq_ignore_ascii_case(wanted);
+        let quality = parts.find_map(|part| part.strip_prefix(['q', 'Q'])?.strip_prefix('=')?.parse().ok());
+        is_wanted.then(|| quality.unwrap_or(1.0))
+    });
+    qualities.fold(0.0, f32::max)
 }
 
 /// An `Accept` list without the character set that all forms have, which would make two types of one.
@@ -103,7 +117,26 @@ fn readable(all: &str) -> String {
 mod tests {
     use hyper::header::{ACCEPT, HeaderValue};
 
-    use super::Form;
+    use super::{Form, exposition};
+    use crate::telemetry::metrics::Exposition;
+
+    #[test]
+    fn openmetrics_is_for_those_who_like_it_as_well_as_the_text_format() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
+        for (accepts, expected) in [
+            (prometheus, Exposition::OpenMetrics),
+            ("Application/OpenMetrics-Text", Exposition::OpenMetrics),
+            ("*/*, application/openmetrics-text; q=0.1", Exposition::OpenMetrics),
+            ("*/*", Exposition::Prometheus),
+            ("text/plain;version=0.0.4", Exposition::Prometheus),
+            ("application/openmetrics-text;q=0", Exposition::Prometheus),
+            ("application/openmetrics-text;Q=0.1, text/plain;q=0.5", Exposition::Prometheus),
+            ("application/openmetrics-text-not", Exposition::Prometheus),
+        ] {
+            let headers = [(ACCEPT, HeaderValue::from_static(accepts))].into_iter().collect();
+            assert_eq!(exposition(&headers), expected, "{accepts}");
+        }
+    }
 
     #[test]
     fn quality_and_precision_decide_and_text_is_for_clients_that_do_not_care() {

@@ -24,6 +24,7 @@ use crate::http::connections::Connections;
 use crate::http::drain::{self, drain};
 use crate::http::request::Entrance;
 use crate::http::socket::Socket;
+use crate::process;
 use crate::process::listener::{Listeners, address_of};
 use crate::process::signals::StopSignals;
 use crate::process::supervisor;
@@ -31,10 +32,6 @@ use crate::version::{COMMIT, VERSION};
 
 /// The pause after an accept that failed for want of something, such as a file descriptor.
 const BACK_OFF: Duration = Duration::from_millis(100);
-
-/// File descriptors kept for other things than connections and listeners: standard streams, epoll,
-/// attempts to reach Redis, name lookups.
-const RESERVED_FILES: usize = 32;
 
 /// Between two looks for a connection that can make room.
 const RETRY: Duration = Duration::from_millis(20);
@@ -144,11 +141,7 @@ pub async fn serve_stream(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + U
 
 /// `MAX_CONNECTIONS`, or what the limit of open files leaves.
 fn max_connections(config: &Config, listeners: usize) -> usize {
-    let limit = config.max_connections.unwrap_or_else(|| {
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
-        files.saturating_sub(RESERVED_FILES + listeners).max(1)
-    });
+    let limit = config.max_connections.unwrap_or_else(|| process::connections_left(listeners));
     limit.min(Semaphore::MAX_PERMITS)
 }
 

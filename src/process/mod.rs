@@ -15,18 +15,57 @@ const MAX_LOOKUPS: usize = 24;
 /// Open files without which the process cannot serve a single connection and reach Redis.
 const MIN_FILES: u64 = 20;
 
+/// File descriptors kept for other things than connections and listeners: standard streams, epoll,
+/// attempts to reach Redis, name lookups.
+const RESERVED_FILES: usize = 32;
+
 /// The system lets this process open too few files.
 #[derive(Debug, thiserror::Error)]
-#[error("LimitNOFILE={0}, the limit of open files (ulimit -n), is too low; it takes at least {MIN_FILES}")]
-pub struct TooFewFiles(u64);
+pub enum TooFewFiles {
+    /// For any connection.
+    #[error(
+        "LimitNOFILE={0}, the limit of open files (ulimit -n), is too low; it takes at least {MIN_FILES}"
+    )]
+    ForAny(u64),
+    /// For as many connections as are wanted.
+    #[error(
+        "MAX_CONNECTIONS={wanted} is more than LimitNOFILE={limit}, the limit of open files (ulimit -n), leaves; \
+         that is {left}"
+    )]
+    ForAll {
+        /// `MAX_CONNECTIONS`
+        wanted: usize,
+        /// Files that can be open.
+        limit: u64,
+        /// Connections that can be open.
+        left: usize,
+    },
+}
 
-/// Checks that connections can be served within the limit of open files.
+/// Checks that as many connections as are wanted can be served within the limit of open files. Beyond it,
+/// clients would wait without an answer, where the connection that has been idle longest should make room.
 ///
 /// # Errors
 /// When the limit is too low for that.
-pub fn check_files() -> Result<(), TooFewFiles> {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.filter(|limit| *limit < MIN_FILES).map_or(Ok(()), |limit| Err(TooFewFiles(limit)))
+pub fn check_files(wanted: Option<usize>, listeners: usize) -> Result<(), TooFewFiles> {
+    let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
+        return Ok(());
+    };
+    if limit < MIN_FILES {
+        return Err(TooFewFiles::ForAny(limit));
+    }
+    let left = connections_left(listeners);
+    match wanted.filter(|wanted| *wanted > left) {
+        Some(wanted) => Err(TooFewFiles::ForAll { wanted, limit, left }),
+        None => Ok(()),
+    }
+}
+
+/// Connections that the limit of open files leaves.
+pub(crate) fn connections_left(listeners: usize) -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    files.saturating_sub(RESERVED_FILES + listeners).max(1)
 }
 
 /// The event loop of this process. One process is one core (factor VIII). Fails without descriptors.

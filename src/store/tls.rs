@@ -12,7 +12,9 @@ use std::sync::Arc;
 use redis::ConnectionAddr;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -148,7 +150,16 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        match verify_tls13_signature(message, certificate, signature, algorithms) {
+            Err(rustls::Error::InvalidCertificate(defect)) if is_version_1(&defect) => {
+                // It holds no more than a trust anchor does, and can be read as one.
+                let anchor = webpki::anchor_from_trusted_cert(certificate);
+                let anchor = anchor.map_err(|_| rustls::Error::InvalidCertificate(defect))?;
+                let key = webpki::spki_for_anchor(&anchor);
+                verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
+            }
+            verified => verified,
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -173,6 +184,14 @@ fn sentence(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), message)
 }
 
+/// Whether a certificate is of X.509 version 1, as `openssl x509 -req` makes it without extensions.
+fn is_version_1(defect: &CertificateError) -> bool {
+    let CertificateError::Other(other) = defect else {
+        return false;
+    };
+    other.0.downcast_ref() == Some(&webpki::Error::UnsupportedCertVersion)
+}
+
 /// What is wrong with a certificate, and which setting helps.
 fn describe(defect: &CertificateError) -> String {
     match defect {
@@ -195,6 +214,9 @@ fn describe(defect: &CertificateError) -> String {
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             "has a key or a signature of an unsupported kind; make one with RSA of 2048 bits, P-256 or P-384"
+        }
+        defect if is_version_1(defect) => {
+            "is of X.509 version 1; make one of version 3, that names its host, or have REDIS_CA_FILE hold exactly this one"
         }
         // The last is mostly one that signs itself.
         CertificateError::InvalidPurpose

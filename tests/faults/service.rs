@@ -54,9 +54,9 @@ faults![
     out_of_files = Fault {
         name: "no file descriptor is left",
         how: "`prlimit --nofile=40` and 80 more connections, until accepting fails",
-        needs: &["prlimit", "--version"],
-        stage: || { Stage::patient().wrapped(&["prlimit", "--nofile=40"]).set("MAX_CONNECTIONS", "1000") },
+        stage: Stage::patient,
         inject: |scene| {
+            scene.instances.iter().for_each(|instance| instance.service.process.limit_files(40));
             let crowd: Vec<_> = (0..160).map(|turn| scene.connect(turn)).collect();
             for instance in &mut scene.instances {
                 instance.service.log_line("cannot accept connections");

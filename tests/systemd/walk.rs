@@ -1,11 +1,14 @@
 //! The console blocks of the documents are run as they stand, on a booted machine.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Stdio;
 
-use crate::machine::Machine;
-use crate::support::{Client, eventually};
+use crate::machine::{Machine, put};
+use crate::redis_url::Tls;
+use crate::support::{Client, Process, eventually};
 
 /// A command, and the lines that the document shows of its output.
 struct Step {
@@ -32,6 +35,10 @@ fn steps(text: &str) -> Vec<Step> {
         if inside {
             match line.strip_prefix("# ").or_else(|| line.strip_prefix("$ ")) {
                 _ if line == "```" => inside = false,
+                _ if steps.last().is_some_and(|step| step.command.ends_with('\\')) => {
+                    let step = steps.last_mut().expect("it has begun");
+                    step.command += &format!("\n{line}");
+                }
                 Some(command) => steps.push(Step { command: command.to_owned(), shown: Vec::new() }),
                 None => steps.last_mut().expect("a command comes first").shown.push(line.to_owned()),
             }
@@ -59,15 +66,19 @@ fn shell(machine: &Machine, command: &str) -> String {
     machine.run(&["bash", "-euo", "pipefail", "-c", command])
 }
 
-#[test]
-fn every_command_of_systemd_md_works_as_it_stands() {
-    // A Debian on which Abukiks is installed, and nothing else is done.
-    let only_install = |changes: &Path, _: &Path| {
+/// A Debian on which Abukiks is installed, and nothing else is done but what the test adds.
+fn only_installed(and: impl FnOnce(&Path)) -> Option<Machine> {
+    Machine::boot_with(|changes, _| {
         let units = changes.join("etc/systemd/system");
         fs::create_dir_all(&units).expect("a folder");
         symlink("/dev/null", units.join("valkey-server.service")).expect("a folder");
-    };
-    let Some(machine) = Machine::boot_with(only_install) else {
+        and(changes);
+    })
+}
+
+#[test]
+fn every_command_of_systemd_md_works_as_it_stands() {
+    let Some(machine) = only_installed(|_| ()) else {
         return;
     };
     walk(&machine, &read("docs/systemd.md"), 20);
@@ -83,6 +94,55 @@ fn every_command_of_systemd_md_works_as_it_stands() {
         count += 1;
     }
     assert!(count >= 8, "{count}");
+}
+
+#[test]
+fn every_command_of_redis_md_works_as_it_stands() {
+    let tls = Tls::new();
+    let own = tls.self_signed("a.name.of.its.own", |_| {});
+    let Some(machine) = only_installed(|changes| {
+        put(changes, "etc/hosts", "127.0.0.1 localhost\n127.0.0.3 host\n");
+        for (name, file) in [("certificate", &own.certificate), ("key", &own.key)] {
+            put(changes, &format!("srv/{name}.pem"), &fs::read_to_string(file).expect("a file"));
+        }
+    }) else {
+        return;
+    };
+    // Set up as the other document says.
+    let set_up = read("docs/systemd.md");
+    let (set_up, _) = set_up.split_once("\n## ").expect("a heading");
+    walk(&machine, set_up, 10);
+    let count = || machine.redis(&["GET", "visitorCount"]);
+    assert_eq!(count(), "2");
+    let mut tls_redis = machine.command(&[
+        "redis-server",
+        "--port",
+        "0",
+        "--bind",
+        "127.0.0.3",
+        "--tls-port",
+        "6379",
+        "--tls-cert-file",
+        "/srv/certificate.pem",
+        "--tls-key-file",
+        "/srv/key.pem",
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let _tls_redis = Process::spawn(tls_redis.stdout(Stdio::null()));
+    eventually("Redis listens", || TcpStream::connect((Ipv4Addr::new(127, 0, 0, 3), 6379)).ok());
+
+    walk(&machine, &read("docs/redis.md"), 12);
+
+    // The user and the settings outlive a restart of Redis, and so does the count.
+    machine.systemctl(&["restart", "redis-server"]);
+    assert_eq!(count(), "2");
+    assert_eq!(machine.connect(5001).get("/").number(), 3);
+    let report = machine.run(&["abukiks-admin", "check-redis"]);
+    assert!(report.contains("a counted visit survives a crash of the server"), "{report}");
+    // The file that was made is the certificate to accept.
+    let settings = ["REDIS_URL=rediss://host/", "REDIS_CA_FILE=/etc/abukiks/redis.pem"];
+    machine.run(&[&["env"], &settings[..], &["/usr/local/libexec/abukiks/check-redis"]].concat());
 }
 
 #[test]
