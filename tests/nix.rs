@@ -77,6 +77,17 @@ fn drop_ins_set_only_what_the_service_reads() {
 }
 
 #[test]
+fn the_golden_trees_have_the_drop_in_for_tcp_as_the_package_has_it() {
+    let shipped = text("../systemd/redis-tcp.conf");
+    let shipped: Vec<&str> = shipped.lines().filter(|line| !line.starts_with('#')).collect();
+    for host in ["files", "odd", "own", "tcp", "tls"] {
+        let tree = Tree::golden(host);
+        let golden: Vec<&str> = tree.text("abukiks@.service.d/10-redis-tcp.conf").lines().collect();
+        assert_eq!(golden, shipped, "{host}");
+    }
+}
+
+#[test]
 fn a_switch_restarts_every_instance_in_one_step_and_leaves_admin_tasks_alone() {
     // Stopping first would let traffic start the old program again.
     let tree = Tree::golden("own");

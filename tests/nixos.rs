@@ -49,8 +49,7 @@ impl Tree {
         let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
         let mut open = None;
         for line in text.lines() {
-            // A comment in a unit does not end in a word with a dot or a slash alone.
-            let heading = line.strip_prefix("# ").filter(|path| is_path(path));
+            let heading = line.strip_prefix("# ");
             match (heading.map(|path| path.split_once(" -> ").ok_or(path)), &open) {
                 (Some(Ok((path, target))), _) => {
                     self.0.insert(path.to_owned(), Entry::Link(target.to_owned()));
@@ -149,11 +148,6 @@ impl Tree {
             }
         }
     }
-}
-
-fn is_path(text: &str) -> bool {
-    let (path, _) = text.split_once(" -> ").unwrap_or((text, ""));
-    path.contains(['/', '.']) && !path.contains(' ') && !path.ends_with('.')
 }
 
 /// What the units of a NixOS host find on it: programs and files in the store, users, and no

@@ -3,8 +3,8 @@
 #   tree.sh abukiks FOLDER   the drop-ins of Abukiks, and the links and targets that start its units
 #   tree.sh redis FOLDER     the services of Redis, and the files that they name
 # Each file is a line `# its path` and its lines, each link a line `# its path -> its target`. Left out
-# is what means nothing (blank lines) or is different with each nixpkgs: hashes, versions, the PATH of
-# services. The package's own units are in systemd/ of the repository.
+# is what means nothing (blank lines, comments) or is different with each nixpkgs: hashes, versions, the
+# PATH of services. The package's own units are in systemd/ of the repository.
 set -eu
 export LC_ALL=C
 cd "$2"
@@ -17,7 +17,7 @@ plain() {
 
 show() {
     for file; do
-        [ ! -f "$file" ] || { echo "# $file" && cat "$file"; } | plain
+        [ ! -f "$file" ] || { echo "# $file" && sed '/^# /d' "$file"; } | plain
     done
 }
 
