@@ -184,8 +184,8 @@ impl Reports {
     fn keep(&mut self, report: Report) {
         if self.sent.last().is_none_or(|last| last.time < report.time) {
             self.sent.push(report);
-            // One more than is shown, for the visits since then.
-            let old = self.sent.len().saturating_sub(MAX_SHOWN + 1);
+            // With the next report, these have one more than is shown, for the visits since then.
+            let old = self.sent.len().saturating_sub(MAX_SHOWN);
             self.sent.drain(..old);
         }
         if self.draft == Some(report) {
@@ -318,4 +318,120 @@ fn random() -> Result<String, Failure> {
     let drawn = generate::<[u8; 8]>(&SystemRandom::new());
     let drawn = drawn.map_err(|_| Failure::system("the system gives no random numbers"))?;
     Ok(const_hex::encode(drawn.expose()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 24 * 60 * 60 * 1000;
+    /// In the middle of a day.
+    const NOON: u64 = 20_000 * DAY + DAY / 2;
+    const RULES: Rules =
+        Rules { every: Duration::from_millis(DAY), lease: Duration::from_secs(60), again: false };
+
+    fn total(count: i64) -> Total {
+        Total { count, epoch: 7 }
+    }
+
+    fn none() -> Reports {
+        Reports { id: "id".to_owned(), claim: None, draft: None, sent: Vec::new() }
+    }
+
+    fn own(reports: &Reports, now: u64, count: i64, by: &str, rules: Rules) -> (Reports, Report) {
+        match reports.turn(now, total(count), by, rules) {
+            Turn::Own(new, report) => (new, report),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_period_has_one_report_and_the_next_one_another() {
+        let (mut kept, report) = own(&none(), NOON, 41, "a", RULES);
+        kept.keep(report);
+        kept.keep(report);
+        assert_eq!((kept.sent.as_slice(), &kept.claim, kept.draft), (&[report][..], &None, None));
+        assert_eq!(kept.turn(NOON + DAY / 2 - 1, total(50), "b", RULES), Turn::Sent(report));
+        // The clock of another Redis, or a shorter period than before.
+        assert_eq!(kept.turn(NOON - DAY, total(50), "b", RULES), Turn::Sent(report));
+        let hourly = Rules { every: Duration::from_hours(1), ..RULES };
+        assert_eq!(kept.turn(NOON + DAY / 24 - 1, total(50), "b", hourly), Turn::Sent(report));
+        for (now, rules) in [(NOON + DAY / 2, RULES), (NOON + DAY / 24, hourly)] {
+            let (next, report) = own(&kept, now, 50, "b", rules);
+            let series = next.series(report, rules.every);
+            assert_eq!(series.visits().collect::<Vec<_>>(), [(report, Visits::Counted(9))]);
+        }
+    }
+
+    #[test]
+    fn who_takes_a_claim_over_sends_the_same_report() {
+        let (held, report) = own(&none(), NOON, 41, "a", RULES);
+        let until = NOON + 60_000;
+        assert_eq!(held.turn(until - 1, total(50), "b", RULES), Turn::Other);
+        let mut released = held.clone();
+        released.release("b");
+        assert_eq!(released, held);
+        released.release("a");
+        let name = held.series(report, RULES.every).name;
+        for (kept, now) in [(&held, until), (&released, NOON)] {
+            let (taken, same) = own(kept, now, 50, "b", RULES);
+            assert_eq!((same, taken.series(same, RULES.every).name), (report, name.clone()));
+        }
+        // The first one was not dead, and has sent it, too.
+        let (mut taken, _) = own(&held, until, 50, "b", RULES);
+        taken.keep(report);
+        taken.keep(report);
+        assert_eq!((taken.sent.len(), taken.claim), (1, None));
+    }
+
+    #[test]
+    fn a_report_that_was_never_sent_is_none_of_the_next_period() {
+        let (held, report) = own(&none(), NOON, 41, "a", RULES);
+        let (next, other) = own(&held, NOON + DAY, 50, "b", RULES);
+        assert_eq!((other.count, other.time), (50, NOON + DAY));
+        assert_ne!(held.series(report, RULES.every).name, next.series(other, RULES.every).name);
+        // The first one comes late, and is before the other.
+        let mut late = next;
+        late.keep(report);
+        assert_eq!((late.sent.as_slice(), late.draft), (&[report][..], Some(other)));
+        late.keep(other);
+        late.keep(report);
+        assert_eq!(late.sent, [report, other]);
+    }
+
+    #[test]
+    fn a_further_report_of_a_period_has_a_name_of_its_own() {
+        let (mut kept, first) = own(&none(), NOON, 41, "a", RULES);
+        let name = kept.series(first, RULES.every).name;
+        kept.keep(first);
+        let again = Rules { again: true, ..RULES };
+        let (held, second) = own(&kept, NOON, 41, "a", again);
+        assert!(second.time > first.time);
+        assert_ne!(held.series(second, RULES.every).name, name);
+        let (taken, same) = own(&held, NOON + 60_000, 50, "b", again);
+        assert_eq!(same, second);
+        assert_eq!(taken.series(same, RULES.every).name, held.series(second, RULES.every).name);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_is_shown() {
+        let mut kept = none();
+        for day in 0..100 {
+            let (held, report) = own(&kept, NOON + day * DAY, day as i64, "a", RULES);
+            kept = held;
+            assert!(kept.series(report, RULES.every).visits().count() <= MAX_SHOWN);
+            kept.keep(report);
+        }
+        assert_eq!(kept.sent.len(), MAX_SHOWN);
+        assert_eq!(Reports::read(&kept.write().unwrap()).unwrap(), kept);
+    }
+
+    #[test]
+    fn visits_between_two_reports_are_known_where_there_was_no_reset() {
+        let report = |count, epoch| Report { time: 0, count, epoch };
+        assert_eq!(report(50, 7).visits_since(&report(41, 7)), Visits::Counted(9));
+        assert_eq!(report(i64::MAX, 7).visits_since(&report(i64::MIN, 7)), Visits::Counted(u64::MAX));
+        assert_eq!(report(50, 8).visits_since(&report(41, 7)), Visits::Reset);
+        assert_eq!(report(40, 7).visits_since(&report(41, 7)), Visits::Lost(1));
+    }
 }
