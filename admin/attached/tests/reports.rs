@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread;
 
-use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
+use mail_parser::{Message, MessageParser, MimeHeaders as _};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
@@ -175,8 +175,7 @@ fn text_html_and_picture_show_the_visits_of_the_last_reports() {
         picture.content_type().map(|kind| (kind.ctype(), kind.subtype())),
         Some(("image", Some("png")))
     );
-    let PartType::InlineBinary(content) = &picture.body else { panic!("{:?}", picture.body) };
-    let reader = png::Decoder::new(Cursor::new(&content[..])).read_info().unwrap();
+    let reader = png::Decoder::new(Cursor::new(picture.contents())).read_info().unwrap();
     // Four bars of 16 pixels each.
     assert_eq!((reader.info().width, reader.info().height), (66, 101));
 }
@@ -311,7 +310,7 @@ impl Gate {
                     (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let has_said = said.clone();
                 thread::spawn(move || {
-                    let mut all = Vec::new();
+                    let mut all = Vec::<u8>::new();
                     pass(&mut from_client, &mut to_server, |bytes| {
                         all.extend(bytes);
                         let has = all.windows(after.len().max(1)).any(|window| window == after);
@@ -427,6 +426,18 @@ fn a_host_that_dies_before_it_has_sent_is_replaced_by_another() {
         assert!(said.starts_with("the report with the count 41 was sent"), "{said}");
         only_mail(&server);
     }
+}
+
+#[test]
+fn a_report_that_other_hosts_claim_for_long_is_a_sentence() {
+    let redis = counted(41);
+    let claim = json!({ "by": "another", "until": u64::MAX });
+    let reports = json!({ "id": "id", "claim": claim, "draft": null, "sent": [] });
+    redis.run::<()>(&["SET", "{visitorCount}:reports", &reports.to_string()]);
+    let settings = [("MAIL_URL", "smtp://127.0.0.1:1"), ("MAIL_TIMEOUT", "1s")];
+    let said = complaint(&run(&redis, &settings, &[]), 75);
+    assert!(said.contains("other processes are at this report"), "{said}");
+    assert_eq!(kept(&redis), reports);
 }
 
 /// docs/admin.md: the one case in which a report comes twice.

@@ -2,6 +2,7 @@
 //! mmdebstrap.
 
 use std::fs::{self, File};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -42,9 +43,9 @@ pub(crate) struct Smtp {
     pub(crate) kind: Kind,
     /// Its name, `localhost`, and its certificate's.
     pub(crate) host: String,
-    layer: TempDir,
-    root: PathBuf,
     process: Option<Process>,
+    root: PathBuf,
+    layer: TempDir,
 }
 
 /// Its arguments: the layer, the root folder below, the server. A set-user-ID program, as Exim is, would outlive
@@ -209,12 +210,16 @@ plain:
         let process = self.process.insert(Process::spawn(&mut command));
         eventually("the mail server listens", || {
             assert!(!process.has_ended(), "no mail server: {}", fs::read_to_string(&log_file).unwrap());
-            std::net::TcpStream::connect((&*self.host, Port::Submissions as u16)).ok()
+            TcpStream::connect((&*self.host, Port::Submissions as u16)).ok()
         });
     }
 
     pub(crate) fn stop(&mut self) {
         self.process = None;
+        // Its namespace ends a moment later than the process outside.
+        eventually("the mail server is gone", || {
+            TcpStream::connect((&*self.host, Port::Submissions as u16)).is_err().then_some(())
+        });
     }
 
     /// The URL for one of the ports. `user` may have a password.
@@ -254,5 +259,13 @@ plain:
             let files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
             (files.len() >= number).then(|| files.iter().map(|file| fs::read(file).unwrap()).collect())
         })
+    }
+}
+
+impl Drop for Smtp {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.stop();
+        }
     }
 }
