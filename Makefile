@@ -77,7 +77,7 @@ build: ## build what is shipped, in target/dist
 	dev/build-release.sh target/dist
 
 .PHONY: attached
-attached: ## build backup-count and restore-count too, in target/dist
+attached: ## build backup-count, restore-count and mail-report too, in target/dist
 	@dev/needs.sh run
 	dev/build-release.sh target/dist '' admin/attached
 

@@ -34,6 +34,10 @@ const EX_OSERR: u8 = 71;
 const EX_OSFILE: u8 = 72;
 /// What there was to say could not be written.
 const EX_IOERR: u8 = 74;
+/// Refused for now.
+const EX_TEMPFAIL: u8 = 75;
+/// Refused for good.
+const EX_NOPERM: u8 = 77;
 /// A setting is wrong. The unit tells systemd not to restart on it.
 const EX_CONFIG: u8 = 78;
 
@@ -50,7 +54,8 @@ Exit status: 0 done, 64 wrong usage, 65 what stands in Redis cannot be used, 69 
 refuses, 74 stdout cannot be written to, 78 a setting is wrong.";
 
 /// Why a program failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
 pub struct Failure {
     status: u8,
     text: String,
@@ -75,6 +80,16 @@ impl Failure {
     /// An attached resource cannot be reached, or refuses.
     pub fn unavailable(error: impl fmt::Display) -> Self {
         Self::new(EX_UNAVAILABLE, error)
+    }
+
+    /// An attached resource refuses for now.
+    pub fn temporary(error: impl fmt::Display) -> Self {
+        Self::new(EX_TEMPFAIL, error)
+    }
+
+    /// An attached resource refuses for good.
+    pub fn refused(error: impl fmt::Display) -> Self {
+        Self::new(EX_NOPERM, error)
     }
 
     /// A setting is wrong.

@@ -13,11 +13,11 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use rustix::fs::FlockOperation;
 use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
+use crate::root_folder;
 use crate::support::{Client, Process, eventually};
 
 /// The distribution inside: its systemd is 257.
@@ -92,7 +92,7 @@ impl Machine {
     /// Boots a Debian with its Redis as it is after installation, and without Abukiks.
     pub(crate) fn boot_plain(suite: &str, set_up: impl FnOnce(&Path)) -> Option<Self> {
         let cache = &parts()?.cache;
-        let root = make_root(cache, suite, PLAIN_PACKAGES, None).expect("a root folder");
+        let root = root_folder::make(cache, suite, PLAIN_PACKAGES, None).expect("a root folder");
         Some(Self::boot_from(cache, &root, |changes, _| set_up(changes)))
     }
 
@@ -424,84 +424,15 @@ fn parts() -> Option<&'static Parts> {
 
 impl Parts {
     fn obtain() -> Result<Self, String> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("needs root".to_owned());
-        }
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let missing: Vec<_> = TOOLS
-            .into_iter()
-            .filter(|tool| !std::env::split_paths(&path).any(|folder| folder.join(tool).exists()))
-            .collect();
-        if !missing.is_empty() {
-            return Err(format!("not installed: {}", missing.join(", ")));
-        }
-        let base = std::env::var_os("XDG_CACHE_HOME")
-            .filter(|folder| !folder.is_empty())
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
-            .ok_or("neither XDG_CACHE_HOME nor HOME is set")?;
-        let cache = base.join("abukiks");
+        let cache = root_folder::cache(&TOOLS)?;
         // Only the tests that want a proxy start it.
         let hook =
             "--customize-hook=chroot \"$1\" systemctl --quiet disable nginx haproxy prometheus rsyslog";
-        let root = make_root(&cache, SUITE, PACKAGES, Some(hook))
+        let root = root_folder::make(&cache, SUITE, PACKAGES, Some(hook))
             .map_err(|error| format!("no {SUITE} root: {error}"))?;
-        remove_leftovers(&cache);
         let programs = strip().map_err(|error| format!("no programs: {error}"))?;
         Ok(Self { root, programs, cache })
     }
-}
-
-/// Makes the root folder, unless an earlier run has: some 200 MB, in a minute or so.
-fn make_root(cache: &Path, suite: &str, packages: &str, hook: Option<&str>) -> io::Result<PathBuf> {
-    let root = cache.join(format!("{suite}+{}", packages.replace(',', "+")));
-    fs::create_dir_all(cache)?;
-    let lock = File::create(cache.join("lock"))?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-    if root.exists() {
-        return Ok(root);
-    }
-    let half_made = cache.join("half-made");
-    if half_made.exists() {
-        fs::remove_dir_all(&half_made)?;
-    }
-    let _ = writeln!(io::stderr(), "making {} once", root.display());
-    let mut command = Command::new("mmdebstrap");
-    command
-        .args(["--variant=minbase", "--include", packages])
-        .args(hook)
-        .arg(suite)
-        .arg(&half_made)
-        .stdin(Stdio::null());
-    if let Some(mirror) = mirror() {
-        command.arg(format!("deb {mirror} {suite} main"));
-    }
-    let output = command.output()?;
-    if !output.status.success() {
-        let log = String::from_utf8_lossy(&output.stderr).into_owned();
-        let last = log.lines().last().unwrap_or("mmdebstrap failed").to_owned();
-        return Err(io::Error::other(last));
-    }
-    fs::rename(half_made, &root)?;
-    Ok(root)
-}
-
-/// Removes what test runs that were killed have left behind.
-fn remove_leftovers(cache: &Path) {
-    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix("abukiks-").and_then(|rest| rest.split('-').next());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// Where this machine gets its Debian packages from; mmdebstrap knows a default.
-fn mirror() -> Option<String> {
-    let sources = fs::read_to_string("/etc/apt/sources.list.d/debian.sources").ok()?;
-    let mirror = sources.lines().find_map(|line| line.strip_prefix("URIs:"))?;
-    Some(mirror.split_whitespace().next()?.to_owned())
 }
 
 /// Copies the programs under test without their debug symbols.

@@ -8,6 +8,7 @@ mod crowd;
 mod load;
 mod machine;
 mod proxy;
+mod root_folder;
 mod support;
 
 mod access;

@@ -220,6 +220,7 @@ fn path_of(name: &str) -> &'static str {
         "check-redis" => option_env!("CARGO_BIN_EXE_check-redis"),
         "top" => option_env!("CARGO_BIN_EXE_top"),
         "backup-count" => option_env!("CARGO_BIN_EXE_backup-count"),
+        "mail-report" => option_env!("CARGO_BIN_EXE_mail-report"),
         "restore-count" => option_env!("CARGO_BIN_EXE_restore-count"),
         _ => None,
     };

@@ -17,11 +17,7 @@ pub(super) struct Keys {
 impl Keys {
     /// Draws a new producer id, by which Redis tells the batches of this process from others.
     pub(super) fn new(counter: &str) -> Result<Self, getrandom::Error> {
-        // The slot is that of the text in the first braces, when there is any (Cluster spec).
-        let stem = match counter.split_once('{').and_then(|(_, rest)| rest.split_once('}')) {
-            Some((tag, _)) if !tag.is_empty() => counter.to_owned(),
-            _ => format!("{{{counter}}}"),
-        };
+        let stem = stem(counter);
         let id = u128::from(getrandom::u64()?) << 64 | u128::from(getrandom::u64()?);
         Ok(Self {
             counter: counter.to_owned(),
@@ -35,6 +31,20 @@ impl Keys {
     pub(super) fn session(&self, id: SessionId) -> String {
         format!("{}{id}", self.sessions)
     }
+
+    /// The key of what `mail-report` has sent.
+    pub(super) fn reports(&self) -> String {
+        format!("{}:reports", stem(&self.counter))
+    }
+}
+
+/// What all keys but the count's own begin with.
+fn stem(counter: &str) -> String {
+    // The slot is that of the text in the first braces, when there is any (Cluster spec).
+    match counter.split_once('{').and_then(|(_, rest)| rest.split_once('}')) {
+        Some((tag, _)) if !tag.is_empty() => counter.to_owned(),
+        _ => format!("{{{counter}}}"),
+    }
 }
 
 #[cfg(test)]
@@ -47,6 +57,7 @@ mod tests {
             let keys = Keys::new(counter).expect("random numbers");
             assert_eq!(keys.epoch, format!("{stem}:epoch"));
             assert!(keys.producer.starts_with(&format!("{stem}:producer:")));
+            assert_eq!(keys.reports(), format!("{stem}:reports"));
         }
     }
 }

@@ -35,6 +35,10 @@ const RESET: &str = include_str!("scripts/reset.lua");
 /// Reads the count and its epoch at one moment, with the rights that a reset needs.
 const TOTAL: &str = "return {redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])}";
 
+/// Writes what `mail-report` keeps, unless another process has changed it since it was read.
+const REPLACE: &str = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end \
+                       redis.call('SET', KEYS[1], ARGV[2]) return 1";
+
 /// How much is shown of what stands at a key, in bytes. `reset.lua` knows it too.
 const MAX_SHOWN: usize = 1000;
 
@@ -302,6 +306,32 @@ impl Link {
             Ok(held) => Ok(held),
             Err(error) => Err(self.explain(error).await),
         }
+    }
+
+    /// What the clock of this Redis shows since 1970, or a little less.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.time_at(Instant::now())
+    }
+
+    /// What `mail-report` keeps beside the count, as text; empty before its first report.
+    ///
+    /// # Errors
+    /// [`StoreError::Uncountable`] when the key holds no text.
+    pub async fn reports(&mut self) -> Result<String, StoreError> {
+        let key = self.keys.reports();
+        let held = self.ask::<Option<Vec<u8>>>(&Cmd::get(key)).await?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&held).into_owned())
+    }
+
+    /// Keeps `new` where [`Link::reports`] still is `old`. Returns whether it was.
+    ///
+    /// # Errors
+    /// After [`StoreError::Unreachable`] it may be kept or not.
+    pub async fn replace_reports(&mut self, old: &str, new: &str) -> Result<bool, StoreError> {
+        let mut replace = redis::cmd("EVAL");
+        replace.arg(REPLACE).arg(1).arg(self.keys.reports()).arg(old).arg(new);
+        self.ask(&replace).await
     }
 
     /// What kind of server this is, as far as its access rules let this user ask.

@@ -21,6 +21,7 @@ use crate::store::stream::connect_tcp;
 #[cfg(feature = "tls")]
 use crate::store::tls::Tls;
 
+mod check;
 mod error;
 mod keys;
 mod link;
@@ -32,6 +33,7 @@ mod stream;
 mod tls;
 mod visitor_session;
 
+pub use check::Check;
 pub use error::{StoreError, StoreSetupError};
 pub(crate) use link::{Counted, Increment};
 pub use link::{Link, Total, integer};

@@ -33,7 +33,7 @@ fn service() -> Command {
     abukiks::cli::command().version(abukiks::VERSION)
 }
 
-fn tasks() -> [Command; 6] {
+fn tasks() -> [Command; 7] {
     [
         reset_count::Arguments::command(),
         show_count::Arguments::command(),
@@ -41,6 +41,7 @@ fn tasks() -> [Command; 6] {
         top::Arguments::command(),
         attached::BackupArguments::command(),
         attached::RestoreArguments::command(),
+        attached::ReportArguments::command(),
     ]
     .map(|task| task.version(abukiks::VERSION))
 }

@@ -2,7 +2,20 @@
 
 use abukiks::cli;
 
-/// The end of each help.
+/// The end of the help of `mail-report`.
+const AFTER_REPORT: &str = "\
+MAIL_URL names the mail server: smtp://[USER@]HOST[:PORT], where STARTTLS is required (?tls=off forgoes it), or \
+smtps://[USER@]HOST[:PORT]. MAIL_PASSWORD is the password, unless the URL holds it. Both may be in a file that \
+MAIL_URL_FILE or MAIL_PASSWORD_FILE names, or in the systemd credentials mail-url and mail-password. MAIL_FROM is \
+an address, MAIL_TO one or more, with commas. MAIL_CA_FILE names a PEM file with the certificate authorities to \
+trust instead of the system's. MAIL_TIMEOUT is the time for sending; default: 30s. MAIL_EVERY is the period; \
+default: 1day.
+Reads the same environment variables as the service, too; see `abukiks --help`.
+Exit status: 0 done or sent already, 64 wrong usage, 65 what stands in Redis cannot be used, 69 Redis or the mail \
+server is unreachable or cannot be used, 74 stdout cannot be written to, 75 the mail server refuses for now, 77 the \
+mail server refuses for good, 78 a setting is wrong.";
+
+/// The end of the help of `backup-count` and `restore-count`.
 const AFTER_HELP: &str = "\
 BACKUP_URL names the store of backups: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or \
 file:///FOLDER. BACKUP_KEEP is how many are kept; default: 30. The store's own variables are the usual ones \
@@ -35,6 +48,24 @@ pub struct RestoreArguments {
     #[arg(long)]
     pub down: bool,
     /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Mails the count, the visits since the last report, and what `check-redis` says.
+///
+/// Sends one report in each period, however often and on however many hosts it runs: who is second waits until
+/// the first has sent, and sends in its place where that fails. What was sent is kept in Redis.
+#[derive(Debug, clap::Parser)]
+#[command(name = "mail-report", version = cli::BUILD.as_str(), after_help = AFTER_REPORT)]
+pub struct ReportArguments {
+    /// Send a further report in a period that has had one.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub again: bool,
+    /// Print the mail that would be sent, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Print a JSON object.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use abukiks::cli::Failure;
 
@@ -42,6 +44,56 @@ impl Variables {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    /// A secret: the value of `name`, the first line of the file that `name` with `_FILE` names, or the systemd
+    /// credential that is called as `name` with hyphens and in lower case. `REDIS_URL` is given like this too.
+    ///
+    /// # Errors
+    /// It is given more than once, or cannot be read.
+    pub fn secret(&self, name: &str) -> Result<Option<String>, Failure> {
+        let credential = name.to_lowercase().replace('_', "-");
+        let file = format!("{name}_FILE");
+        let mut files = Vec::new();
+        if let Some(path) = self.get(&file) {
+            files.push((format!("{file} {path}"), PathBuf::from(path)));
+        }
+        if let Some(folder) = self.get("CREDENTIALS_DIRECTORY") {
+            let path = Path::new(folder).join(&credential);
+            if path.try_exists().unwrap_or(true) {
+                files.push((format!("the systemd credential {credential}"), path));
+            }
+        }
+        let given = self.get(name);
+        if files.len() + usize::from(given.is_some()) > 1 {
+            return Err(Failure::setting(format!(
+                "{name} is given more than once; it takes one of {name}, {file} and the systemd credential {credential}"
+            )));
+        }
+        let Some((origin, path)) = files.pop() else { return Ok(given.map(str::to_owned)) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::setting(format!("{origin} cannot be read: {error}")))?;
+        Ok(Some(text.lines().next().unwrap_or_default().to_owned()))
+    }
+
+    /// A time, such as `30s` or `1day`, within `limits`.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn time(
+        &self,
+        name: &str,
+        default: &str,
+        limits: RangeInclusive<Duration>,
+    ) -> Result<Duration, Failure> {
+        let text = self.get(name).unwrap_or(default);
+        let time = humantime::parse_duration(text).ok().filter(|time| limits.contains(time));
+        time.filter(|time| time.subsec_nanos() == 0).ok_or_else(|| {
+            let [from, to] = [limits.start(), limits.end()].map(|limit| humantime::format_duration(*limit));
+            Failure::setting(format!(
+                "{name} is {text:?}; it takes a time from {from} to {to} in whole seconds"
+            ))
+        })
     }
 
     /// All whose names begin so, by their names in lower case: as `object_store` reads them.
