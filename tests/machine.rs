@@ -25,7 +25,7 @@ const SUITE: &str = "trixie";
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,valkey-server,procps,nginx-light,haproxy,\
     prometheus,curl,systemd-journal-remote,rsyslog,rsyslog-elasticsearch";
 /// What a machine has where Abukiks comes as a package.
-const PLAIN_PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps,rpm";
+const PLAIN_PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps,rpm,openssh-server,sudo,curl";
 
 /// What must be on the machine that tests.
 const TOOLS: [&str; 7] =
