@@ -28,7 +28,7 @@ test: lint doc tools reproduce ## check everything: format, lints, documentation
 
 # What needs root, a browser, a container or a tool beside Redis. A new promise is part of `make check`
 # until its name is added here.
-NEEDS_MORE := alerts:: collectors:: contract:: cost:: faults:: image:: journal_cost:: kubernetes:: monitors:: nixos:: \
+NEEDS_MORE := alerts:: collectors:: contract:: cost:: deploy:: faults:: image:: journal_cost:: kubernetes:: monitors:: nixos:: \
     packages:: page:: proxies:: rename:: reproducible:: run:: switching:: systemd:: versions:: \
     the_sdk_of_grafana loads_nothing_but executes_no_other_one
 .PHONY: check
@@ -60,6 +60,29 @@ lint: ## check format and lints; warnings are errors
 	dev/lint-systems.sh
 	shellcheck dev/* packages/postinst packages/postrm packages/prerm systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
 	dev/lint-nix.sh
+
+# Beside the registry it fetches the database of faults; PROGRAMS are checked by the list they carry.
+.PHONY: audit
+audit: ## check what the dependencies may be (deny.toml), and whether a fault of one is known
+	dev/audit.sh $(PROGRAMS)
+
+.PHONY: msrv
+msrv: ## compile with the oldest Rust that Cargo.toml names
+	@dev/needs.sh run
+	dev/msrv.sh
+
+.PHONY: update
+update: ## bring Cargo.lock and its like up to date, and flake.lock
+	dev/update.sh
+
+# Of all that `make update` has changed.
+.PHONY: propose
+propose: ## open a pull request of what is changed here, from a branch `update`
+	git diff --quiet || { \
+		git switch --force-create update && \
+		git commit --all --message='Update the dependencies' && \
+		git push --force origin update && \
+		{ gh pr list --head update --json url --jq '.[].url' | grep . || gh pr create --fill --head update; }; }
 
 .PHONY: fmt
 fmt: ## format the code
@@ -104,13 +127,23 @@ deb rpm: static
 
 RELEASE_FOR ?= x86_64 aarch64
 .PHONY: release
-release: ## make all that a release has, in target/packages
+release: ## make all that a release has, in target/packages; TAG=v0.1.0 refuses another version
+	@[ -z '$(TAG)' ] || grep --line-regexp 'version = "$(TAG:v%=%)"' Cargo.toml || \
+		{ echo "Cargo.toml does not have the version of $(TAG)" >&2; exit 65; }
 	rm -rf target/packages
 	for arch in $(RELEASE_FOR); do \
 		$(MAKE) --no-print-directory static ARCH=$$arch && \
-		dev/package.sh target/static/$$arch target/packages deb rpm tar image sbom || exit; \
+		dev/package.sh target/static/$$arch target/packages deb rpm tar image sbom image-sbom || exit; \
 	done
+	packages/index.py target/packages
 	cd target/packages && sha256sum * >SHA256SUMS
+
+# One build goes to each deploy: the package of a release, or a flake where NixOS runs (docs/deploy.md).
+.PHONY: deploy rollback
+deploy: ## put a release onto hosts, and check them: PACKAGE=FILE or FLAKE=.#NAME, HOST="A B"
+	@dev/deploy.sh deploy '$(or $(PACKAGE),$(FLAKE))' $(HOST)
+rollback: ## put the release before onto hosts again, and check them: HOST="A B"
+	@dev/deploy.sh rollback $(HOST)
 
 # All that is claimed about speed, on this machine. A quiet one: what else runs is measured, too.
 .PHONY: bench

@@ -4,7 +4,9 @@
 # usage: dev/build-release.sh FOLDER [TARGET [CRATE]]   puts the programs into FOLDER
 #
 # TARGET is one of rustc, or empty; those of musl give static programs. For another machine than this
-# one it takes the cross compiler of Debian. CRATE is the folder of another crate of this tree.
+# one it takes the cross compiler of Debian. Programs for a TARGET are for elsewhere, so they carry the list
+# of their crates (cargo-auditable), which `cargo audit bin` reads. CRATE is the folder of another crate of
+# this tree.
 # ABUKIKS_COMMIT is the commit that the programs will name; without it, the one checked out here.
 set -euo pipefail
 
@@ -14,6 +16,7 @@ out=$(realpath "$1")
 cd "$(dirname "$0")/.."
 source=$(pwd -P)
 target=${2-}
+[[ -z $target ]] || PATH=$PATH:$(dev/tools.sh cargo-auditable)
 
 # As the Makefile has it.
 export ABUKIKS_COMMIT=${ABUKIKS_COMMIT:-$(git describe --always --dirty --abbrev=40 --exclude='*')}
@@ -33,9 +36,9 @@ flags=(
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
 
-options=()
+build=(build)
 if [[ -n $target ]]; then
-    options=(--target "$target")
+    build=(auditable build --target "$target")
     if [[ ${target%%-*} != "$(uname -m)" ]]; then
         compiler=${target%%-*}-linux-gnu-gcc
         name=${target//-/_}
@@ -43,7 +46,6 @@ if [[ -n $target ]]; then
     fi
 fi
 
-build=$out/build${3:+/$3}
-cargo build --quiet --release --locked --bins --manifest-path "${3:-.}/Cargo.toml" --target-dir "$build" \
-    "${options[@]}"
-find "$build/$target/release" -maxdepth 1 -type f -perm -u=x -exec cp -t "$out" {} +
+made=$out/build${3:+/$3}
+cargo "${build[@]}" --quiet --release --locked --bins --manifest-path "${3:-.}/Cargo.toml" --target-dir "$made"
+find "$made/$target/release" -maxdepth 1 -type f -perm -u=x -exec cp -t "$out" {} +

@@ -34,8 +34,11 @@ test       | hash podman-compose && [[ -x /usr/lib/podman/aardvark-dns ]] | podm
 test package | hash dpkg-deb xz             | dpkg xz-utils     | makes the package for Debian
 test package | hash rpm rpmbuild            | rpm               | makes and checks the other one
 test package | hash python3                 | python3           | lists what the programs are made of
+test       | hash skopeo                     | skopeo            | reads images as registries do
+test       | hash ssh ssh-keygen             | openssh-client    | deploys to a booted machine
 test       | hash lintian                   | lintian           | checks the package as Debian does
-test bench | hash mmdebstrap                  | mmdebstrap        | makes the root folder that it boots
+test bench | hash mmdebstrap gpg              | mmdebstrap gpg    | makes the root folder that it boots
+test bench | [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] | debian-archive-keyring | proves that Debian made its packages
 test bench | hash valgrind                    | valgrind          | counts instructions
 bench      | [[ -e /usr/share/lua/5.1/nginx/redis.lua ]] | lua-nginx-redis   | is another counter to compare with
 END
@@ -86,8 +89,8 @@ main() {
         echo "cargo is missing: install Rust with https://rustup.rs" >&2
         exit 1
     fi
-    local lacking packages reason
-    lacking=$(missing "$1")
+    local purpose=$1 lacking packages reason
+    lacking=$(missing "$purpose")
     if [[ -z $lacking ]]; then
         return
     fi
@@ -113,6 +116,12 @@ main() {
         { as_root apt-get update --quiet && install_quietly "${packages[@]}"; }
     if [[ " $* " == *" redis-server "* ]]; then
         switch_redis_off
+    fi
+    # A package may bring something else: on Ubuntu, chromium is a stand-in for a snap.
+    lacking=$(missing "$purpose")
+    if [[ -n $lacking ]]; then
+        echo "Still missing; install it in another way: $(cut -d'|' -f1 <<<"$lacking" | xargs)" >&2
+        exit 1
     fi
 }
 

@@ -2,7 +2,7 @@
 # Packs programs for those who build nothing. The bytes follow from the programs, from this tree and from
 # SOURCE_DATE_EPOCH, by default the time of the commit.
 # usage: dev/package.sh PROGRAMS FOLDER FORMAT...   from the programs in PROGRAMS into FOLDER
-#        FORMAT: deb, rpm, tar, image or sbom
+#        FORMAT: deb, rpm, tar, image, sbom, or image-sbom for the image that is in FOLDER
 #
 # VERSION is that of the programs, by default the one in Cargo.toml; ABUKIKS_COMMIT is their commit.
 set -euo pipefail
@@ -164,10 +164,16 @@ sbom() {
     packages/sbom.py "$machine-unknown-linux-musl" >"$out/abukiks-$version-linux-$architecture.cdx.json"
 }
 
+image_sbom() {
+    local name=$out/abukiks-$version-image-$architecture
+    packages/sbom.py "$machine-unknown-linux-musl" "$name.tar" >"$name.cdx.json"
+}
+
 for format in "${formats[@]}"; do
     case $format in
     deb | rpm | image | sbom) "$format" ;;
     tar) tar_ ;;
+    image-sbom) image_sbom ;;
     *) echo "$0: there is no format '$format'" >&2 && exit 64 ;;
     esac
 done

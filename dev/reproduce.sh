@@ -13,14 +13,15 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/reproduce.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
-# rustup finds its toolchains by HOME, which is about to change.
-export RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup} RUSTUP_TOOLCHAIN
+# rustup finds its toolchains by HOME, which is about to change, and dev/tools.sh its tools.
+export RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup} RUSTUP_TOOLCHAIN XDG_CACHE_HOME=${XDG_CACHE_HOME:-$HOME/.cache}
 RUSTUP_TOOLCHAIN=$(cd "$crate" && { rustup show active-toolchain 2>/dev/null || echo; } | cut -d' ' -f1)
 [[ -n $RUSTUP_TOOLCHAIN ]] || unset RUSTUP_TOOLCHAIN
 ABUKIKS_COMMIT=${ABUKIKS_COMMIT:-$(git -C "$crate" describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)}
 export ABUKIKS_COMMIT
 
 # So that both builds do without a network.
+[[ -z ${TARGET-} ]] || "$here/tools.sh" cargo-auditable >/dev/null
 (cd "$crate" && cargo fetch --quiet --locked)
 export CARGO_NET_OFFLINE=true
 
@@ -55,7 +56,7 @@ build() {
             --exclude=./.git --exclude=./.run --exclude=./target --exclude='./result*' \
             --exclude=./fuzz/{target,corpus,artifacts} --exclude=./admin/attached/target . |
             tar --extract --directory "$folder" --no-same-permissions
-        cp "$here/build-release.sh" "$folder/dev/"
+        cp "$here"/{build-release,tools}.sh "$folder/dev/"
         find "$folder" -exec touch --date "${with[mtime]}" {} +
         env HOME="${with[HOME]}" CARGO_HOME="${with[CARGO_HOME]}" USER="${with[USER]}" \
             LOGNAME="${with[USER]}" TZ="${with[TZ]}" LC_ALL="${with[LC_ALL]}" \

@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
 """Lists what the programs are made of, as CycloneDX in JSON: each crate that is linked into them, with the
-checksum that Cargo.lock holds.
+checksum that Cargo.lock holds. For an image, its files too.
 
-usage: packages/sbom.py TARGET   TARGET as rustc names it
+usage: packages/sbom.py TARGET [IMAGE.tar]   TARGET as rustc names it
 """
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tomllib
 import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 
-if len(sys.argv) != 2:
-    sys.exit("usage: packages/sbom.py TARGET")
+if len(sys.argv) not in (2, 3):
+    sys.exit("usage: packages/sbom.py TARGET [IMAGE.tar]")
 target = sys.argv[1]
+image = Path(sys.argv[2]).resolve() if len(sys.argv) == 3 else None
 os.chdir(Path(__file__).parent.parent)
 
 tree = ["cargo", "tree", "--locked", "--edges", "normal,no-proc-macro", "--target", target, "--prefix", "none"]
@@ -60,6 +63,26 @@ def dependencies(package):
     return sorted(purl(other) for other in linked if other in wanted or (other[0],) in wanted)
 
 
+def sha256(content):
+    return [{"alg": "SHA-256", "content": hashlib.sha256(content).hexdigest()}]
+
+
+def contents(image):
+    """The image, named by the digest of its configuration as container engines do, and its files."""
+    with tarfile.open(image) as archive:
+        [manifest] = json.load(archive.extractfile("manifest.json"))
+        config = archive.extractfile(manifest["Config"]).read()
+        listed = []
+        for layer in manifest["Layers"]:
+            with tarfile.open(fileobj=archive.extractfile(layer)) as files:
+                for file in sorted(filter(tarfile.TarInfo.isreg, files), key=lambda file: file.name):
+                    hashes = sha256(files.extractfile(file).read())
+                    listed.append({"type": "file", "name": file.name.removeprefix("."), "hashes": hashes})
+    version = component(own)["version"]
+    ref = f"pkg:oci/{own[0]}@sha256:{hashlib.sha256(config).hexdigest()}"
+    return {"type": "container", "bom-ref": ref, "name": own[0], "version": version, "hashes": sha256(config)}, listed
+
+
 def said(*command):
     return subprocess.check_output(command, text=True).splitlines()[0]
 
@@ -83,6 +106,11 @@ bom = {
 }
 if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
     bom["metadata"]["timestamp"] = datetime.fromtimestamp(int(epoch), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+if image:
+    container, files = contents(image)
+    bom["components"] = [bom["metadata"]["component"], *bom["components"], *files]
+    bom["dependencies"].append({"ref": container["bom-ref"], "dependsOn": [purl(own)]})
+    bom["metadata"]["component"] = container
 # The same content has the same number.
 bom["serialNumber"] = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(bom)).urn
 json.dump(bom, sys.stdout, indent=2)

@@ -28,7 +28,7 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,valkey-server,pro
 const SYSLOG_NG_PACKAGES: &str =
     "systemd,systemd-sysv,dbus,redis-server,procps,syslog-ng-core,syslog-ng-mod-http";
 /// What a machine has where Abukiks comes as a package.
-const PLAIN_PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps,rpm";
+const PLAIN_PACKAGES: &str = "systemd,systemd-sysv,dbus,redis-server,procps,rpm,openssh-server,sudo,curl";
 
 /// What must be on the machine that tests.
 const TOOLS: [&str; 7] =

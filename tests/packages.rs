@@ -1,7 +1,8 @@
 //! Packages for those who build nothing: installed by the tools of the distribution in machines that have
 //! just booted, upgraded under load, and gone without a trace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,11 +10,15 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use crate::image::Podman;
 use crate::load::{self, Load, Wrk};
 use crate::machine::Machine;
 use crate::systemd::{NEXT, next_release};
 
 const NAMES: [&str; 5] = ["abukiks", "reset-count", "show-count", "check-redis", "top"];
+
+/// All that dev/package.sh makes of the programs for one machine.
+const FORMATS: [&str; 6] = ["deb", "rpm", "tar", "image", "sbom", "image-sbom"];
 
 const DEBIANS: [&str; 2] = ["bookworm", "trixie"];
 
@@ -52,18 +57,18 @@ fn pack(programs: &Path, version: &str, folder: &Path, format: &str) -> PathBuf 
 
 /// This release and the next as packages.
 #[derive(Debug)]
-struct Releases {
-    folder: PathBuf,
-    names: [String; 2],
+pub(crate) struct Releases {
+    pub(crate) folder: PathBuf,
+    pub(crate) names: [String; 2],
 }
 
 /// Debian's packages, which most tests are about.
-fn debs() -> &'static Releases {
+pub(crate) fn debs() -> &'static Releases {
     static DEBS: OnceLock<Releases> = OnceLock::new();
     DEBS.get_or_init(|| Releases::pack("deb"))
 }
 
-const VERSIONS: [&str; 2] = [env!("CARGO_PKG_VERSION"), NEXT];
+pub(crate) const VERSIONS: [&str; 2] = [env!("CARGO_PKG_VERSION"), NEXT];
 
 impl Releases {
     fn pack(format: &str) -> Self {
@@ -76,7 +81,7 @@ impl Releases {
     }
 
     /// Boots a machine that has the packages in /srv.
-    fn boot(&self, suite: &str) -> Option<Machine> {
+    pub(crate) fn boot(&self, suite: &str) -> Option<Machine> {
         Machine::boot_plain(suite, |changes| {
             let place = changes.join("srv");
             fs::create_dir_all(&place).expect("a folder");
@@ -101,9 +106,9 @@ fn rpm_install(machine: &Machine, package: &str) {
     machine.run(&["rpm", "--upgrade", "--oldpackage", "--nodeps", package]);
 }
 
-const SETTINGS: &str = "/etc/abukiks/abukiks.env";
+pub(crate) const SETTINGS: &str = "/etc/abukiks/abukiks.env";
 
-fn version(machine: &Machine) -> Value {
+pub(crate) fn version(machine: &Machine) -> Value {
     let answer = machine.connect(5001).get("/version");
     let version: Value = serde_json::from_str(&answer.body).expect("JSON");
     version["version"].clone()
@@ -236,29 +241,34 @@ fn an_rpm_package_verifies_counts_upgrades_and_goes() {
     assert_eq!(machine.run(&find), "/etc/abukiks\n/etc/abukiks/abukiks.env.rpmsave\n");
 }
 
-/// The bytes of a package that is packed with these surroundings.
-fn bytes(format: &str, umask: &str, zone: &str, mtime: &str) -> Vec<u8> {
+/// What is made of programs with these surroundings, by its name.
+fn made(umask: &str, zone: &str, mtime: &str) -> BTreeMap<OsString, Vec<u8>> {
     let folder = tempfile::Builder::new().prefix(zone.split('/').next().expect("a word")).tempdir();
     let folder = folder.expect("a folder");
     let (programs, made) = (folder.path().join("programs"), folder.path().join("made"));
     fs::create_dir(&programs).expect("a folder");
-    for name in NAMES {
-        // As much of a program as tells its machine: x86_64.
-        let place = programs.join(name);
-        fs::write(&place, b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0").expect("a file");
-        succeed(Command::new("chmod").arg("755").arg(&place));
-        succeed(Command::new("touch").args(["--date", mtime]).arg(place));
+    // As much of a program as tells its machine.
+    for machine in [b"\x3e\0", b"\xb7\0"] {
+        for name in NAMES {
+            let place = programs.join(name);
+            let head = [&b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0"[..], machine].concat();
+            fs::write(&place, head).expect("a file");
+            succeed(Command::new("chmod").arg("755").arg(&place));
+            succeed(Command::new("touch").args(["--date", mtime]).arg(place));
+        }
+        let command = format!("umask {umask} && exec \"$@\"");
+        succeed(
+            Command::new("sh")
+                .args(["-c", &command, "sh"])
+                .arg(script("package.sh"))
+                .args([&programs, &made])
+                .args(FORMATS)
+                .envs([("TZ", zone), ("LOGNAME", zone), ("SOURCE_DATE_EPOCH", "1700000000")]),
+        );
     }
-    let command = format!("umask {umask} && exec \"$@\"");
-    succeed(
-        Command::new("sh")
-            .args(["-c", &command, "sh"])
-            .arg(script("package.sh"))
-            .args([&programs, &made])
-            .arg(format)
-            .envs([("TZ", zone), ("LOGNAME", zone), ("SOURCE_DATE_EPOCH", "1700000000")]),
-    );
-    fs::read(only_file(&made)).expect("a package")
+    succeed(Command::new("packages/index.py").arg(&made));
+    let files = fs::read_dir(&made).expect("a folder").flatten();
+    files.map(|file| (file.file_name(), fs::read(file.path()).expect("a file"))).collect()
 }
 
 fn only_file(folder: &Path) -> PathBuf {
@@ -269,10 +279,12 @@ fn only_file(folder: &Path) -> PathBuf {
 
 #[test]
 fn the_same_programs_give_the_same_bytes_wherever_they_are_packed() {
-    for format in ["deb", "rpm", "tar", "image", "sbom"] {
-        let [first, second] = [("0022", "UTC", "2001-01-01"), ("0077", "Pacific/Kiritimati", "2026-02-03")]
-            .map(|(umask, zone, mtime)| bytes(format, umask, zone, mtime));
-        assert!(first == second, "{format} differs");
+    let [first, second] = [("0022", "UTC", "2001-01-01"), ("0077", "Pacific/Kiritimati", "2026-02-03")]
+        .map(|(umask, zone, mtime)| made(umask, zone, mtime));
+    assert_eq!(first.len(), 2 * FORMATS.len() + 1, "for two machines, and the index of images");
+    assert!(first.keys().eq(second.keys()), "{:?}", second.keys());
+    for (name, bytes) in first {
+        assert!(second[&name] == bytes, "{} differs", name.display());
     }
 }
 
@@ -329,34 +341,83 @@ fn the_bill_of_materials_has_what_is_linked_with_the_checksums_of_cargo_lock() {
     }
 }
 
+/// The schema of CycloneDX 1.5 judges it, where nothing may stand that it does not know.
+const VALIDATE: &str = "\
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+sys.exit(JsonStrictValidator(SchemaVersion.V1_5).validate_str(sys.stdin.read()) and 1)
+";
+
 #[test]
-fn workflows_name_each_action_by_its_commit() {
-    for workflow in fs::read_dir(".github/workflows").expect("a folder").flatten() {
-        let text = fs::read_to_string(workflow.path()).expect("text");
-        for action in text.lines().filter_map(|line| line.split_once("uses: ")).map(|(_, action)| action) {
-            let commit = action.split_once('@').and_then(|(_, commit)| commit.split(' ').next());
-            let commit = commit.expect("a version");
-            let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-            assert!(is_commit, "{}: {action}", workflow.path().display());
-        }
+fn bills_of_materials_are_cyclonedx_and_that_of_the_image_lists_its_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(FORMATS));
+    let files = fs::read_dir(folder.path()).expect("a folder").flatten().map(|file| file.path());
+    let bills: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with(".cdx.json")).collect();
+    assert_eq!(bills.len(), 2, "{bills:?}");
+    for path in &bills {
+        let bill = fs::File::open(path).expect("a file");
+        let mut python = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".run/tools/bin/python"));
+        succeed(python.args(["-c", VALIDATE]).stdin(bill));
     }
+    let image =
+        bills.iter().find(|path| path.to_string_lossy().contains("-image-")).expect("one of the image");
+    let image: Value = serde_json::from_slice(&fs::read(image).expect("a file")).expect("JSON");
+    assert_eq!(image["metadata"]["component"]["type"], "container");
+    let sum = succeed(Command::new("sha256sum").arg(programs().join("abukiks")));
+    let components = image["components"].as_array().expect("a list");
+    let listed =
+        components.iter().find(|component| component["name"] == "/bin/abukiks").expect("its program");
+    assert!(sum.starts_with(listed["hashes"][0]["content"].as_str().expect("text")), "{listed}");
+    assert!(components.iter().any(|component| component["name"] == "hyper"), "and what that is made of");
+}
+
+#[test]
+fn one_image_is_for_all_architectures_and_each_takes_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, bytes) in made("0022", "UTC", "2001-01-01") {
+        fs::write(folder.path().join(name), bytes).expect("a file");
+    }
+    let archive = folder.path().join(format!("abukiks-{}-image.tar", VERSIONS[0]));
+    let source = format!("oci-archive:{}", archive.display());
+    let index = succeed(Command::new("skopeo").args(["inspect", "--raw", &source]));
+    let index: Value = serde_json::from_str(&index).expect("JSON");
+    let manifests = index["manifests"].as_array().expect("a list").iter();
+    let platforms = manifests.map(|manifest| manifest["platform"]["architecture"].as_str().expect("text"));
+    assert_eq!(platforms.collect::<Vec<_>>(), ["amd64", "arm64"]);
+    // All digests fit, for whoever copies it; and what a registry has is what was released.
+    let copy = folder.path().join("copy");
+    let copied = format!("oci:{}", copy.display());
+    succeed(Command::new("skopeo").args(["copy", "--all", "--preserve-digests", &source, &copied]));
+    for architecture in ["amd64", "arm64"] {
+        let of = ["--override-arch", architecture, "inspect", "--config", &copied];
+        let config: Value = serde_json::from_str(&succeed(Command::new("skopeo").args(of))).expect("JSON");
+        assert_eq!(config["architecture"], architecture);
+        assert_eq!(config["config"]["User"], "65532:65532");
+    }
+    // Its name is its version: there is no `latest`.
+    let podman = Podman::new();
+    let loaded = podman.run(&["load", "--input", &archive.display().to_string()]);
+    let loaded = String::from_utf8(loaded.stdout).expect("text");
+    assert_eq!(loaded, format!("Loaded image: localhost/abukiks:{}\n", VERSIONS[0]));
 }
 
 #[test]
 fn the_release_has_all_that_the_document_lists() {
     let document = fs::read_to_string("docs/release.md").expect("text");
     let folder = tempfile::tempdir().expect("a folder");
-    let formats = ["deb", "rpm", "tar", "image", "sbom"];
-    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(formats));
+    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(FORMATS));
+    succeed(Command::new("packages/index.py").arg(folder.path()));
     let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let names = fs::read_dir(folder.path()).expect("a folder").flatten().map(|file| file.file_name());
     let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-    assert_eq!(names.len(), formats.len(), "{names:?}");
+    assert_eq!(names.len(), FORMATS.len() + 1, "{names:?}");
     for name in names {
         let listed = name.replace(VERSIONS[0], "VERSION").replace(architecture, "ARCH");
         let listed = listed.replace(std::env::consts::ARCH, "MACHINE");
         assert!(document.contains(&format!("| `{listed}` |")), "{listed}");
     }
     let makefile = fs::read_to_string("Makefile").expect("text");
-    assert!(makefile.contains(&formats.join(" ")), "make release makes them all");
+    assert!(makefile.contains(&FORMATS.join(" ")), "make release makes them all");
 }
