@@ -22,6 +22,9 @@ _abukiks__admin() {
             abukiks__admin,check-redis)
                 cmd="abukiks__admin__subcmd__check__subcmd__redis"
                 ;;
+            abukiks__admin,mail-report)
+                cmd="abukiks__admin__subcmd__mail__subcmd__report"
+                ;;
             abukiks__admin,reset-count)
                 cmd="abukiks__admin__subcmd__reset__subcmd__count"
                 ;;
@@ -44,7 +47,7 @@ _abukiks__admin() {
 
     case "${cmd}" in
         abukiks__admin)
-            opts="-h --instance --help reset-count show-count check-redis top backup-count restore-count settings"
+            opts="-h --instance --help reset-count show-count check-redis top backup-count restore-count mail-report settings"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -86,6 +89,20 @@ _abukiks__admin() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        abukiks__subcmd__admin__subcmd__mail__subcmd__report)
+            opts="-h --again --dry-run --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

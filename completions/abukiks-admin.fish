@@ -32,6 +32,7 @@ complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "check-r
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "top" -d 'Shows all instances of this host on one screen, each second anew, and what each has logged last'
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "backup-count" -d 'Writes the count into the store of backups, as a new object'
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "restore-count" -d 'Shows the backups, and sets the count to the newest that is whole'
+complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "mail-report" -d 'Mails the count, the visits since the last report, and what `check-redis` says'
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "settings" -d 'Prints the settings that hold, and where the value of each comes from'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand reset-count" -l to -d 'The number to set' -r
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand reset-count" -l dry-run -d 'Say what would be done, and do nothing'
@@ -51,4 +52,8 @@ complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand restore-coun
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand restore-count" -l dry-run -d 'Say what would be done, and do nothing'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand restore-count" -l json -d 'Print a JSON object'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand restore-count" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand mail-report" -l again -d 'Send a further report in a period that has had one'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand mail-report" -l dry-run -d 'Print the mail that would be sent, and do nothing'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand mail-report" -l json -d 'Print a JSON object'
+complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand mail-report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c abukiks-admin -n "__fish_abukiks_admin_using_subcommand settings" -s h -l help -d 'Print help'

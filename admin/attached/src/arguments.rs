@@ -57,8 +57,8 @@ pub struct RestoreArguments {
 
 /// Mails the count, the visits since the last report, and what `check-redis` says.
 ///
-/// Sends one report in each period, however often and on however many hosts it runs: who is second waits until
-/// the first has sent, and sends in its place where that fails. What was sent is kept in Redis.
+/// Sends one report in each period, however often and on however many hosts it runs. A second host waits until
+/// the first one has sent, and sends in its place where that fails. What was sent is kept in Redis.
 #[derive(Debug, clap::Parser)]
 #[command(name = "mail-report", version = cli::BUILD.as_str(), after_help = AFTER_REPORT)]
 pub struct ReportArguments {

@@ -30,8 +30,8 @@ const ACCEPTED: &str = "smtp://[USER[:PASSWORD]@]HOST[:PORT][?tls=off] or smtps:
 /// What `MAIL_TIMEOUT` takes. Systemd allows the whole task five minutes.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(1);
 
-/// How long a server that has taken the mail may take to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a server that has taken the mail may take to answer `QUIT`.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How much is shown of what a server says, in letters.
 const MAX_SHOWN: usize = 300;
@@ -40,7 +40,6 @@ const MAX_SHOWN: usize = 300;
 const FULL: u16 = 552;
 
 /// A mail server, and whom to send to.
-#[derive(Debug)]
 pub struct Mail {
     /// `MAIL_FROM`.
     pub from: Mailbox,
@@ -60,29 +59,13 @@ enum Encryption {
     Tls(TlsParameters),
 }
 
-impl fmt::Debug for Encryption {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Off => "Off",
-            Self::StartTls(_) => "StartTls",
-            Self::Tls(_) => "Tls",
-        })
-    }
-}
-
 struct Login {
     user: String,
     password: String,
 }
 
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Login({})", self.user)
-    }
-}
-
 /// How far sending has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Step {
     Connect,
     LogIn,
@@ -90,13 +73,12 @@ enum Step {
 }
 
 /// A server that has taken the mail.
-#[expect(missing_debug_implementations, reason = "a connection")]
 pub struct Taken(AsyncSmtpConnection);
 
 impl Taken {
     /// Ends the connection. What comes of it changes nothing.
     pub async fn quit(mut self) {
-        let _ = timeout(GOODBYE, self.0.abort()).await;
+        let _ = timeout(QUIT_TIMEOUT, self.0.abort()).await;
     }
 }
 
@@ -188,7 +170,11 @@ impl Mail {
     }
 
     fn failure(&self, error: &Error, step: Step) -> Failure {
-        let Some(code) = error.status() else { return self.unavailable(&self.reason(error), step) };
+        let Some(code) = error.status() else {
+            // Such as an address that this server cannot take: nothing was sent.
+            let step = if error.is_client() { Step::Connect } else { step };
+            return self.unavailable(&self.reason(error), step);
+        };
         let refused = match step {
             Step::Connect => "this client",
             Step::LogIn => "the login",

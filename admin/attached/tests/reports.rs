@@ -212,6 +212,7 @@ fn what_a_server_refuses_is_a_sentence_and_is_sent_once_it_takes_it() {
                 refused.starts_with("the mail server (MAIL_URL) at 127.") && refused.contains(why),
                 "{refused}"
             );
+            assert_eq!(kept(&redis)["claim"], Value::Null);
         }
         assert_eq!(server.taken(), 0);
         // Perhaps it was sent at the first attempt, so the numbers are those of then.
