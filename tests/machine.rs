@@ -326,6 +326,50 @@ pub(crate) fn enter(network: &File) -> rustix::io::Result<()> {
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
 }
 
+/// A network of a test's own that this thread is in, with all that it starts, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct OwnNetwork {
+    outside: File,
+    _keeper: Process,
+}
+
+impl OwnNetwork {
+    /// Moves this thread into a new network, which has nothing but a loopback interface.
+    pub(crate) fn enter() -> Self {
+        let outside = File::open("/proc/thread-self/ns/net").expect("a network");
+        let keeper = keep_namespace("--net", "ip link set lo up");
+        let inside = format!("/proc/{}/ns/net", keeper.pid().as_raw_nonzero());
+        enter(&File::open(inside).expect("a network")).expect("root may");
+        Self { outside, _keeper: keeper }
+    }
+}
+
+impl Drop for OwnNetwork {
+    fn drop(&mut self) {
+        if enter(&self.outside).is_err() {
+            // The thread ends with the test; only one that ran on would notice.
+            eprintln!("the test's thread stays in a network of its own");
+        }
+    }
+}
+
+/// A process that keeps a new namespace, which `unshare` has an option for, and which a script has set up.
+pub(crate) fn keep_namespace(option: &str, script: &str) -> Process {
+    let script = format!("set -e; {script}; exec sleep infinity");
+    let mut keeper = Process::spawn(
+        Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", option, "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null()),
+    );
+    let name = format!("/proc/{}/comm", keeper.pid().as_raw_nonzero());
+    eventually("the namespace is there", || {
+        assert!(!keeper.has_ended(), "no namespace: {script}");
+        (fs::read_to_string(&name).ok()? == "sleep\n").then_some(())
+    });
+    keeper
+}
+
 fn remove_cgroup(cgroup: &Path) -> io::Result<()> {
     for entry in fs::read_dir(cgroup)? {
         let entry = entry?;
