@@ -5,26 +5,31 @@
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::support::{Redis, Service};
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const DESCRIPTION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.yaml");
 
-/// Runs a program that `make test` installs by tests/requirements.txt, and that has to be content.
-pub(crate) fn check_with(tool: &str, arguments: &[impl AsRef<OsStr> + Debug]) {
+/// Runs a program that `make test` installs by tests/requirements.txt.
+pub(crate) fn run_tool(tool: &str, arguments: &[impl AsRef<OsStr>]) -> Output {
     let path = Path::new(ROOT).join(".run/tools/bin").join(tool);
     assert!(path.exists(), "{} is missing; run `make test`, which installs it", path.display());
     let folder = tempfile::tempdir().expect("a folder");
-    let output = Command::new(path)
+    Command::new(path)
         .args(arguments)
-        // It takes proxies from the environment, and keeps notes where it is and at home.
+        // schemathesis takes proxies from the environment, and keeps notes where it is and at home.
         .env_clear()
         .env("HOME", folder.path())
         .current_dir(folder.path())
         .output()
-        .expect("the tool starts");
+        .expect("the tool starts")
+}
+
+/// Runs one that has to be content.
+pub(crate) fn check_with(tool: &str, arguments: &[impl AsRef<OsStr> + Debug]) {
+    let output = run_tool(tool, arguments);
     assert!(
         output.status.success(),
         "{tool} {arguments:?}\n{}{}",

@@ -1,72 +1,22 @@
 //! In a container: a root that cannot be written, no privileges, any user, and still the service.
 
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
 
-use tempfile::TempDir;
+use crate::podman::{IMAGE, NETWORK, Podman};
+use crate::support::{Client, Redis, Service, eventually};
 
-use crate::support::{Redis, Service};
-
-pub(crate) const IMAGE: &str = "localhost/abukiks:test";
-
-/// The image, in a storage of the test's own.
-#[derive(Debug)]
-pub(crate) struct Podman {
-    folder: TempDir,
-}
-
-impl Podman {
-    pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a folder") }
-    }
-
-    pub(crate) fn with_the_image() -> Self {
-        let podman = Self::new();
-        let image = podman.folder.path().join("image.tar");
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev/image-for-test.sh");
-        let made = Command::new(script).arg(&image).output().expect("the script runs");
-        assert!(made.status.success(), "{made:?}");
-        podman.run(&["load", "--quiet", "--input", &image.display().to_string()]);
-        podman
-    }
-
-    pub(crate) fn command(&self) -> Command {
-        let mut podman = Command::new("podman");
-        for (option, name) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            podman.arg(option).arg(self.folder.path().join(name));
-        }
-        // What works also where the system lends a container engine little.
-        podman.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]);
-        podman.args(["--runtime", "runc", "--events-backend", "file"]);
-        podman.stdin(Stdio::null());
-        podman
-    }
-
-    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        let output = self.command().args(arguments).output().expect("podman runs");
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        output
-    }
-
-    /// A container of the image on the network of the host, with these further options.
-    fn container(&self, redis: &Redis, options: &[&str]) -> Command {
-        let mut command = self.command();
-        command.args(["run", "--rm", "--network", "host", "--no-healthcheck"]);
-        command.args(["--read-only", "--cap-drop", "all", "--user", "65532"]);
-        command.args(["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]);
-        command.arg("--volume");
-        command.arg(format!("{}:/redis.sock", redis.socket().display()));
-        command.args(["--env", "REDIS_URL=unix:///redis.sock", "--env", "PORT=0"]);
-        command.args(options).arg(IMAGE);
-        command
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        // A test that failed may have left its container.
-        let _ = self.command().args(["rm", "--all", "--force", "--time", "0"]).output();
-    }
+/// A container of the image on the network of the host, with these further options.
+fn container(podman: &Podman, redis: &Redis, options: &[&str]) -> Command {
+    let mut command = podman.command();
+    command.args(["run", "--rm", "--network", "host", "--no-healthcheck"]);
+    command.args(["--read-only", "--cap-drop", "all", "--user", "65532"]);
+    command.arg("--volume");
+    command.arg(format!("{}:/redis.sock", redis.socket().display()));
+    command.args(["--env", "REDIS_URL=unix:///redis.sock", "--env", "PORT=0"]);
+    command.args(options).arg(IMAGE);
+    command
 }
 
 #[test]
@@ -74,7 +24,7 @@ fn the_image_serves_and_drains_without_a_writable_root_or_any_privilege() {
     let podman = Podman::with_the_image();
     // Whichever user the container runs as.
     let redis = Redis::start_with(&["--unixsocketperm", "777"]);
-    let mut service = Service::from_command(podman.container(&redis, &["--name", "counter"]));
+    let mut service = Service::from_command(container(&podman, &redis, &["--name", "counter"]));
 
     let mut idle = service.connect();
     assert_eq!(idle.get("/").number(), 1);
@@ -92,10 +42,10 @@ fn the_image_serves_and_drains_without_a_writable_root_or_any_privilege() {
     podman.run(&[&["exec", "--env", &port, "counter"], &command[..]].concat());
 
     // A one-off process of the same release.
-    let mut count = podman.container(&redis, &["--entrypoint", "/bin/show-count"]);
+    let mut count = container(&podman, &redis, &["--entrypoint", "/bin/show-count"]);
     assert_eq!(count.output().expect("podman runs").stdout, b"1\n");
     // There is nothing else that one could run.
-    let shell = podman.container(&redis, &["--entrypoint", "/bin/sh"]).output();
+    let shell = container(&podman, &redis, &["--entrypoint", "/bin/sh"]).output();
     assert!(!shell.expect("podman runs").status.success());
 
     // `podman stop` kills after ten seconds; what is drained has ended before, with status 0.
@@ -104,4 +54,62 @@ fn the_image_serves_and_drains_without_a_writable_root_or_any_privilege() {
     service.log_line("\"message\":\"drained\"");
     assert!(idle.is_closed());
     assert_eq!(redis.count(), 1);
+}
+
+/// A container as one starts it without a further thought, in the network of the test. Returns what its
+/// log says that it listens on.
+fn start_plainly(podman: &Podman, options: &[&str]) -> String {
+    let run = ["run", "--detach", "--name", "plain", "--replace", "--no-healthcheck", "--network", NETWORK];
+    podman.run(&[&run[..], options, &[IMAGE]].concat());
+    eventually("it listens", || {
+        let log = podman.said(&["logs", "plain"]);
+        let (_, rest) = log.split_once("\"listening\":\"")?;
+        Some(rest.split_once('"')?.0.to_owned())
+    })
+}
+
+/// Where visitors find it by this family (`IPAddress`, `GlobalIPv6Address`).
+fn address(podman: &Podman, family: &str) -> SocketAddr {
+    let address =
+        podman.inspect("plain", &format!("(index .NetworkSettings.Networks \"{NETWORK}\").{family}"));
+    SocketAddr::new(address.parse().expect("an address"), 5000)
+}
+
+#[test]
+fn the_image_says_how_to_set_redis_url_when_no_redis_answers() {
+    let Some(podman) = Podman::in_own_network() else { return };
+    start_plainly(&podman, &[]);
+    assert_eq!(Client::connect(address(&podman, "IPAddress")).get("/").status, 503);
+    let log = podman.said(&["logs", "plain"]);
+    let hint = "Connection refused (os error 111), at 127.0.0.1:6379; REDIS_URL is not set: set it to where Redis is";
+    assert!(log.contains(hint), "{log}");
+
+    start_plainly(&podman, &["--env", "REDIS_URL=redis://127.0.0.1:6380/"]);
+    assert_eq!(Client::connect(address(&podman, "IPAddress")).get("/").status, 503);
+    let log = podman.said(&["logs", "plain"]);
+    assert!(log.contains("at 127.0.0.1:6380") && !log.contains("REDIS_URL"), "{log}");
+}
+
+#[test]
+fn the_image_listens_on_ipv6_too_and_without_it_on_ipv4() {
+    let Some(podman) = Podman::in_own_network() else { return };
+    let answers = |family: &str| Client::try_get(address(&podman, family), "/healthz").is_ok();
+    assert_eq!(start_plainly(&podman, &[]), "http://[::]:5000/");
+    assert!(answers("GlobalIPv6Address") && answers("IPAddress"));
+
+    let off = ["--sysctl", "net.ipv6.conf.all.disable_ipv6=1"];
+    start_plainly(&podman, &off);
+    assert!(answers("IPAddress") && !answers("GlobalIPv6Address"));
+
+    // A kernel without IPv6, as far as the process can see: there is no such socket (EAFNOSUPPORT, 97).
+    let profile = podman.file("seccomp.json");
+    let no_ipv6 = r#"{ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{
+        "names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 97,
+        "args": [{ "index": 0, "value": 10, "op": "SCMP_CMP_EQ" }]
+    }] }"#;
+    fs::write(&profile, no_ipv6).expect("a file");
+    let option = format!("seccomp={}", profile.display());
+    let listening = start_plainly(&podman, &[&off[..], &["--security-opt", &option]].concat());
+    assert_eq!(listening, "http://0.0.0.0:5000/");
+    assert!(answers("IPAddress"));
 }

@@ -5,22 +5,28 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
 
-use crate::image::{IMAGE, Podman};
-use crate::support::{Client, Redis, eventually, program};
+use crate::contract::run_tool;
+use crate::load::{Load, Tally};
+use crate::podman::{ClusterService, IMAGE, Pod, Podman};
+use crate::support::{Client, eventually, last_for, program};
 
 const FOLDERS: [&str; 3] = ["staging", "production", "reset-count"];
 
-/// The objects of a folder; `None`, after a line that says why, without kubectl.
+/// The version whose schemas they are held against.
+const KUBERNETES: &str = "1.37.0";
+
+/// The objects of a folder; `None`, after a line that says why, without kubectl. On CI that is a failure.
 fn render(folder: &str) -> Option<Vec<Value>> {
     let Ok(output) = Command::new("kubectl").args(["kustomize", &format!("kubernetes/{folder}")]).output()
     else {
+        let on_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!on_ci, "kubectl is missing");
         let _ = writeln!(io::stderr(), "skipped: kubectl is not here to render kubernetes/{folder}");
         return None;
     };
@@ -78,6 +84,32 @@ fn the_settings_are_accepted_and_the_times_fit_each_other() {
     }
 }
 
+/// All but the `PodMonitor`, whose kind the Prometheus Operator adds to a cluster.
+#[test]
+fn the_objects_are_valid_by_the_schemas_of_kubernetes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // How many objects it says this of; it may also know no schema.
+    let count = |verdict: &str, objects: &[Value]| {
+        let file = folder.path().join("objects.yaml");
+        let documents: Vec<_> = objects.iter().map(Value::to_string).collect();
+        fs::write(&file, documents.join("\n---\n")).expect("a file");
+        let file = file.display().to_string();
+        let output = run_tool("kubernetes-validate", &["--strict", "-k", KUBERNETES, &file]);
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+        (said.lines().filter(|line| line.contains(verdict)).count(), said)
+    };
+    for name in FOLDERS {
+        let Some(mut objects) = render(name) else { return };
+        let (passed, said) = count(" passed for ", &objects);
+        assert_eq!(passed, objects.len(), "{name}: {said}");
+        for object in &mut objects {
+            object["spec"]["mistyped"] = json!(1);
+        }
+        let (refused, said) = count(" did not validate ", &objects);
+        assert_eq!(refused, objects.len(), "{name}: {said}");
+    }
+}
+
 /// <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>
 #[test]
 fn each_pod_keeps_to_the_restricted_standard() {
@@ -126,122 +158,236 @@ fn all_that_names_an_image_names_that_of_this_version() {
     }
 }
 
-/// Settings for what podman starts by itself: limits that a container engine may lend here, and a network
-/// that knows names.
-fn limits(folder: &Path) -> PathBuf {
-    let file = folder.join("containers.conf");
-    let limits = "default_ulimits = [\"nofile=1000:1000\", \"nproc=1000:1000\"]";
-    let text = format!("[containers]\n{limits}\n[network]\nnetwork_backend = \"netavark\"\n");
-    fs::write(&file, text).expect("a file");
-    file
+/// The overlay for staging, played by podman: its Redis, and pods behind its Service.
+struct Staging {
+    objects: Vec<Value>,
+    podman: Podman,
 }
 
-/// As far as podman and this machine can: with the network of the host, and without the cluster's probes.
+impl Staging {
+    fn start() -> Option<Self> {
+        let objects = render("staging")?;
+        let podman = Podman::in_own_network()?;
+        podman.run(&["tag", IMAGE, &image(find(&objects, "Deployment"))]);
+        podman.import_redis(&image(find(&objects, "StatefulSet")));
+        let secret = find(&objects, "Secret");
+        let name = secret["metadata"]["name"].as_str().expect("a name");
+        let url = secret["data"]["redis-url"].as_str().and_then(|url| BASE64_STANDARD.decode(url).ok());
+        let url = url.and_then(|url| String::from_utf8(url).ok()).expect("text in base64");
+        podman.keep_secret(name, "redis-url", &url, group(find(&objects, "Deployment")));
+        Some(Self { objects, podman })
+    }
+
+    /// Plays the pod of Redis, under the name that staging has for it.
+    fn redis(&self) -> Pod<'_> {
+        self.podman.play(find(&self.objects, "StatefulSet"), "redis-0", "redis", &[])
+    }
+
+    /// Plays a pod of this Deployment, which is ready then, and which Redis may let wait: it is not the
+    /// speed of this machine that is tested.
+    fn pod(&self, deployment: &Value, name: &str, release: &str) -> Pod<'_> {
+        let patient = with_setting(deployment, "REDIS_TIMEOUT", "60s");
+        let pod = self.podman.play(&patient, name, name, &[("pod-template-hash", release)]);
+        pod.wait_until_ready();
+        pod
+    }
+
+    /// Replaces pods under load, as a Deployment does with `maxSurge: 1` and `maxUnavailable: 0`, and a
+    /// Service that still leads to an old pod for [`LAG`] after that has begun to end.
+    fn roll_out(&self, deployment: &Value, replicas: usize) -> Tally {
+        let pod =
+            |release: &str, index| self.pod(deployment, &format!("{release}-{replicas}-{index}"), release);
+        let mut old: Vec<_> = (0..replicas).map(|index| pod("old", index)).collect();
+        let service = ClusterService::new(&self.podman, find_named(&self.objects, "Service", "abukiks"));
+        let mut new = Vec::new();
+        let mut ending = Vec::new();
+        let lead =
+            |old: &[Pod<'_>], new: &[Pod<'_>]| service.lead_to(&old.iter().chain(new).collect::<Vec<_>>());
+        lead(&old, &new);
+        let load = Load::at(&[service.address], 4);
+        load.wait_for(100);
+        while !old.is_empty() {
+            new.push(pod("new", new.len()));
+            lead(&old, &new);
+            let stop = old[0].begin_to_end();
+            last_for(LAG);
+            ending.push((old.remove(0), stop));
+            lead(&old, &new);
+        }
+        load.wait_for(100);
+        for (pod, mut stop) in ending {
+            assert!(stop.wait().success());
+            assert_eq!(pod.status(), "0", "it was killed: {}", pod.log());
+            assert!(pod.log().contains("\"message\":\"drained\""), "{}", pod.log());
+        }
+        let tally = load.stop();
+        for pod in new {
+            assert!(pod.log().contains("\"release\":\"new\""), "{} answered no visit", pod.container);
+        }
+        tally
+    }
+}
+
+/// For how long the nodes of a cluster do not know that a pod ends. Much less than `DRAIN_LAME_DUCK`.
+const LAG: Duration = Duration::from_secs(2);
+
+/// The Deployment with another setting.
+fn with_setting(deployment: &Value, name: &str, value: &str) -> Value {
+    let mut deployment = deployment.clone();
+    let environment = &mut deployment["spec"]["template"]["spec"]["containers"][0]["env"];
+    let environment = environment.as_array_mut().expect("a list");
+    environment.retain(|entry| entry["name"] != name);
+    environment.push(json!({ "name": name, "value": value }));
+    deployment
+}
+
+fn find_named<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let wanted = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+    objects.iter().find(wanted).unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+fn container(object: &Value) -> &Value {
+    &object["spec"]["template"]["spec"]["containers"][0]
+}
+
+fn image(object: &Value) -> String {
+    container(object)["image"].as_str().expect("a name").to_owned()
+}
+
+/// The group that secrets are for.
+fn group(object: &Value) -> u32 {
+    let group = object["spec"]["template"]["spec"]["securityContext"]["fsGroup"].as_u64();
+    group.and_then(|group| group.try_into().ok()).expect("a number")
+}
+
+fn count_at(redis: &Pod<'_>) -> i64 {
+    let client = redis::Client::open(format!("redis://{}/", redis.address)).expect("a URL");
+    let mut connection = eventually("Redis answers", || client.get_connection().ok());
+    redis::cmd("GET").arg("visitorCount").query(&mut connection).expect("a number")
+}
+
+/// Asks a service, which may just be coming like its Redis, until it counts.
+fn visit(address: SocketAddr) -> i64 {
+    eventually("a visit is counted", || {
+        let answer = Client::try_get(address, "/").ok()?;
+        (answer.status == 200).then(|| answer.number())
+    })
+}
+
+/// No request fails, no number is given twice, and none is missing: it is the lame duck that sees to it.
 #[test]
-fn a_pod_serves_as_it_is_rendered() {
+fn a_rolling_update_under_load_loses_no_visit() {
+    let Some(staging) = Staging::start() else { return };
+    let redis = staging.redis();
+    let deployment = find(&staging.objects, "Deployment");
+    let replicas = deployment["spec"]["replicas"].as_u64().expect("a number");
+    let tally = staging.roll_out(deployment, usize::try_from(replicas).expect("a few"));
+    assert!(tally.is_flawless(), "{tally}");
+    assert!(tally.is_unique(), "a number was given twice");
+    assert_eq!(count_at(&redis), i64::try_from(tally.numbers().len()).expect("a number"));
+}
+
+#[test]
+fn a_rolling_update_without_a_lame_duck_refuses_connections() {
+    let Some(staging) = Staging::start() else { return };
+    let redis = staging.redis();
+    let deployment = with_setting(find(&staging.objects, "Deployment"), "DRAIN_LAME_DUCK", "0s");
+    let tally = staging.roll_out(&deployment, 1);
+    assert!(!tally.unconnected.is_empty(), "{tally}");
+    // What was connected was answered all the same.
+    assert!(tally.unanswered.is_empty() && tally.refusals.is_empty(), "{tally}");
+    assert_eq!(count_at(&redis), i64::try_from(tally.numbers().len()).expect("a number"));
+}
+
+#[test]
+fn the_count_of_staging_outlives_the_pod_of_its_redis_until_the_job_resets_it() {
+    let Some(staging) = Staging::start() else { return };
+    let Some(admin) = render("reset-count") else { return };
+    let podman = &staging.podman;
+    let redis = staging.redis();
+    let pod = staging.pod(find(&staging.objects, "Deployment"), "counter", "one");
+    assert_eq!(visit(pod.http()), 1);
+    assert_eq!(visit(pod.http()), 2);
+    podman.run(&["kill", "--signal", "KILL", &redis.container]);
+    podman.run(&["pod", "rm", "--force", "redis-0"]);
+    let redis = staging.redis();
+    assert_eq!(count_at(&redis), 2);
+    assert_eq!(visit(pod.http()), 3);
+
+    let job = podman.play(find(&admin, "Job"), "reset-count", "reset-count", &[]);
+    assert_eq!(job.status(), "0", "{}", job.log());
+    assert_eq!(job.log(), "the count was 3 and is now 0");
+    assert_eq!(visit(pod.http()), 1);
+}
+
+#[test]
+fn a_pod_has_no_rights_and_takes_the_password_from_its_secret() {
     let Some(objects) = render("production") else { return };
-    let redis = Redis::start_with(&["--unixsocketperm", "777"]);
-    let folder = tempfile::tempdir().expect("a folder");
-    let secret = folder.path().join("secret");
-    fs::create_dir(&secret).expect("a folder");
-    fs::write(secret.join("redis-url"), "unix:///run/redis/redis.sock").expect("a file");
-    for readable in [folder.path(), &secret, redis.folder()] {
-        assert!(Command::new("chmod").arg("a+rx").arg(readable).status().expect("chmod").success());
+    let Some(staging) = Staging::start() else { return };
+    let podman = &staging.podman;
+    let mut redis = find(&staging.objects, "StatefulSet").clone();
+    let arguments = redis["spec"]["template"]["spec"]["containers"][0]["args"].as_array_mut();
+    arguments.expect("a list").extend([json!("--requirepass"), json!("let-me-in")]);
+    podman.play(&redis, "redis-0", "redis", &[]);
+    let deployment = find(&objects, "Deployment");
+    // Production refers to a secret that is made by hand.
+    let url = "redis://:let-me-in@redis:6379/\n";
+    podman.keep_secret("abukiks-redis", "redis-url", url, group(deployment));
+    let pod = staging.pod(deployment, "counter", "one");
+    assert_eq!(visit(pod.http()), 1);
+    let shown = podman.said(&["container", "inspect", &pod.container]) + &pod.log();
+    assert!(!shown.contains("let-me-in"), "{shown}");
+
+    let proc = pod.proc();
+    let status = fs::read_to_string(proc.join("status")).expect("a process");
+    let user = "65532\t65532\t65532\t65532";
+    let none = "0000000000000000";
+    for (name, value) in [
+        ("Uid", user),
+        ("Gid", user),
+        ("CapPrm", none),
+        ("CapEff", none),
+        ("CapBnd", none),
+        ("CapAmb", none),
+        ("NoNewPrivs", "1"),
+        // A filter of system calls is in force.
+        ("Seccomp", "2"),
+    ] {
+        assert!(status.contains(&format!("\n{name}:\t{value}\n")), "{name}: {status}");
     }
-    let mut deployment = find(&objects, "Deployment").clone();
-    deployment["spec"]["replicas"] = json!(1);
-    let pod = &mut deployment["spec"]["template"]["spec"];
-    pod["hostNetwork"] = json!(true);
-    pod["volumes"] = json!([
-        { "name": "redis-url", "hostPath": { "path": secret } },
-        { "name": "redis", "hostPath": { "path": redis.folder() } },
-    ]);
-    let container = pod["containers"][0].as_object_mut().expect("a container");
-    for part in ["ports", "readinessProbe", "livenessProbe"] {
-        container.remove(part);
-    }
-    container["image"] = json!(IMAGE);
-    let mounts = container["volumeMounts"].as_array_mut().expect("a list");
-    mounts.push(json!({ "name": "redis", "mountPath": "/run/redis" }));
-    let environment = container["env"].as_array_mut().expect("a list");
-    environment.retain(|entry| entry["name"] != "ADMIN_PORT");
-    environment.push(json!({ "name": "PORT", "value": "0" }));
-    let file = folder.path().join("pod.yaml");
-    fs::write(&file, deployment.to_string()).expect("a file");
-    let limits = limits(folder.path());
-    let podman = Podman::with_the_image();
-    let mut play = podman.command();
-    play.args(["kube", "play", "--network", "host"]).arg(&file).env("CONTAINERS_CONF", &limits);
-    let played = play.output().expect("podman runs");
-    assert!(played.status.success(), "{played:?}");
-    let port: u16 = eventually("it listens", || {
-        let log = podman.run(&["logs", "abukiks-pod-0-abukiks"]);
-        let log = String::from_utf8_lossy(&[log.stdout, log.stderr].concat()).into_owned();
-        let (_, rest) = log.split_once("\"listening\":\"http://")?;
-        rest.split_once('/')?.0.rsplit_once(':')?.1.parse().ok()
-    });
-    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-    assert_eq!(Client::connect(address).get("/").number(), 1);
-    assert_eq!(redis.count(), 1);
+    let written = fs::write(proc.join("root/written"), "by root itself").expect_err("nothing can be written");
+    assert_eq!(written.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    let wanted = container(deployment)["resources"]["limits"]["memory"].as_str().expect("a limit");
+    let limit: u64 = podman.inspect(&pod.container, ".HostConfig.Memory").parse().expect("bytes");
+    assert_eq!(format!("{}Mi", limit >> 20), wanted);
 }
 
-/// An image of the Redis of this machine, under the name of another.
-const REDIS_IMAGE: &str = r#"
-cd "$1"
-mkdir -p root/data root/usr/bin
-cp "$(command -v redis-server)" root/usr/bin/
-ldd root/usr/bin/redis-server | grep --only-matching '/[^ ]*' | while read -r library; do
-    install -D "$library" "root$library"
-done
-tar --create --directory root . | "$2" import --quiet --change 'ENV PATH=/usr/bin' --change 'WORKDIR /data' - "$3"
-"#;
-
 #[test]
-fn compose_starts_the_service_and_its_redis() {
-    let podman = Podman::with_the_image();
-    let folder = tempfile::Builder::new().prefix("compose").tempdir().expect("a folder");
-    let limits = limits(folder.path());
-    // podman-compose is told of a program, not of arguments.
-    let wrapper = folder.path().join("podman");
-    let command = podman.command();
-    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-    fs::write(&wrapper, format!("#!/bin/sh\nexec podman {} \"$@\"\n", words.join(" "))).expect("a file");
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("a file");
-
+fn compose_counts_and_keeps_the_count() {
+    let Some(podman) = Podman::in_own_network() else { return };
     let text = fs::read_to_string("compose.yaml").expect("text");
     let compose: Value = serde_norway::from_str(&text).expect("YAML");
     let image = |service: &str| compose["services"][service]["image"].as_str().expect("a name").to_owned();
     podman.run(&["tag", IMAGE, &image("abukiks")]);
-    let imported = Command::new("sh")
-        .args(["-euc", REDIS_IMAGE, "sh"])
-        .args([folder.path(), &wrapper])
-        .arg(image("redis"))
-        .env("CONTAINERS_CONF", &limits)
-        .output()
-        .expect("a shell");
-    assert!(imported.status.success(), "{imported:?}");
-    // Port 5000 of this machine is not the test's.
-    let file = folder.path().join("compose.yaml");
-    fs::write(&file, text.replace("127.0.0.1:5000:5000", "127.0.0.1::5000")).expect("a file");
-
+    podman.import_redis(&image("redis"));
+    let wrapper = podman.wrapper();
     let run = |words: &[&str]| {
-        let mut command = Command::new("podman-compose");
-        command.arg("--podman-path").arg(&wrapper).arg("--file").arg(&file).args(words);
-        let output = command.env("CONTAINERS_CONF", &limits).output().expect("podman-compose is there");
+        let mut compose = Command::new("podman-compose");
+        compose.arg("--podman-path").arg(&wrapper).args(["--project-name", "compose"]).args(words);
+        let output = compose.env("CONTAINERS_CONF", podman.file("containers.conf")).output();
+        let output = output.expect("podman-compose is there");
         assert!(output.status.success(), "{output:?}");
     };
+    // Where the file says that it listens, in the network of this test.
+    let visit = || visit(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 5000));
     run(&["up", "--detach"]);
-    let project = folder.path().file_name().expect("a name").to_string_lossy().into_owned();
-    let published = podman.run(&["ps", "--format", "{{.Ports}}"]);
-    let published = String::from_utf8(published.stdout).expect("text");
-    let (_, port) = published.split_once("127.0.0.1:").expect("a port");
-    let port = port.split('-').next().and_then(|port| port.parse().ok()).expect("a number");
-    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-    let counted = eventually("it counts", || {
-        let answer = Client::connect(address).get("/");
-        (answer.status == 200).then(|| answer.number())
-    });
-    assert_eq!(counted, 1);
+    let first = visit();
+    run(&["restart"]);
+    let second = visit();
+    assert!(second > first, "{first}, then {second}");
+    run(&["down"]);
+    assert_eq!(podman.said(&["ps", "--all", "--quiet"]), "");
+    run(&["up", "--detach"]);
+    assert!(visit() > second, "the count is lost");
     run(&["down", "--volumes"]);
-    podman.command().args(["network", "rm", &format!("{project}_default")]).output().expect("podman runs");
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::crowd::Visit;
-use crate::support::{Client, PATIENCE, eventually};
+use crate::support::{Client, eventually};
 
 /// How a client treats its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,12 +99,18 @@ struct Progress {
 impl Load {
     /// Sets as many clients that keep their connections to work as clients that do not.
     pub(crate) fn start(ports: &[u16], of_each_kind: usize) -> Self {
+        let local = |port: &u16| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), *port);
+        Self::at(&ports.iter().map(local).collect::<Vec<_>>(), of_each_kind)
+    }
+
+    /// The same, at any addresses.
+    pub(crate) fn at(addresses: &[SocketAddr], of_each_kind: usize) -> Self {
         let progress = Arc::new(Progress::default());
         let clients = [Habit::KeepAlive, Habit::Fresh]
             .into_iter()
             .flat_map(|habit| (0..of_each_kind).map(move |index| (habit, index)))
             .map(|(habit, index)| {
-                let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports[index % ports.len()]);
+                let address = addresses[index % addresses.len()];
                 let progress = progress.clone();
                 std::thread::spawn(move || visit(address, habit, &progress))
             })
@@ -162,7 +168,7 @@ fn visit(address: SocketAddr, habit: Habit, progress: &Progress) -> Tally {
     let mut kept = None;
     while !progress.stop.load(Relaxed) {
         let began = Instant::now();
-        let mut client = match kept.take().map_or_else(|| connect(address), Ok) {
+        let mut client = match kept.take().map_or_else(|| Client::try_connect(address), Ok) {
             Ok(client) => client,
             Err(error) => {
                 tally.unconnected.push(error);
@@ -192,13 +198,6 @@ fn visit(address: SocketAddr, habit: Habit, progress: &Progress) -> Tally {
         tally.visits.push(visit);
     }
     tally
-}
-
-fn connect(address: SocketAddr) -> io::Result<Client> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
-    Ok(Client { stream: io::BufReader::new(stream) })
 }
 
 /// `wrk` at work: a client that others have written.

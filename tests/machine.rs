@@ -77,7 +77,8 @@ impl Machine {
     pub(crate) fn boot_with_syslog_ng() -> Option<Self> {
         let parts = parts()?;
         let hook = "--customize-hook=chroot \"$1\" systemctl --quiet disable syslog-ng";
-        let root = make_root(&parts.cache, SUITE, SYSLOG_NG_PACKAGES, Some(hook)).expect("a root folder");
+        let root =
+            root_folder::make(&parts.cache, SUITE, SYSLOG_NG_PACKAGES, Some(hook)).expect("a root folder");
         Some(Self::boot_with_abukiks(parts, &root, configure))
     }
 
@@ -339,6 +340,50 @@ fn host(command: &str) {
 /// Moves this thread into a network.
 pub(crate) fn enter(network: &File) -> rustix::io::Result<()> {
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+}
+
+/// A network of a test's own that this thread is in, with all that it starts, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct OwnNetwork {
+    outside: File,
+    _keeper: Process,
+}
+
+impl OwnNetwork {
+    /// Moves this thread into a new network, which has nothing but a loopback interface.
+    pub(crate) fn enter() -> Self {
+        let outside = File::open("/proc/thread-self/ns/net").expect("a network");
+        let keeper = keep_namespace("--net", "ip link set lo up");
+        let inside = format!("/proc/{}/ns/net", keeper.pid().as_raw_nonzero());
+        enter(&File::open(inside).expect("a network")).expect("root may");
+        Self { outside, _keeper: keeper }
+    }
+}
+
+impl Drop for OwnNetwork {
+    fn drop(&mut self) {
+        if enter(&self.outside).is_err() {
+            // The thread ends with the test; only one that ran on would notice.
+            eprintln!("the test's thread stays in a network of its own");
+        }
+    }
+}
+
+/// A process that keeps a new namespace, which `unshare` has an option for, and which a script has set up.
+pub(crate) fn keep_namespace(option: &str, script: &str) -> Process {
+    let script = format!("set -e; {script}; exec sleep infinity");
+    let mut keeper = Process::spawn(
+        Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", option, "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null()),
+    );
+    let name = format!("/proc/{}/comm", keeper.pid().as_raw_nonzero());
+    eventually("the namespace is there", || {
+        assert!(!keeper.has_ended(), "no namespace: {script}");
+        (fs::read_to_string(&name).ok()? == "sleep\n").then_some(())
+    });
+    keeper
 }
 
 fn remove_cgroup(cgroup: &Path) -> io::Result<()> {

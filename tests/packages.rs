@@ -10,9 +10,9 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::image::Podman;
 use crate::load::{self, Load, Wrk};
 use crate::machine::Machine;
+use crate::podman::Podman;
 use crate::systemd::{NEXT, next_release};
 
 const NAMES: [&str; 5] = ["abukiks", "reset-count", "show-count", "check-redis", "top"];

@@ -7,6 +7,7 @@
 mod crowd;
 mod load;
 mod machine;
+mod podman;
 mod proxy;
 mod root_folder;
 mod support;

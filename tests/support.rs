@@ -365,10 +365,19 @@ impl Response {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the service listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        stream.set_nodelay(true).expect("a socket");
-        Self { stream: BufReader::new(stream) }
+        Self::try_connect(address).expect("the service listens")
+    }
+
+    pub(crate) fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Asks on a connection of its own, where perhaps nothing listens, or not for long.
+    pub(crate) fn try_get(address: SocketAddr, path: &str) -> io::Result<Response> {
+        Self::try_connect(address)?.exchange(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {

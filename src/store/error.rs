@@ -20,6 +20,8 @@ const CLIENT_REFUSED: &str = "Redis refuses the TLS of this client";
 /// How the error begins for a server that this client does not trust.
 pub(super) const UNTRUSTED: &str = "the certificate of Redis";
 
+const UNSET: &str = "REDIS_URL is not set: set it to where Redis is, such as redis://192.0.2.1:6379/";
+
 /// How much is kept of a server's reason for a refusal, in letters.
 const MAX_DETAIL: usize = 300;
 
@@ -69,6 +71,14 @@ impl StoreError {
     pub(super) fn at(self, address: &ConnectionAddr) -> Self {
         match self {
             Self::Unreachable(why) => Self::Unreachable(format!("{why}, at {address}")),
+            other => other,
+        }
+    }
+
+    /// Adds what to do where no address was given.
+    pub(super) fn of_default(self) -> Self {
+        match self {
+            Self::Unreachable(why) => Self::Unreachable(format!("{why}; {UNSET}")),
             other => other,
         }
     }

@@ -46,6 +46,8 @@ pub use visitor_session::{SESSION_BYTES, SessionId, SessionReply, SessionRequest
 pub struct Store {
     /// The address of the server, unless Sentinels know it; how to log in to it.
     server: ConnectionInfo,
+    /// Whether the URL is only the default, at which a container or another machine has no Redis.
+    is_default: bool,
     sentinels: Option<Sentinels>,
     /// Which addresses of a host are tried.
     family: AddressFamily,
@@ -81,6 +83,7 @@ impl Store {
             .map_err(|error| StoreSetupError(format!("no random numbers for a producer id: {error}")))?;
         Ok(Self {
             server: url.connection.clone(),
+            is_default: !config.is_set("REDIS_URL"),
             sentinels: url.sentinels.as_ref().map(Sentinels::new),
             family: url.family,
             #[cfg(feature = "tls")]
@@ -226,7 +229,7 @@ impl Store {
                 session_lifetime_ms: self.session_lifetime_ms,
             })
         };
-        timeout(self.budget, connecting).await.unwrap_or_else(|_| {
+        let connected = timeout(self.budget, connecting).await.unwrap_or_else(|_| {
             // A Redis that waits for a whole line says nothing to the first message of TLS.
             let how = match self.server.addr() {
                 ConnectionAddr::TcpTls { .. } => " by TLS; has this port TLS?",
@@ -237,6 +240,7 @@ impl Store {
                 None => late.at(self.server.addr()),
                 Some(_) => late,
             })
-        })
+        });
+        connected.map_err(|error| if self.is_default { error.of_default() } else { error })
     }
 }

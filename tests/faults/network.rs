@@ -1,14 +1,12 @@
 //! What lies between the service and Redis cuts, delays, garbles and loses.
 
-use std::fs::File;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use super::scene::{Scene, Stage};
 use super::{Fault, OUTAGE, WITHIN_BUDGET};
-use crate::machine::enter;
 use crate::proxy::Fate;
-use crate::support::{Process, eventually, last_for};
+use crate::support::{eventually, last_for};
 
 /// Succeeds where networks can be made and broken.
 const NETWORKS: &[&str] = &["unshare", "--net", "sh", "-c", "PATH=$PATH:/usr/sbin iptables -L"];
@@ -182,41 +180,4 @@ fn firewall(scene: &Scene, action: &str, port: &str, rule: &str) {
     let script = format!("PATH=$PATH:/usr/sbin iptables --wait {action} INPUT -p tcp {port} {number} {rule}");
     let status = Command::new("sh").args(["-c", &script]).status();
     assert!(status.expect("a shell").success(), "{script}");
-}
-
-/// A network that this thread is in, with all that it starts, until this is dropped.
-pub(super) struct OwnNetwork {
-    outside: File,
-    _keeper: Process,
-}
-
-impl OwnNetwork {
-    /// Moves this thread into a new network, which has nothing but a loopback interface.
-    pub(super) fn enter() -> Self {
-        let outside = File::open("/proc/thread-self/ns/net").expect("a network");
-        let script = "ip link set lo up && echo up && exec sleep infinity";
-        let keeper = Process::spawn(
-            Command::new("setpriv")
-                .args(["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", script])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null()),
-        );
-        let pid = keeper.pid().as_raw_nonzero();
-        let inside = eventually("the network is there", || {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-            let network = File::open(format!("/proc/{pid}/ns/net")).ok()?;
-            (name == "sleep\n").then_some(network)
-        });
-        enter(&inside).expect("root may");
-        Self { outside, _keeper: keeper }
-    }
-}
-
-impl Drop for OwnNetwork {
-    fn drop(&mut self) {
-        if enter(&self.outside).is_err() {
-            // The thread ends with the test; only one that ran on would notice.
-            eprintln!("the test's thread stays in a network of its own");
-        }
-    }
 }

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::network::OwnNetwork;
 use super::{Loss, Outcome, Seen};
 use crate::crowd::Visit;
 use crate::load::Load;
+use crate::machine::OwnNetwork;
 use crate::outages::assert_told_shortly;
 use crate::proxy::Proxy;
 use crate::redis_url::Tls;
