@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, REFERER, USER_AGENT};
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
@@ -141,8 +142,10 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
     let (app, connection) = (&*app, &*connection);
     let mut io = MonitoredIo { socket, connection, first_bytes: [0; 12], last_bytes: [0; 4] };
     // Boxed, so that a connection has room for what answers a request only while one is answered.
-    let service = service_fn(|request| {
-        Box::pin(async move { Ok::<_, Infallible>(respond(app, connection, request).await) })
+    // Taken apart before: the future would keep the room of the whole, too.
+    let service = service_fn(|request: Request<Incoming>| {
+        let (head, content) = request.into_parts();
+        Box::pin(async move { Ok::<_, Infallible>(respond(app, connection, &head, content).await) })
     });
     let end = {
         let mut exchanges = pin!(app.http.serve_connection(TokioIo::new(&mut io), service));
@@ -179,7 +182,7 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
             let reason = other_protocol(&io.first_bytes).unwrap_or(&reason);
             let client = connection.peer().map(|(_, text)| text);
             let outcome = Outcome { status: status.as_u16(), reason: Some(reason), ..Outcome::default() };
-            log(app, client, None, &outcome, duration);
+            log(app, client, &RequestId::new(), None, &outcome, duration);
             match by_hyper {
                 true => String::new(),
                 false => {
@@ -198,11 +201,15 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
 }
 
 /// Answers one request, and logs it.
-async fn respond(app: &App, connection: &Connection, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(
+    app: &App,
+    connection: &Connection,
+    head: &Parts,
+    content: Incoming,
+) -> Response<Full<Bytes>> {
     let arrived = Instant::now();
     connection.activity.lock().set_state(State::Answering, arrived);
-    let (head, content) = request.into_parts();
-    let meta = RequestMeta::of(&head, arrived, connection.peer(), connection.entrance, &app.config);
+    let meta = RequestMeta::of(head, arrived, connection.peer(), connection.entrance, &app.config);
     let cut = LogIfCut { app, meta: &meta };
     let mut answer = routes::answer(app, &meta, content).await;
     std::mem::forget(cut);
@@ -213,7 +220,8 @@ async fn respond(app: &App, connection: &Connection, request: Request<Incoming>)
     };
     let status = answer.response.status().as_u16();
     let outcome = Outcome { status, bytes, visit: answer.visit, reason: answer.reason };
-    log(app, meta.client.as_deref(), Some(&meta), &outcome, answered - arrived);
+    let id = RequestId::of(meta.headers);
+    log(app, meta.client.as_deref(), &id, Some(&meta), &outcome, answered - arrived);
     let mut activity = connection.activity.lock();
     activity.set_state(State::Sending, answered);
     activity.was_last_request = meta.framing.is_ok_and(|frame| frame.is_last);
@@ -223,7 +231,7 @@ async fn respond(app: &App, connection: &Connection, request: Request<Incoming>)
     if head.version == Version::HTTP_10 && !meta.headers.get(CONNECTION).is_some_and(keeps) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    headers.insert(&REQUEST_ID, meta.id.into_header());
+    headers.insert(&REQUEST_ID, id.into_header());
     answer.response
 }
 
@@ -238,7 +246,8 @@ impl Drop for LogIfCut<'_> {
     fn drop(&mut self) {
         let Self { app, meta } = self;
         let outcome = Outcome { status: CLIENT_CLOSED_REQUEST, ..Outcome::default() };
-        log(app, meta.client.as_deref(), Some(meta), &outcome, meta.arrived.elapsed());
+        let id = RequestId::of(meta.headers);
+        log(app, meta.client.as_deref(), &id, Some(meta), &outcome, meta.arrived.elapsed());
     }
 }
 
@@ -257,6 +266,7 @@ struct Outcome<'a> {
 fn log(
     app: &App,
     client: Option<&str>,
+    id: &RequestId,
     meta: Option<&RequestMeta<'_>>,
     outcome: &Outcome<'_>,
     duration: Duration,
@@ -266,8 +276,6 @@ fn log(
         Some(meta) if status != 400 => meta.route,
         _ => Route::Malformed,
     };
-    let new_id = meta.is_none().then(RequestId::new);
-    let id = meta.map(|meta| &meta.id).or(new_id.as_ref());
     let trace = meta.and_then(|meta| meta.trace.as_ref());
     let of_client = |name| match app.config.access_log {
         AccessDetail::Full => meta.and_then(|meta| meta.headers.get(name)).map(HeaderValue::as_bytes),
@@ -285,7 +293,7 @@ fn log(
         visit: visit.map(|visit| visit.number),
         returning: visit.and_then(|visit| visit.returning),
         client,
-        request_id: id.map_or("-", RequestId::as_str),
+        request_id: id.as_str(),
         trace_id: trace.map(TraceParent::trace_id),
         parent_id: trace.map(TraceParent::parent_id),
         release: &app.release,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::http::client::Client;
 use crate::http::negotiation::Form;
-use crate::http::request_id::{RequestId, TraceParent};
+use crate::http::request_id::TraceParent;
 use crate::http::validate::{self, Fault, Frame};
 
 /// The resources, and whatever is none.
@@ -58,9 +58,8 @@ impl Route {
     ];
 
     fn of(path: &str) -> Self {
-        let mut names = Self::NAMES.into_iter();
-        let found = names.find(|(_, name)| path.starts_with('/') && *name == path);
-        found.map_or(Self::Unknown, |(route, _)| route)
+        let found = Self::NAMES.iter().find(|(_, name)| path.starts_with('/') && *name == path);
+        found.map_or(Self::Unknown, |(route, _)| *route)
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -147,7 +146,6 @@ pub(crate) struct RequestMeta<'a> {
     /// The form in which it wants its answer.
     pub(crate) form: Form,
     pub(crate) intent: Intent,
-    pub(crate) id: RequestId,
     pub(crate) trace: Option<TraceParent>,
 }
 
@@ -193,7 +191,6 @@ impl<'a> RequestMeta<'a> {
             framing,
             form: Form::wanted(headers, preferred),
             intent,
-            id: RequestId::of(headers),
             trace: TraceParent::of(headers),
         }
     }
