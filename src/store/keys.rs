@@ -17,7 +17,11 @@ pub(super) struct Keys {
 impl Keys {
     /// Draws a new producer id, by which Redis tells the batches of this process from others.
     pub(super) fn new(counter: &str) -> Result<Self, getrandom::Error> {
-        let stem = stem(counter);
+        // The slot is that of the text in the first braces, when there is any (Cluster spec).
+        let stem = match counter.split_once('{').and_then(|(_, rest)| rest.split_once('}')) {
+            Some((tag, _)) if !tag.is_empty() => counter.to_owned(),
+            _ => format!("{{{counter}}}"),
+        };
         let id = u128::from(getrandom::u64()?) << 64 | u128::from(getrandom::u64()?);
         Ok(Self {
             counter: counter.to_owned(),
@@ -32,18 +36,9 @@ impl Keys {
         format!("{}{id}", self.sessions)
     }
 
-    /// The key of what `mail-report` has sent.
+    /// The key of what `mail-report` has sent, beside the epoch's.
     pub(super) fn reports(&self) -> String {
-        format!("{}:reports", stem(&self.counter))
-    }
-}
-
-/// What all keys but the count's own begin with.
-fn stem(counter: &str) -> String {
-    // The slot is that of the text in the first braces, when there is any (Cluster spec).
-    match counter.split_once('{').and_then(|(_, rest)| rest.split_once('}')) {
-        Some((tag, _)) if !tag.is_empty() => counter.to_owned(),
-        _ => format!("{{{counter}}}"),
+        format!("{}reports", self.epoch.trim_end_matches("epoch"))
     }
 }
 
