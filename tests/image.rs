@@ -83,6 +83,11 @@ fn the_image_says_how_to_set_redis_url_when_no_redis_answers() {
     let log = podman.said(&["logs", "plain"]);
     let hint = "Connection refused (os error 111), at 127.0.0.1:6379; REDIS_URL is not set: set it to where Redis is";
     assert!(log.contains(hint), "{log}");
+    let mut count = podman.command();
+    count.args(["run", "--rm", "--network", NETWORK, "--entrypoint", "/bin/show-count", IMAGE]);
+    let count = count.output().expect("podman runs");
+    assert_eq!(count.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&count.stderr).contains(hint), "{count:?}");
 
     start_plainly(&podman, &["--env", "REDIS_URL=redis://127.0.0.1:6380/"]);
     assert_eq!(Client::connect(address(&podman, "IPAddress")).get("/").status, 503);

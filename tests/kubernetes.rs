@@ -222,7 +222,11 @@ impl Staging {
         }
         let tally = load.stop();
         for pod in new {
-            assert!(pod.log().contains("\"release\":\"new\""), "{} answered no visit", pod.container);
+            let log = pod.log();
+            let visit = |line: &str| {
+                ["\"http_path\":\"/\"", "\"release\":\"new\""].iter().all(|part| line.contains(part))
+            };
+            assert!(log.lines().any(visit), "no visit came to {}: {log}", pod.container);
         }
         tally
     }

@@ -145,7 +145,7 @@ impl Podman {
         self.file("secrets").join(name)
     }
 
-    /// Plays a pod of a Deployment, a StatefulSet or a Job, under this name and with these labels. In
+    /// Plays a pod of a Deployment, a `StatefulSet` or a Job, under this name and with these labels. In
     /// the network it has the name `alias`, too.
     pub(crate) fn play(&self, object: &Value, name: &str, alias: &str, labels: &[(&str, &str)]) -> Pod<'_> {
         let template = &object["spec"]["template"];

@@ -20,6 +20,7 @@ const CLIENT_REFUSED: &str = "Redis refuses the TLS of this client";
 /// How the error begins for a server that this client does not trust.
 pub(super) const UNTRUSTED: &str = "the certificate of Redis";
 
+/// What to do when there is no answer at the default address.
 const UNSET: &str = "REDIS_URL is not set: set it to where Redis is, such as redis://192.0.2.1:6379/";
 
 /// How much is kept of a server's reason for a refusal, in letters.
@@ -75,7 +76,7 @@ impl StoreError {
         }
     }
 
-    /// Adds what to do where no address was given.
+    /// Adds to no answer that the address is the default.
     pub(super) fn of_default(self) -> Self {
         match self {
             Self::Unreachable(why) => Self::Unreachable(format!("{why}; {UNSET}")),

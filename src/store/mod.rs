@@ -46,7 +46,7 @@ pub use visitor_session::{SESSION_BYTES, SessionId, SessionReply, SessionRequest
 pub struct Store {
     /// The address of the server, unless Sentinels know it; how to log in to it.
     server: ConnectionInfo,
-    /// Whether the URL is only the default, at which a container or another machine has no Redis.
+    /// Whether the URL is the default: then an error says how to set it.
     is_default: bool,
     sentinels: Option<Sentinels>,
     /// Which addresses of a host are tried.
