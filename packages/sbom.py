@@ -2,7 +2,7 @@
 """Lists what the programs are made of, as CycloneDX in JSON: each crate that is linked into them, with the
 checksum that Cargo.lock holds.
 
-usage: packages/sbom.py TARGET   TARGET as rustc names it
+usage: packages/sbom.py TARGET [CRATE]   TARGET as rustc names it, CRATE the folder of another crate of this tree
 """
 
 import json
@@ -14,10 +14,11 @@ import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 
-if len(sys.argv) != 2:
-    sys.exit("usage: packages/sbom.py TARGET")
+if len(sys.argv) not in (2, 3):
+    sys.exit("usage: packages/sbom.py TARGET [CRATE]")
 target = sys.argv[1]
 os.chdir(Path(__file__).parent.parent)
+os.chdir(sys.argv[2] if len(sys.argv) == 3 else ".")
 
 tree = ["cargo", "tree", "--locked", "--edges", "normal,no-proc-macro", "--target", target, "--prefix", "none"]
 lines = subprocess.check_output([*tree, "--format", "{p}\t{l}\t{r}"], text=True).splitlines()

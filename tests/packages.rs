@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::load::{self, Load, Wrk};
 use crate::machine::Machine;
+use crate::systemd::backups::attached;
 use crate::systemd::{NEXT, next_release};
 
 const NAMES: [&str; 5] = ["abukiks", "reset-count", "show-count", "check-redis", "top"];
@@ -39,8 +40,12 @@ fn programs() -> &'static Path {
 
 /// Packs programs into a folder.
 fn pack(programs: &Path, version: &str, folder: &Path, format: &str) -> PathBuf {
+    pack_part("service", programs, version, folder, format)
+}
+
+fn pack_part(part: &str, programs: &Path, version: &str, folder: &Path, format: &str) -> PathBuf {
     let mut command = Command::new(script("package.sh"));
-    succeed(command.arg(programs).arg(folder).arg(format).env("VERSION", version));
+    succeed(command.arg(programs).arg(folder).arg(format).envs([("VERSION", version), ("PART", part)]));
     let mut files = fs::read_dir(folder).expect("a folder").flatten().map(|file| file.path());
     let end = format!(".{format}");
     let made = files.find(|file| {
@@ -203,11 +208,63 @@ fn purge_leaves_nothing_of_the_debian_package() {
 
 #[test]
 fn lintian_finds_nothing_in_the_debian_package() {
-    let package = debs().folder.join(&debs().names[0]);
+    lint(&debs().folder.join(&debs().names[0]));
+}
+
+fn lint(package: &Path) {
     let output = Command::new("lintian").args(["--fail-on", "error,warning"]).arg(package).output();
     let output = output.expect("lintian is there");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_package_for_other_attached_resources_backs_up_beside_the_service_and_goes() {
+    let (releases, folder) = (debs(), tempfile::tempdir().expect("a folder"));
+    let package = pack_part("attached", attached(), VERSIONS[0], folder.path(), "deb");
+    let Some(machine) = releases.boot("trixie") else {
+        return;
+    };
+    fs::copy(&package, machine.file("/srv/attached.deb")).expect("a copy");
+    apt_install(&machine, &releases.place(0));
+    assert!(!machine.run(&["dpkg", "--listfiles", "abukiks"]).contains("backup"), "the service is as it was");
+    machine.write(SETTINGS, "REDIS_URL=redis://127.0.0.1/\n");
+    machine.run(&["redis-cli", "SET", "visitorCount", "42"]);
+    let before = paths(&machine);
+    apt_install(&machine, "/srv/attached.deb");
+    let off = machine.try_run(&["systemctl", "is-enabled", "abukiks-backup.timer"]);
+    assert_eq!(off.stdout, b"disabled\n");
+    machine.write("/etc/abukiks/backup.env", "BACKUP_URL=file:///var/lib/abukiks-backups\n");
+    machine.systemctl(&["enable", "--now", "abukiks-backup.timer"]);
+    machine.systemctl(&["start", "abukiks-admin@backup-count"]);
+    assert!(machine.run(&["abukiks-admin", "restore-count"]).ends_with("the count is 42 already\n"));
+
+    machine.run(&["apt-get", "purge", "--quiet", "--yes", "abukiks-attached"]);
+    assert_eq!(machine.show("abukiks-backup.timer", "ActiveState"), "inactive");
+    let left: Vec<_> = paths(&machine).difference(&before).cloned().collect();
+    let known = ["/abukiks-backups", "/etc/abukiks/backup.env", "/systemd/timers", "/var/lib/private"];
+    let unknown: Vec<_> =
+        left.iter().filter(|path| !known.iter().any(|known| path.contains(known))).collect();
+    assert_eq!(unknown, Vec::<&String>::new());
+    assert!(left.iter().any(|path| path.ends_with(".json")), "the backup is kept: {left:?}");
+}
+
+#[test]
+fn the_packages_for_other_attached_resources_need_the_service_and_hold_nothing_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [deb, rpm] =
+        ["deb", "rpm"].map(|format| pack_part("attached", attached(), VERSIONS[0], folder.path(), format));
+    lint(&deb);
+    let asked =
+        |question: &str| succeed(Command::new("rpm").args(["--query", question, "--package"]).arg(&rpm));
+    assert!(asked("--requires").contains(&format!("abukiks >= {}\n", VERSIONS[0])));
+    let files = asked("--list");
+    for file in ["/usr/libexec/abukiks/backup-count", "/usr/lib/systemd/system/abukiks-backup.timer"] {
+        assert!(files.lines().any(|other| other == file), "{files}");
+    }
+    for other in ["/etc", "/bin/", "abukiks@.service"] {
+        assert!(!files.contains(other), "{files}");
+    }
 }
 
 #[test]
@@ -234,18 +291,27 @@ fn an_rpm_package_verifies_counts_upgrades_and_goes() {
     assert_eq!(machine.run(&find), "/etc/abukiks\n/etc/abukiks/abukiks.env.rpmsave\n");
 }
 
+/// As much of all programs as tells their machine.
+fn heads(folder: &Path) -> Vec<PathBuf> {
+    let machine = if cfg!(target_arch = "x86_64") { 0x3e } else { 0xb7 };
+    let head = [b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0", &[machine, 0][..]].concat();
+    fs::create_dir(folder).expect("a folder");
+    let programs = NAMES.into_iter().chain(["backup-count", "restore-count"]).map(|name| folder.join(name));
+    programs
+        .inspect(|program| {
+            fs::write(program, &head).expect("a file");
+            succeed(Command::new("chmod").arg("755").arg(program));
+        })
+        .collect()
+}
+
 /// The bytes of a package that is packed with these surroundings.
-fn bytes(format: &str, umask: &str, zone: &str, mtime: &str) -> Vec<u8> {
+fn bytes(part: &str, format: &str, umask: &str, zone: &str, mtime: &str) -> Vec<u8> {
     let folder = tempfile::Builder::new().prefix(zone.split('/').next().expect("a word")).tempdir();
     let folder = folder.expect("a folder");
     let (programs, made) = (folder.path().join("programs"), folder.path().join("made"));
-    fs::create_dir(&programs).expect("a folder");
-    for name in NAMES {
-        // As much of a program as tells its machine: x86_64.
-        let place = programs.join(name);
-        fs::write(&place, b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0").expect("a file");
-        succeed(Command::new("chmod").arg("755").arg(&place));
-        succeed(Command::new("touch").args(["--date", mtime]).arg(place));
+    for program in heads(&programs) {
+        succeed(Command::new("touch").args(["--date", mtime]).arg(program));
     }
     let command = format!("umask {umask} && exec \"$@\"");
     succeed(
@@ -254,7 +320,7 @@ fn bytes(format: &str, umask: &str, zone: &str, mtime: &str) -> Vec<u8> {
             .arg(script("package.sh"))
             .args([&programs, &made])
             .arg(format)
-            .envs([("TZ", zone), ("LOGNAME", zone), ("SOURCE_DATE_EPOCH", "1700000000")]),
+            .envs([("TZ", zone), ("LOGNAME", zone), ("SOURCE_DATE_EPOCH", "1700000000"), ("PART", part)]),
     );
     fs::read(only_file(&made)).expect("a package")
 }
@@ -267,10 +333,13 @@ fn only_file(folder: &Path) -> PathBuf {
 
 #[test]
 fn the_same_programs_give_the_same_bytes_wherever_they_are_packed() {
-    for format in ["deb", "rpm", "tar", "image", "sbom"] {
-        let [first, second] = [("0022", "UTC", "2001-01-01"), ("0077", "Pacific/Kiritimati", "2026-02-03")]
-            .map(|(umask, zone, mtime)| bytes(format, umask, zone, mtime));
-        assert!(first == second, "{format} differs");
+    for part in ["service", "attached"] {
+        for format in ["deb", "rpm", "tar", "image", "sbom"] {
+            let [first, second] =
+                [("0022", "UTC", "2001-01-01"), ("0077", "Pacific/Kiritimati", "2026-02-03")]
+                    .map(|(umask, zone, mtime)| bytes(part, format, umask, zone, mtime));
+            assert!(first == second, "{part} {format} differs");
+        }
     }
 }
 
@@ -345,11 +414,16 @@ fn the_release_has_all_that_the_document_lists() {
     let document = fs::read_to_string("docs/release.md").expect("text");
     let folder = tempfile::tempdir().expect("a folder");
     let formats = ["deb", "rpm", "tar", "image", "sbom"];
-    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(formats));
+    let [programs, release] = ["programs", "release"].map(|name| folder.path().join(name));
+    heads(&programs);
+    for part in ["service", "attached"] {
+        let mut command = Command::new(script("package.sh"));
+        succeed(command.args([&programs, &release]).args(formats).env("PART", part));
+    }
     let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
-    let names = fs::read_dir(folder.path()).expect("a folder").flatten().map(|file| file.file_name());
+    let names = fs::read_dir(release).expect("a folder").flatten().map(|file| file.file_name());
     let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-    assert_eq!(names.len(), formats.len(), "{names:?}");
+    assert_eq!(names.len(), 2 * formats.len(), "{names:?}");
     for name in names {
         let listed = name.replace(VERSIONS[0], "VERSION").replace(architecture, "ARCH");
         let listed = listed.replace(std::env::consts::ARCH, "MACHINE");
