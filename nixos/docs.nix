@@ -70,6 +70,8 @@ let
       })
       [
         "redis"
+        "backup"
+        "report"
         "nginx"
         "prometheus"
         "grafana"
