@@ -16,8 +16,12 @@ pub(crate) struct Podman {
 }
 
 impl Podman {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder") }
+    }
+
     pub(crate) fn with_the_image() -> Self {
-        let podman = Self { folder: tempfile::tempdir().expect("a folder") };
+        let podman = Self::new();
         let image = podman.folder.path().join("image.tar");
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dev/image-for-test.sh");
         let made = Command::new(script).arg(&image).output().expect("the script runs");
