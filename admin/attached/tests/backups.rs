@@ -231,6 +231,9 @@ fn a_store_that_refuses_is_away_or_slow_is_a_sentence_and_then_it_is_back() {
     refused(&[("AWS_SECRET_ACCESS_KEY", "wrong")], "SignatureDoesNotMatch");
     refused(&[("AWS_ACCESS_KEY_ID", "other")], "NotSignedUp");
     refused(&[("BACKUP_URL", "s3://missing/a")], "NoSuchBucket");
+    let no_key = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")];
+    let nowhere = ("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1");
+    refused(&[&no_key[..], &[nowhere]].concat(), "(AWS_ACCESS_KEY_ID is not set: credentials of");
     refused(&[("AWS_ENDPOINT_URL", &slow), ("AWS_TIMEOUT", "200ms")], "timed out");
     s3.stop();
     refused(&[], "Connection refused");
