@@ -58,7 +58,7 @@ lint: ## check format and lints; warnings are errors
 	cargo fmt --check --manifest-path $(ATTACHED)
 	cargo clippy --locked --all-targets --manifest-path $(ATTACHED) --target-dir target -- -D warnings
 	dev/lint-systems.sh
-	shellcheck dev/* packages/postinst packages/postrm packages/prerm systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
+	shellcheck dev/* packages/postinst packages/postrm packages/prerm packages/attached/p* systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
 	dev/lint-nix.sh
 
 # Beside the registry it fetches the database of faults; PROGRAMS are checked by the list they carry.
@@ -100,7 +100,7 @@ build: ## build what is shipped, in target/dist
 	dev/build-release.sh target/dist
 
 .PHONY: attached
-attached: ## build backup-count, restore-count and mail-report too, in target/dist
+attached: ## build the admin processes for other attached resources too, in target/dist
 	@dev/needs.sh run
 	dev/build-release.sh target/dist '' admin/attached
 
@@ -119,6 +119,10 @@ static: ## build static programs, in target/static/ARCH; ARCH=aarch64 for arm64
 	@rustup --quiet target add $(ARCH)-unknown-linux-musl 2>/dev/null || true
 	dev/build-release.sh $(STATIC) $(ARCH)-unknown-linux-musl
 
+.PHONY: attached-static
+attached-static: static ## build those of make attached too, static
+	dev/build-release.sh $(STATIC) $(ARCH)-unknown-linux-musl admin/attached
+
 .PHONY: deb rpm
 deb: ## make a package for Debian and its kin, in target/packages
 rpm: ## make a package for Fedora and its kin, in target/packages
@@ -132,8 +136,10 @@ release: ## make all that a release has, in target/packages; TAG=v0.1.0 refuses 
 		{ echo "Cargo.toml does not have the version of $(TAG)" >&2; exit 65; }
 	rm -rf target/packages
 	for arch in $(RELEASE_FOR); do \
-		$(MAKE) --no-print-directory static ARCH=$$arch && \
-		dev/package.sh target/static/$$arch target/packages deb rpm tar image sbom image-sbom || exit; \
+		$(MAKE) --no-print-directory attached-static ARCH=$$arch || exit; \
+		for part in service attached; do \
+			PART=$$part dev/package.sh target/static/$$arch target/packages deb rpm tar image sbom image-sbom || exit; \
+		done; \
 	done
 	packages/index.py target/packages
 	cd target/packages && sha256sum * >SHA256SUMS

@@ -44,6 +44,7 @@
                 inherit (self.checks.${pkgs.stdenv.hostPlatform.system}) docs units;
               in
               {
+                inherit (pkgs) abukiks-attached;
                 abukiks-static = pkgs.pkgsStatic.abukiks;
                 oci-image = pkgs.abukiks-image;
 

@@ -24,7 +24,7 @@ function __fish_abukiks_admin_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -l instance -d 'Run the task with the settings of this instance, those of /etc/abukiks/PORT.env too; it may follow TASK' -r
+complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -l instance -d 'Run the task with the settings of this instance, those of /etc/abukiks/PORT.env too; it may follow TASK. Without it, backup-count and restore-count are run as "backup", mail-report as "report"' -r
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -s h -l help -d 'Print help'
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "reset-count" -d 'Sets the count to 0, or to another number, and prints what it was'
 complete -c abukiks-admin -n "__fish_abukiks_admin_needs_command" -f -a "show-count" -d 'Prints the count without changing it'

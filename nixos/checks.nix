@@ -79,6 +79,7 @@ in
 {
   package = abukiks;
   inherit static;
+  attached = pkgs.abukiks-attached.override { inherit abukiks; };
   image = pkgs.abukiks-image.override {
     abukiks = static;
     inherit commit;

@@ -70,6 +70,8 @@ let
       })
       [
         "redis"
+        "backup"
+        "report"
         "nginx"
         "monitor"
         "prometheus"
@@ -89,6 +91,7 @@ let
     lib.replaceStrings
       [
         "null or "
+        "(positive integer, meaning >0)"
         " (singular enum)"
         " (both inclusive)"
         "unsigned integer, meaning >=0, or "
@@ -97,6 +100,7 @@ let
       ]
       [
         ""
+        "positive integer"
         ""
         ""
         ""

@@ -155,11 +155,9 @@ let
         "lib/systemd/system/abukiks@${port}.service.d/settings.conf" = dropIn {
           Unit = instance.unitConfig;
           Service = {
-            Environment = lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") (
-              inUnit (
-                lib.optionalAttrs (ownOf instance != { }) (
-                  ownOf instance // { inherit (withRelease (common // ownOf instance)) RELEASE; }
-                )
+            Environment = environmentLines (
+              lib.optionalAttrs (ownOf instance != { }) (
+                ownOf instance // { inherit (withRelease (common // ownOf instance)) RELEASE; }
               )
             );
             EnvironmentFile = map escapeSpecifiers instance.environmentFiles;
@@ -182,6 +180,50 @@ let
       }
     ) instances
   );
+  # Backups and reports: each task is run as an instance that never runs, to which the package opens the network.
+  tasks = lib.filterAttrs (_: task: task.enable) { inherit (cfg) backup report; };
+  program = if tasks == { } then cfg.package else cfg.attachedPackage;
+  taskSettings = {
+    backup = {
+      BACKUP_URL = cfg.backup.url;
+      BACKUP_KEEP = cfg.backup.keep;
+    };
+    report = {
+      MAIL_URL = cfg.report.url;
+      MAIL_FROM = cfg.report.from;
+      MAIL_TO = if cfg.report.to == [ ] then null else lib.concatStringsSep ", " cfg.report.to;
+      MAIL_EVERY = cfg.report.every;
+    };
+  };
+  # A folder needs no network, unless Redis does.
+  needsNetwork =
+    name: !(name == "backup" && lib.hasPrefix "file:" (toString cfg.backup.url)) || cfg.redis.overTcp;
+  taskDropIns = pkgs.linkFarm "abukiks-tasks" (
+    lib.mapAttrs' (
+      name: task:
+      lib.nameValuePair "lib/systemd/system/abukiks@${name}.service.d/settings.conf" (dropIn {
+        Service = {
+          Environment = environmentLines (
+            lib.mapAttrs (_: render) (given taskSettings.${name}) // task.extraEnvironment
+          );
+          EnvironmentFile = map escapeSpecifiers task.environmentFiles;
+          LoadCredential = credentialsOf task.credentials;
+        }
+        // (
+          if needsNetwork name then
+            # Over redis.allowedAddresses, which all instances have.
+            { IPAddressAllow = "any"; }
+          else
+            { PrivateNetwork = true; }
+        )
+        // task.serviceConfig;
+      })
+    ) tasks
+  );
+
+  environmentLines =
+    environment:
+    lib.mapAttrsToList (name: value: builtins.toJSON "${name}=${value}") (inUnit environment);
   dropIn =
     sections:
     pkgs.writeText "settings.conf" (lib.generators.toINI { listsAsDuplicateKeys = true; } sections);
@@ -287,6 +329,50 @@ let
       '';
     };
 
+  # What backup and report have alike.
+  taskOptions =
+    {
+      what,
+      startAt,
+      credentials,
+      example,
+    }:
+    {
+      enable = lib.mkEnableOption "${what} by a timer, as `abukiks-admin` runs it";
+      startAt = mkOption {
+        type = types.str;
+        default = startAt;
+        example = "*-*-* 03:00";
+        description = "When the timer starts it: `OnCalendar=` ({manpage}`systemd.time(7)`).";
+      };
+      extraEnvironment = mkOption {
+        type = types.attrsOf (types.strMatching "[^[:cntrl:]]*");
+        default = { };
+        inherit example;
+        description = ''
+          Environment variables for ${what} beside those of the other options. Every user of the host can read them in the store.
+        '';
+      };
+      environmentFiles = mkOption {
+        type = types.listOf types.externalPath;
+        default = [ ];
+        description = "Files with more of them, as `NAME=value` lines, which win.";
+      };
+      credentials = mkOption {
+        type = types.attrsOf types.externalPath;
+        default = { };
+        example = lib.mapAttrs (name: _: "/run/secrets/${name}") credentials;
+        description = ''
+          Credentials that ${what} gets and no instance does: ${
+            lib.concatStringsSep ", " (lib.mapAttrsToList (name: is: "`${name}` is ${is}") credentials)
+          }.
+        '';
+      };
+      serviceConfig = unitConfigOption "Service" // {
+        description = "Lines for the `[Service]` section of ${what}, over those of all instances.";
+      };
+    };
+
   instanceType = types.submodule {
     options = sharedOptions "this instance alone, over those of all" // {
       enable = lib.mkEnableOption "this instance" // {
@@ -330,6 +416,16 @@ in
     enable = lib.mkEnableOption "Abukiks, the visitor counter";
 
     package = lib.mkPackageOption pkgs "abukiks" { };
+
+    attachedPackage = mkOption {
+      type = types.package;
+      default = pkgs.callPackage ./attached.nix { abukiks = cfg.package; };
+      defaultText = lib.literalExpression "pkgs.abukiks-attached.override { abukiks = config.services.abukiks.package; }";
+      description = ''
+        What takes the place of {option}`services.abukiks.package` where backups or reports are enabled: the same, with the
+        programs for them.
+      '';
+    };
 
     instances = mkOption {
       type =
@@ -509,6 +605,70 @@ in
       };
     };
 
+    backup =
+      taskOptions {
+        what = "`backup-count`";
+        startAt = "daily";
+        credentials.backup-env = "a file with secrets of the store, as `NAME=value` lines";
+        example.AWS_ENDPOINT_URL = "https://s3.example.org";
+      }
+      // {
+        url = mkOption {
+          type = types.nullOr (types.strMatching "[^[:cntrl:]]+");
+          default = null;
+          example = "s3://bucket/prefix";
+          description = ''
+            The store of backups: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, or
+            `file:///var/lib/abukiks-backups`, which is a folder for it alone.
+          '';
+        };
+        keep = mkOption {
+          type = types.nullOr types.ints.positive;
+          default = null;
+          example = 90;
+          description = "How many backups are kept, 30 unless set.";
+        };
+      };
+
+    report =
+      taskOptions {
+        what = "`mail-report`";
+        startAt = "hourly";
+        credentials = {
+          mail-url = "a file whose first line is the URL of the mail server";
+          mail-password = "one with the password alone";
+        };
+        example.MAIL_CA_FILE = "/etc/ssl/mail.pem";
+      }
+      // {
+        url = mkOption {
+          type = types.nullOr (types.strMatching "[^[:cntrl:]]+");
+          default = null;
+          example = "smtps://counter@mail.example.org";
+          description = "The mail server, by `smtps://` or `smtp://`. The password is a credential.";
+        };
+        from = mkOption {
+          type = types.nullOr (types.strMatching "[^[:cntrl:]]+");
+          default = null;
+          example = "Abukiks <counter@example.org>";
+          description = "Address that the report comes from.";
+        };
+        to = mkOption {
+          type = types.listOf (types.strMatching "[^[:cntrl:]]+");
+          default = [ ];
+          example = [ "owner@example.org" ];
+          description = "Addresses that the report goes to.";
+        };
+        every = mkOption {
+          type = types.nullOr (types.strMatching "[0-9]+[a-z]+");
+          default = null;
+          example = "7days";
+          description = ''
+            How often a report is sent, each day unless set. The timer runs more often: it tries again what failed.
+          '';
+        };
+      };
+
     grafana.dashboard = mkOption {
       type = types.bool;
       default = false;
@@ -617,6 +777,57 @@ in
           assertion = !cfg.monitor.enable || lib.stringLength port <= 4 && !instances ? "1${port}";
           message = "services.abukiks.monitor takes port 1${port} for instances.\"${port}\", which is no port or another instance's.";
         }) (lib.filter isPort ports))
+        (lib.concatLists (
+          lib.mapAttrsToList (
+            name: task:
+            let
+              here = "services.abukiks.${name}";
+              required =
+                {
+                  backup.url = "backup-env";
+                  report = {
+                    url = "mail-url";
+                    from = null;
+                    to = null;
+                  };
+                }
+                .${name};
+              isSaid =
+                option: credential:
+                !lib.elem task.${option} [
+                  null
+                  [ ]
+                ]
+                || task.environmentFiles != [ ]
+                || credential != null && task.credentials ? ${credential};
+              schemes = if name == "backup" then "(s3|gs|az|file)://.*" else "smtps?://.*";
+              hasSecret =
+                if name == "backup" then builtins.match ".*[@?#].*" task.url != null else hasPassword task.url;
+            in
+            lib.mapAttrsToList (option: credential: {
+              assertion = isSaid option credential;
+              message = "${here}.${option} is not set; set it, or name one of environmentFiles${
+                lib.optionalString (credential != null) " or credentials.${credential}"
+              } that does.";
+            }) required
+            ++ lib.optionals (task.url != null) [
+              {
+                assertion = builtins.match schemes task.url != null;
+                message = "${here}.url has an unknown scheme; it takes ${
+                  if name == "backup" then "s3://, gs://, az:// or file://" else "smtp:// or smtps://"
+                }.";
+              }
+              {
+                assertion = !hasSecret;
+                message = "${here}.url holds more than the name of a server, which every user of the host could read in the store; hand secrets over by ${here}.credentials.";
+              }
+            ]
+            ++ map (variable: {
+              assertion = builtins.match ".*(SECRET|PASSWORD|TOKEN|ACCOUNT_KEY).*" variable == null;
+              message = "${here}.extraEnvironment.${variable} is a secret, which every user of the host could read in the store; hand it over by ${here}.credentials.";
+            }) (lib.attrNames task.extraEnvironment)
+          ) tasks
+        ))
         (masking "services" config.systemd.services)
         (masking "sockets" config.systemd.sockets)
       ];
@@ -634,10 +845,23 @@ in
 
     systemd = {
       packages = [
-        cfg.package
+        program
         instanceDropIns
       ]
-      ++ optional cfg.redis.overTcp networkAccess;
+      ++ optional cfg.redis.overTcp networkAccess
+      ++ optional (tasks != { }) taskDropIns;
+
+      timers = lib.mapAttrs' (
+        name: task:
+        lib.nameValuePair "abukiks-${name}" {
+          overrideStrategy = "asDropin";
+          wantedBy = [ "timers.target" ];
+          timerConfig.OnCalendar = [
+            "" # forget the one of the unit file
+            task.startAt
+          ];
+        }
+      ) tasks;
 
       # In the place of [Install] sections, which NixOS does not read. A `wantedBy` of an instance would
       # make an overrides.conf for it.
@@ -798,7 +1022,7 @@ in
     );
 
     # `abukiks-admin`, which runs an admin process (factor XII) with all that the service has.
-    environment.systemPackages = [ cfg.package ];
+    environment.systemPackages = [ program ];
   };
 
   meta.maintainers = [ ];

@@ -77,6 +77,7 @@ rustPlatform.buildRustPackage (finalAttrs: {
   # of their own, which is built once for all commits, variants and overrides: see passthru.tests.
   doCheck = false;
 
+  passthru.commit = commit;
   passthru.tests = {
     version = testers.testVersion { package = finalAttrs.finalPackage; };
   }

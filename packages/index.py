@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Joins the images of a release to one for all their architectures: an OCI image index in an OCI layout
+"""Joins images of a release to one for all their architectures: an OCI image index in an OCI layout
 (github.com/opencontainers/image-spec), as an archive.
 
 usage: packages/index.py FOLDER   joins FOLDER/NAME-image-ARCH.tar to FOLDER/NAME-image.tar
@@ -8,6 +8,7 @@ usage: packages/index.py FOLDER   joins FOLDER/NAME-image-ARCH.tar to FOLDER/NAM
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import sys
 import tarfile
@@ -15,59 +16,73 @@ from pathlib import Path
 
 if len(sys.argv) != 2:
     sys.exit("usage: packages/index.py FOLDER")
-images = sorted(Path(sys.argv[1]).glob("*-image-*.tar"))
-if not images:
-    sys.exit(f"packages/index.py: there is no image in {sys.argv[1]}")
-
-files = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
 
 
 def encode(value):
     return json.dumps(value, indent=2).encode()
 
 
-def blob(kind, content, **more):
-    """Adds a blob, and returns its descriptor."""
-    digest = hashlib.sha256(content).hexdigest()
-    files[f"blobs/sha256/{digest}"] = content
-    media_type = f"application/vnd.oci.image.{kind}"
-    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content), **more}
+class Layout:
+    """The files of an OCI layout, by name."""
+
+    def __init__(self):
+        self.files = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
+
+    def blob(self, kind, content, **more):
+        """Adds a blob, and returns its descriptor."""
+        digest = hashlib.sha256(content).hexdigest()
+        self.files[f"blobs/sha256/{digest}"] = content
+        media_type = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content), **more}
+
+    def image(self, path):
+        """Adds the image of one architecture, and returns its name and descriptor."""
+        with tarfile.open(path) as archive:
+            read = lambda name: archive.extractfile(name).read()
+            [image] = json.loads(read("manifest.json"))
+            content = read(image["Config"])
+            # Registries hold layers compressed, and the digest of the index has to be the same there.
+            layers = [gzip.compress(read(layer), mtime=0) for layer in image["Layers"]]
+        config = json.loads(content)
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": self.blob("config.v1+json", content),
+            "layers": [self.blob("layer.v1.tar+gzip", layer) for layer in layers],
+        }
+        platform = {name: config[name] for name in ("architecture", "os")}
+        [name] = image["RepoTags"]
+        return name, self.blob("manifest.v1+json", encode(manifest), platform=platform)
+
+    def write(self, path):
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for name, content in sorted(self.files.items()):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
 
 
-def join(path):
-    """Adds the image of one architecture, and returns its descriptor."""
-    with tarfile.open(path) as archive:
-        read = lambda name: archive.extractfile(name).read()
-        [image] = json.loads(read("manifest.json"))
-        content = read(image["Config"])
-        # Registries hold layers compressed, and the digest of the index has to be the same there.
-        layers = [gzip.compress(read(layer), mtime=0) for layer in image["Layers"]]
-    config = json.loads(content)
-    names.update(image["RepoTags"])
-    manifest = {
+def join(images, joined):
+    """Writes the images of one name as one."""
+    layout = Layout()
+    names, manifests = zip(*map(layout.image, images))
+    [name] = set(names)
+    index = {
         "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": blob("config.v1+json", content),
-        "layers": [blob("layer.v1.tar+gzip", layer) for layer in layers],
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": manifests,
     }
-    platform = {name: config[name] for name in ("architecture", "os")}
-    return blob("manifest.v1+json", encode(manifest), platform=platform)
+    annotations = {"org.opencontainers.image.ref.name": name}
+    top = {
+        "schemaVersion": 2,
+        "manifests": [layout.blob("index.v1+json", encode(index), annotations=annotations)],
+    }
+    layout.files["index.json"] = encode(top)
+    layout.write(joined)
 
 
-names = set()
-index = {
-    "schemaVersion": 2,
-    "mediaType": "application/vnd.oci.image.index.v1+json",
-    "manifests": [join(path) for path in images],
-}
-[name] = names
-annotations = {"org.opencontainers.image.ref.name": name}
-top = {"schemaVersion": 2, "manifests": [blob("index.v1+json", encode(index), annotations=annotations)]}
-files["index.json"] = encode(top)
-
-joined = images[0].with_name(images[0].name.rsplit("-", 1)[0] + ".tar")
-with tarfile.open(joined, "w", format=tarfile.USTAR_FORMAT) as archive:
-    for name, content in sorted(files.items()):
-        entry = tarfile.TarInfo(name)
-        entry.size = len(content)
-        archive.addfile(entry, io.BytesIO(content))
+images = sorted(Path(sys.argv[1]).glob("*-image-*.tar"))
+if not images:
+    sys.exit(f"packages/index.py: there is no image in {sys.argv[1]}")
+for joined, parts in itertools.groupby(images, lambda path: path.with_name(path.name.rsplit("-", 1)[0] + ".tar")):
+    join(list(parts), joined)

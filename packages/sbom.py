@@ -2,7 +2,7 @@
 """Lists what the programs are made of, as CycloneDX in JSON: each crate that is linked into them, with the
 checksum that Cargo.lock holds. For an image, its files too.
 
-usage: packages/sbom.py TARGET [IMAGE.tar]   TARGET as rustc names it
+usage: packages/sbom.py TARGET CRATE [IMAGE.tar]   TARGET as rustc names it, CRATE the folder of a crate of this tree
 """
 
 import hashlib
@@ -16,11 +16,11 @@ import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 
-if len(sys.argv) not in (2, 3):
-    sys.exit("usage: packages/sbom.py TARGET [IMAGE.tar]")
+if len(sys.argv) not in (3, 4):
+    sys.exit("usage: packages/sbom.py TARGET CRATE [IMAGE.tar]")
 target = sys.argv[1]
-image = Path(sys.argv[2]).resolve() if len(sys.argv) == 3 else None
-os.chdir(Path(__file__).parent.parent)
+image = Path(sys.argv[3]).resolve() if len(sys.argv) == 4 else None
+os.chdir(Path(__file__).parent.parent / sys.argv[2])
 
 tree = ["cargo", "tree", "--locked", "--edges", "normal,no-proc-macro", "--target", target, "--prefix", "none"]
 lines = subprocess.check_output([*tree, "--format", "{p}\t{l}\t{r}"], text=True).splitlines()

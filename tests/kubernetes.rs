@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use serde_json::{Value, json};
 use crate::contract::run_tool;
 use crate::load::{Load, Tally};
 use crate::podman::{ClusterService, IMAGE, Pod, Podman};
-use crate::support::{Client, eventually, last_for, program};
+use crate::support::{Client, Redis, eventually, last_for, program};
+use crate::systemd::backups::attached;
 
-const FOLDERS: [&str; 3] = ["staging", "production", "reset-count"];
+const FOLDERS: [&str; 5] = ["staging", "production", "reset-count", "backup-count", "mail-report"];
 
 /// The version whose schemas they are held against.
 const KUBERNETES: &str = "1.37.0";
@@ -39,6 +41,15 @@ fn render(folder: &str) -> Option<Vec<Value>> {
 
 fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("there is no {kind}"))
+}
+
+/// The pod that an object asks for, if it does.
+fn pod(object: &Value) -> &Value {
+    let mut spec = &object["spec"];
+    if object["kind"] == "CronJob" {
+        spec = &spec["jobTemplate"]["spec"];
+    }
+    &spec["template"]["spec"]
 }
 
 /// What is set for the service in so many words.
@@ -115,8 +126,7 @@ fn the_objects_are_valid_by_the_schemas_of_kubernetes() {
 fn each_pod_keeps_to_the_restricted_standard() {
     for folder in FOLDERS {
         let Some(objects) = render(folder) else { return };
-        let pods =
-            objects.iter().map(|object| &object["spec"]["template"]["spec"]).filter(|pod| !pod.is_null());
+        let pods = objects.iter().map(pod).filter(|pod| !pod.is_null());
         let mut count = 0;
         for pod in pods {
             count += 1;
@@ -151,11 +161,58 @@ fn all_that_names_an_image_names_that_of_this_version() {
     }
     for folder in FOLDERS {
         let Some(objects) = render(folder) else { return };
+        let is_attached = objects.iter().any(|object| object["kind"] == "CronJob");
+        let image = if is_attached { image.replace("abukiks:", "abukiks-attached:") } else { image.clone() };
         assert!(
             objects.iter().any(|object| object.to_string().contains(&format!("\"{image}\""))),
             "{folder}"
         );
     }
+}
+
+#[test]
+fn the_cron_job_backs_the_count_up_in_the_other_image() {
+    let Some(objects) = render("backup-count") else { return };
+    let container = &pod(find(&objects, "CronJob"))["containers"][0];
+    let (redis, folder) =
+        (Redis::start_with(&["--unixsocketperm", "777"]), tempfile::tempdir().expect("a folder"));
+    redis.run::<()>(&["SET", "visitorCount", "42"]);
+    let [backups, secret, images] = ["backups", "secret", "images"].map(|name| folder.path().join(name));
+    for place in [&backups, &secret] {
+        fs::create_dir(place).expect("a folder");
+        fs::set_permissions(place, fs::Permissions::from_mode(0o777)).expect("it is ours");
+    }
+    fs::write(secret.join("redis-url"), "unix:///redis.sock").expect("a file");
+    let packed = Command::new("dev/package.sh")
+        .args([attached(), &images])
+        .arg("image")
+        .envs([("PART", "attached"), ("VERSION", "test")])
+        .output();
+    let packed = packed.expect("the script runs");
+    assert!(packed.status.success(), "{packed:?}");
+    let image = fs::read_dir(&images).expect("a folder").flatten().next().expect("an image").path();
+    let podman = Podman::new();
+    podman.run(&["load", "--quiet", "--input", &image.display().to_string()]);
+
+    let mut command = podman.command();
+    command.args(["run", "--rm", "--network", "host", "--read-only", "--cap-drop", "all", "--user", "65532"]);
+    for (here, there) in [
+        (redis.socket(), "/redis.sock"),
+        (backups.clone(), "/backups"),
+        (secret, container["volumeMounts"][0]["mountPath"].as_str().expect("a path")),
+    ] {
+        command.arg("--volume").arg(format!("{}:{there}", here.display()));
+    }
+    for variable in container["env"].as_array().expect("a list") {
+        let text = |name: &str| variable[name].as_str().expect("text");
+        command.arg("--env").arg(format!("{}={}", text("name"), text("value")));
+    }
+    command.args(["--env", "BACKUP_URL=file:///backups", "localhost/abukiks-attached:test"]);
+    let task = container["command"][0].as_str().expect("a program");
+    let backed_up = command.arg(task).output().expect("podman runs");
+    let said = String::from_utf8_lossy(&backed_up.stdout);
+    assert!(said.starts_with("the count 42 is backed up in file:///backups/visitorCount/"), "{backed_up:?}");
+    assert_eq!(fs::read_dir(backups.join("visitorCount")).expect("a folder").count(), 1);
 }
 
 /// The overlay for staging, played by podman: its Redis, and pods behind its Service.

@@ -14,6 +14,7 @@ use crate::activation::INTERNAL;
 use crate::machine::{Machine, put};
 use crate::redis_url::Tls;
 use crate::support::{Client, Process, eventually};
+use crate::systemd::backups;
 
 /// A file of the repository.
 fn repository(path: &str) -> PathBuf {
@@ -130,7 +131,14 @@ impl Tree {
         let units = root.join(folder.trim_start_matches('/'));
         fs::create_dir_all(&units).expect("a folder");
         for unit in fs::read_dir(package).expect("units").flatten() {
-            fs::copy(unit.path(), units.join(unit.file_name())).expect("a unit");
+            let place = units.join(unit.file_name());
+            let kind = unit.file_type().expect("a kind");
+            if kind.is_symlink() {
+                symlink(fs::read_link(unit.path()).expect("a link"), place).expect("a link");
+            } else if kind.is_file() {
+                fs::copy(unit.path(), place).expect("a unit");
+            }
+            // Drop-ins, which are in a folder, are a part of the tree.
         }
         for (path, entry) in &self.0 {
             let place = match path.strip_prefix('/') {
@@ -347,6 +355,52 @@ fn settings_come_from_the_environment_files_and_the_later_one_wins() {
         machine.run(&["abukiks-admin", "--instance", "5001", "reset-count", "--to", "41"]),
         "the count was 1 and is now 41\n"
     );
+}
+
+#[test]
+fn backups_and_reports_have_their_settings_secrets_and_times() {
+    let tree = Tree::golden("tasks");
+    let Some(machine) = Machine::boot_with(|changes, root| {
+        backups::install(changes);
+        let timer = "abukiks-report.timer";
+        let units = changes.join("usr/local/lib/systemd/system");
+        fs::copy(repository("systemd").join(timer), units.join(timer)).expect("a copy");
+        nixos(&tree, changes, root, &[("mail-password", "correct-horse")]);
+    }) else {
+        return;
+    };
+    assert_eq!(declared_instances_count(&machine, &tree), [1]);
+    for (timer, time) in
+        [("abukiks-backup.timer", "*-*-* 03:00:00"), ("abukiks-report.timer", "*-*-* *:00:00")]
+    {
+        assert_eq!(machine.show(timer, "ActiveState"), "active");
+        let times = machine.show(timer, "TimersCalendar");
+        assert!(times.contains(&format!("OnCalendar={time} ")), "{times}");
+        assert_eq!(times.matches("OnCalendar").count(), 1, "{times}");
+    }
+    machine.systemctl(&["start", "abukiks-admin@backup-count"]);
+    let shown = machine.run(&["abukiks-admin", "restore-count"]);
+    assert!(shown.starts_with("file:///var/lib/abukiks-backups/visitorCount/"), "{shown}");
+    assert!(shown.ends_with("the count is 1 already\n"), "{shown}");
+
+    // What the task would see.
+    machine.write(
+        "/usr/local/libexec/abukiks/see",
+        "#!/bin/sh\nenv\ncat $CREDENTIALS_DIRECTORY/mail-password\ntrue\n",
+    );
+    machine.run(&["chmod", "755", "/usr/local/libexec/abukiks/see"]);
+    let seen = |instance: &str| machine.run(&["abukiks-admin", "--instance", instance, "see"]);
+    let report = seen("report");
+    for line in [
+        "REDIS_URL=unix:///run/redis-abukiks/redis.sock",
+        "MAIL_URL=smtps://counter@mail.example.org",
+        "MAIL_FROM=Abukiks <counter@example.org>",
+        "MAIL_TO=owner@example.org, other@example.org",
+        "correct-horse",
+    ] {
+        assert!(report.lines().any(|other| other == line), "{line}: {report}");
+    }
+    assert!(!seen("5000").contains("MAIL_"));
 }
 
 #[test]

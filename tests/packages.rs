@@ -13,9 +13,16 @@ use serde_json::Value;
 use crate::load::{self, Load, Wrk};
 use crate::machine::Machine;
 use crate::podman::Podman;
+use crate::systemd::backups::attached;
 use crate::systemd::{NEXT, next_release};
 
 const NAMES: [&str; 5] = ["abukiks", "reset-count", "show-count", "check-redis", "top"];
+
+/// Those of admin/attached.
+const ATTACHED: [&str; 3] = ["backup-count", "restore-count", "mail-report"];
+
+/// What dev/package.sh packs: the service, and beside it what other attached resources need.
+const PARTS: [&str; 2] = ["service", "attached"];
 
 /// All that dev/package.sh makes of the programs for one machine.
 const FORMATS: [&str; 6] = ["deb", "rpm", "tar", "image", "sbom", "image-sbom"];
@@ -44,8 +51,14 @@ fn programs() -> &'static Path {
 
 /// Packs programs into a folder.
 fn pack(programs: &Path, version: &str, folder: &Path, format: &str) -> PathBuf {
+    pack_part("service", programs, version, folder, format)
+}
+
+fn pack_part(part: &str, programs: &Path, version: &str, folder: &Path, format: &str) -> PathBuf {
     let mut command = Command::new(script("package.sh"));
-    succeed(command.arg(programs).arg(folder).arg(format).env("VERSION", version));
+    command.arg(programs).arg(folder).arg(format).envs([("VERSION", version), ("PART", part)]);
+    // Programs of a debug build are large: in less time, to more bytes.
+    succeed(command.env("DPKG_DEB_COMPRESSOR_LEVEL", "1"));
     let mut files = fs::read_dir(folder).expect("a folder").flatten().map(|file| file.path());
     let end = format!(".{format}");
     let made = files.find(|file| {
@@ -208,12 +221,68 @@ fn purge_leaves_nothing_of_the_debian_package() {
 }
 
 #[test]
-fn lintian_finds_nothing_in_the_debian_package() {
-    let package = debs().folder.join(&debs().names[0]);
-    let output = Command::new("lintian").args(["--fail-on", "error,warning"]).arg(package).output();
+fn lintian_finds_nothing_in_the_debian_packages() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // What is static, as in a release; that it is another program is nothing to lintian.
+    for name in ATTACHED {
+        fs::copy(programs().join("top"), folder.path().join(name)).expect("a copy");
+    }
+    let attached = pack_part("attached", folder.path(), VERSIONS[0], folder.path(), "deb");
+    let service = debs().folder.join(&debs().names[0]);
+    let output =
+        Command::new("lintian").args(["--fail-on", "error,warning"]).args([service, attached]).output();
     let output = output.expect("lintian is there");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_package_for_other_attached_resources_backs_up_beside_the_service_and_goes() {
+    let (releases, folder) = (debs(), tempfile::tempdir().expect("a folder"));
+    let package = pack_part("attached", attached(), VERSIONS[0], folder.path(), "deb");
+    let Some(machine) = releases.boot("trixie") else {
+        return;
+    };
+    fs::copy(&package, machine.file("/srv/attached.deb")).expect("a copy");
+    apt_install(&machine, &releases.place(0));
+    assert!(!machine.run(&["dpkg", "--listfiles", "abukiks"]).contains("backup"), "the service is as it was");
+    machine.write(SETTINGS, "REDIS_URL=redis://127.0.0.1/\n");
+    machine.run(&["redis-cli", "SET", "visitorCount", "42"]);
+    let before = paths(&machine);
+    apt_install(&machine, "/srv/attached.deb");
+    let off = machine.try_run(&["systemctl", "is-enabled", "abukiks-backup.timer"]);
+    assert_eq!(off.stdout, b"disabled\n");
+    machine.write("/etc/abukiks/backup.env", "BACKUP_URL=file:///var/lib/abukiks-backups\n");
+    machine.systemctl(&["enable", "--now", "abukiks-backup.timer"]);
+    machine.systemctl(&["start", "abukiks-admin@backup-count"]);
+    assert!(machine.run(&["abukiks-admin", "restore-count"]).ends_with("the count is 42 already\n"));
+
+    machine.run(&["apt-get", "purge", "--quiet", "--yes", "abukiks-attached"]);
+    assert_eq!(machine.show("abukiks-backup.timer", "ActiveState"), "inactive");
+    let left: Vec<_> = paths(&machine).difference(&before).cloned().collect();
+    let known = ["/abukiks-backups", "/etc/abukiks/backup.env", "/systemd/timers", "/var/lib/private"];
+    let unknown: Vec<_> =
+        left.iter().filter(|path| !known.iter().any(|known| path.contains(known))).collect();
+    assert_eq!(unknown, Vec::<&String>::new());
+    assert!(left.iter().any(|path| path.ends_with(".json")), "the backup is kept: {left:?}");
+}
+
+#[test]
+fn the_rpm_package_for_other_attached_resources_needs_the_service_and_holds_nothing_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let programs = folder.path().join("programs");
+    write_heads(&programs, X86_64);
+    let package = pack_part("attached", &programs, VERSIONS[0], folder.path(), "rpm");
+    let asked =
+        |question: &str| succeed(Command::new("rpm").args(["--query", question, "--package"]).arg(&package));
+    assert!(asked("--requires").contains(&format!("abukiks >= {}\n", VERSIONS[0])));
+    let files = asked("--list");
+    for file in ["/usr/libexec/abukiks/backup-count", "/usr/lib/systemd/system/abukiks-backup.timer"] {
+        assert!(files.lines().any(|other| other == file), "{files}");
+    }
+    for other in ["/etc", "/bin/", "abukiks@.service"] {
+        assert!(!files.contains(other), "{files}");
+    }
 }
 
 #[test]
@@ -241,30 +310,41 @@ fn an_rpm_package_verifies_counts_upgrades_and_goes() {
     assert_eq!(machine.run(&find), "/etc/abukiks\n/etc/abukiks/abukiks.env.rpmsave\n");
 }
 
+/// Machines, as the head of an ELF file names them.
+const X86_64: u8 = 0x3e;
+const AARCH64: u8 = 0xb7;
+
+/// As much of all programs as tells their machine.
+fn write_heads(folder: &Path, machine: u8) -> Vec<PathBuf> {
+    let head = [&b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0"[..], &[machine, 0]].concat();
+    fs::create_dir_all(folder).expect("a folder");
+    let programs: Vec<_> = NAMES.into_iter().chain(ATTACHED).map(|name| folder.join(name)).collect();
+    for program in &programs {
+        fs::write(program, &head).expect("a file");
+        succeed(Command::new("chmod").arg("755").arg(program));
+    }
+    programs
+}
+
 /// What is made of programs with these surroundings, by its name.
 fn made(umask: &str, zone: &str, mtime: &str) -> BTreeMap<OsString, Vec<u8>> {
     let folder = tempfile::Builder::new().prefix(zone.split('/').next().expect("a word")).tempdir();
     let folder = folder.expect("a folder");
     let (programs, made) = (folder.path().join("programs"), folder.path().join("made"));
-    fs::create_dir(&programs).expect("a folder");
-    // As much of a program as tells its machine.
-    for machine in [b"\x3e\0", b"\xb7\0"] {
-        for name in NAMES {
-            let place = programs.join(name);
-            let head = [&b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0"[..], machine].concat();
-            fs::write(&place, head).expect("a file");
-            succeed(Command::new("chmod").arg("755").arg(&place));
-            succeed(Command::new("touch").args(["--date", mtime]).arg(place));
+    for machine in [X86_64, AARCH64] {
+        succeed(Command::new("touch").args(["--date", mtime]).args(write_heads(&programs, machine)));
+        for part in PARTS {
+            let command = format!("umask {umask} && exec \"$@\"");
+            succeed(
+                Command::new("sh")
+                    .args(["-c", &command, "sh"])
+                    .arg(script("package.sh"))
+                    .args([&programs, &made])
+                    .args(FORMATS)
+                    .envs([("TZ", zone), ("LOGNAME", zone), ("PART", part)])
+                    .env("SOURCE_DATE_EPOCH", "1700000000"),
+            );
         }
-        let command = format!("umask {umask} && exec \"$@\"");
-        succeed(
-            Command::new("sh")
-                .args(["-c", &command, "sh"])
-                .arg(script("package.sh"))
-                .args([&programs, &made])
-                .args(FORMATS)
-                .envs([("TZ", zone), ("LOGNAME", zone), ("SOURCE_DATE_EPOCH", "1700000000")]),
-        );
     }
     succeed(Command::new("packages/index.py").arg(&made));
     let files = fs::read_dir(&made).expect("a folder").flatten();
@@ -281,7 +361,8 @@ fn only_file(folder: &Path) -> PathBuf {
 fn the_same_programs_give_the_same_bytes_wherever_they_are_packed() {
     let [first, second] = [("0022", "UTC", "2001-01-01"), ("0077", "Pacific/Kiritimati", "2026-02-03")]
         .map(|(umask, zone, mtime)| made(umask, zone, mtime));
-    assert_eq!(first.len(), 2 * FORMATS.len() + 1, "for two machines, and the index of images");
+    let each = 2 * FORMATS.len() + 1;
+    assert_eq!(first.len(), PARTS.len() * each, "for two machines, and the index of images");
     assert!(first.keys().eq(second.keys()), "{:?}", second.keys());
     for (name, bytes) in first {
         assert!(second[&name] == bytes, "{} differs", name.display());
@@ -315,7 +396,8 @@ fn the_archive_of_programs_installs_itself() {
 
 #[test]
 fn the_bill_of_materials_has_what_is_linked_with_the_checksums_of_cargo_lock() {
-    let sbom = Command::new("packages/sbom.py").arg("x86_64-unknown-linux-musl").output().expect("python");
+    let sbom =
+        Command::new("packages/sbom.py").args(["x86_64-unknown-linux-musl", "."]).output().expect("python");
     assert!(sbom.status.success(), "{sbom:?}");
     let sbom: Value = serde_json::from_slice(&sbom.stdout).expect("JSON");
     assert_eq!(sbom["bomFormat"], "CycloneDX");
@@ -352,7 +434,8 @@ sys.exit(JsonStrictValidator(SchemaVersion.V1_5).validate_str(sys.stdin.read()) 
 #[test]
 fn bills_of_materials_are_cyclonedx_and_that_of_the_image_lists_its_files() {
     let folder = tempfile::tempdir().expect("a folder");
-    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(FORMATS));
+    let formats = ["sbom", "image", "image-sbom"];
+    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(formats));
     let files = fs::read_dir(folder.path()).expect("a folder").flatten().map(|file| file.path());
     let bills: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with(".cdx.json")).collect();
     assert_eq!(bills.len(), 2, "{bills:?}");
@@ -406,16 +489,11 @@ fn one_image_is_for_all_architectures_and_each_takes_its_own() {
 #[test]
 fn the_release_has_all_that_the_document_lists() {
     let document = fs::read_to_string("docs/release.md").expect("text");
-    let folder = tempfile::tempdir().expect("a folder");
-    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(FORMATS));
-    succeed(Command::new("packages/index.py").arg(folder.path()));
-    let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
-    let names = fs::read_dir(folder.path()).expect("a folder").flatten().map(|file| file.file_name());
-    let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-    assert_eq!(names.len(), FORMATS.len() + 1, "{names:?}");
-    for name in names {
-        let listed = name.replace(VERSIONS[0], "VERSION").replace(architecture, "ARCH");
-        let listed = listed.replace(std::env::consts::ARCH, "MACHINE");
+    for name in made("0022", "UTC", "2001-01-01").keys() {
+        let mut listed = name.to_string_lossy().replace(VERSIONS[0], "VERSION");
+        for (architecture, machine) in [("amd64", "x86_64"), ("arm64", "aarch64")] {
+            listed = listed.replace(architecture, "ARCH").replace(machine, "MACHINE");
+        }
         assert!(document.contains(&format!("| `{listed}` |")), "{listed}");
     }
     let makefile = fs::read_to_string("Makefile").expect("text");

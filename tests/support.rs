@@ -234,6 +234,17 @@ pub(crate) fn program(name: &str, settings: &[(&str, &str)]) -> Command {
     command
 }
 
+/// Cargo, without what it has told this test of its crate: some build scripts would run again for that, and all
+/// that needs them would be built anew.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    let told = |name: &str| name == "CARGO_MANIFEST_DIR" || name.starts_with("CARGO_PKG_");
+    for (name, _) in std::env::vars().filter(|(name, _)| told(name)) {
+        command.env_remove(name);
+    }
+    command
+}
+
 impl Service {
     /// Starts one on a free port, attached to `redis`, and waits until it is ready.
     pub(crate) fn start(redis: &Redis) -> Self {

@@ -15,7 +15,7 @@ use crate::load::{self, Load, Wrk};
 use crate::machine::Machine;
 use crate::support::{Client, Process, eventually};
 
-mod backups;
+pub(crate) mod backups;
 mod walk;
 
 /// A fact that a person may want to know of a test that passes.
@@ -306,14 +306,32 @@ fn programs_for_other_attached_resources_are_installed_where_they_are_built() {
     for program in ["abukiks", "reset-count", "show-count", "check-redis", "top"] {
         fs::write(built.join(program), program).expect("a file");
     }
-    let installed = destination.path().join("usr/local/libexec/abukiks/backup-count");
+    let found = || {
+        let found = Command::new("find").arg(destination.path()).args(["!", "-type", "d"]).output();
+        String::from_utf8(found.expect("find").stdout).expect("text")
+    };
     run("install");
-    assert!(!installed.exists());
-    fs::write(built.join("backup-count"), "backup").expect("a file");
+    let service = found();
+    assert!(!service.contains("backup") && !service.contains("report"), "{service}");
+    for program in ["backup-count", "restore-count"] {
+        fs::write(built.join(program), program).expect("a file");
+    }
     run("install");
-    assert_eq!(fs::read_to_string(&installed).expect("a program"), "backup");
+    let both = found();
+    for file in [
+        "libexec/abukiks/backup-count",
+        "libexec/abukiks/restore-count",
+        "system/abukiks-backup.timer",
+        "system/abukiks@backup.service.d/10-backup.conf",
+        "system/abukiks@backup.socket",
+    ] {
+        assert!(both.contains(file), "{both}");
+    }
+    assert!(!both.contains("report"), "{both}");
     run("uninstall");
-    assert!(!installed.exists());
+    assert_eq!(found(), "");
+    let folders = Command::new("find").arg(destination.path()).args(["-name", "abukiks@*"]).output();
+    assert_eq!(folders.expect("find").stdout, b"");
 }
 
 #[test]

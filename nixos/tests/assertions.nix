@@ -36,6 +36,7 @@ let
     (builtins.tryEval (
       builtins.deepSeq {
         inherit (host.config.services.abukiks)
+          backup
           credentials
           environmentFiles
           extraEnvironment
@@ -43,6 +44,7 @@ let
           listenAddress
           monitor
           redis
+          report
           settings
           ;
       } null
@@ -51,6 +53,25 @@ let
   local.redis.createLocally = true;
   instance = settings: local // { instances."5000" = settings; };
   url = url: { redis = { inherit url; }; };
+  backup =
+    settings:
+    local
+    // {
+      backup = settings // {
+        enable = true;
+      };
+    };
+  report =
+    settings:
+    local
+    // {
+      report = {
+        enable = true;
+        from = "counter@example.org";
+        to = [ "owner@example.org" ];
+      }
+      // settings;
+    };
 
   # Each list: settings that are accepted.
   accepted = [
@@ -89,6 +110,15 @@ let
         };
       }
     )
+    (backup { url = "s3://bucket/prefix"; })
+    (backup { url = "file:///var/lib/abukiks-backups"; })
+    (backup { credentials.backup-env = "/run/secrets/backup-env"; })
+    (report { url = "smtps://user@mail.example.org"; })
+    (report {
+      from = null;
+      to = [ ];
+      environmentFiles = [ "/run/secrets/report.env" ];
+    })
   ];
 
   # A part of the message, and the settings that it refuses.
@@ -178,6 +208,51 @@ let
       { redis.server = "none"; }
     ]
     [
+      "backup.url is not set; set it, or name one of environmentFiles or credentials.backup-env"
+      (backup { })
+    ]
+    [
+      "backup.url has an unknown scheme; it takes s3://, gs://, az:// or file://"
+      (backup { url = "ftp://store/"; })
+    ]
+    [
+      "backup.url holds more than the name"
+      (backup { url = "s3://key:secret@bucket/"; })
+    ]
+    [
+      "backup.extraEnvironment.AWS_SECRET_ACCESS_KEY is a secret"
+      (backup {
+        url = "s3://bucket/";
+        extraEnvironment.AWS_SECRET_ACCESS_KEY = "secret";
+      })
+    ]
+    [
+      "report.url is not set; set it, or name one of environmentFiles or credentials.mail-url"
+      (report { })
+    ]
+    [
+      "report.url has an unknown scheme; it takes smtp:// or smtps://"
+      (report { url = "imap://mail.example.org"; })
+    ]
+    [
+      "report.url holds more than the name"
+      (report { url = "smtps://user:secret@mail.example.org"; })
+    ]
+    [
+      "report.from is not set"
+      (report {
+        url = "smtps://mail.example.org";
+        from = null;
+      })
+    ]
+    [
+      "report.to is not set"
+      (report {
+        url = "smtps://mail.example.org";
+        to = [ ];
+      })
+    ]
+    [
       "no instances to balance over"
       (local // { nginx.enable = true; })
     ]
@@ -239,6 +314,9 @@ let
     { credentials.redis-url = "${pkgs.writeText "redis-url" "redis://:secret@other/"}"; }
     { environmentFiles = [ "${pkgs.writeText "env" ""}" ]; }
     { environmentFiles = [ "abukiks.env" ]; }
+    (backup { credentials.backup-env = ./assertions.nix; })
+    (backup { keep = 0; })
+    (report { to = "owner@example.org"; })
     { settings.LOG_LEVLE = "warn"; }
     { settings.LOG_LEVEL = "loud"; }
     { settings.REDIS_KEY_FILE = ./assertions.nix; }

@@ -48,7 +48,8 @@ fn tasks() -> [Command; 7] {
 
 /// The command line of the wrapper, which is a shell script.
 pub(crate) fn wrapper() -> Command {
-    let instance = "Run the task with the settings of this instance, those of /etc/abukiks/PORT.env too; it may follow TASK";
+    let instance = "Run the task with the settings of this instance, those of /etc/abukiks/PORT.env too; it may follow TASK. \
+                    Without it, backup-count and restore-count are run as \"backup\", mail-report as \"report\"";
     let settings = "Prints the settings that hold, and where the value of each comes from";
     Command::new("abukiks-admin")
         .version(abukiks::VERSION)

@@ -192,6 +192,40 @@ fn after_a_loss_the_steps_lead_to_the_next_number() {
 }
 
 #[test]
+fn after_redis_is_lost_wholly_the_count_comes_back_from_a_backup_while_instances_run() {
+    let Some(machine) = super::backups::boot() else {
+        return;
+    };
+    let backups = section("docs/admin.md", "Backups outside of Redis");
+    machine.redis(&["SET", "visitorCount", "48200"]);
+    machine.write("/etc/abukiks/5002.env", "COUNTER_FENCE=on\n");
+    machine.systemctl(&["start", "abukiks@5001", "abukiks@5002"]);
+    let (mut client, mut fenced) = (machine.connect(5001), machine.connect(5002));
+    assert_eq!(client.get("/").number(), 48201);
+    walk(&machine, &backups, 4);
+    assert_eq!(fenced.get("/").number(), 48202);
+    assert_eq!(client.get("/").number(), 48203);
+
+    machine.systemctl(&["kill", "--signal=KILL", "redis-server"]);
+    machine.systemctl(&["stop", "redis-server"]);
+    machine.run(&["find", "/var/lib/redis", "-mindepth", "1", "-delete"]);
+    assert_eq!([client.get("/").status, fenced.get("/").status], [503, 503]);
+    machine.systemctl(&["start", "redis-server"]);
+    assert_eq!(client.get("/").number(), 1);
+    assert_eq!(fenced.get("/").status, 503);
+    let task = "abukiks-admin@backup-count";
+    assert!(!machine.try_run(&["systemctl", "start", task]).status.success(), "the timer spoils nothing");
+    machine.logged(&["--unit", task], "the count is 2, below the 48201 of the newest backup");
+
+    machine.run(&["journalctl", "--sync"]);
+    walk(&machine, &section("docs/operations.md", "Losing Redis wholly"), 5);
+    assert_eq!(fenced.get("/").number(), 48204);
+    assert_eq!(client.get("/").number(), 48205);
+    machine.systemctl(&["start", task]);
+    assert_eq!(machine.systemctl(&["--failed", "--plain", "--no-legend"]), "");
+}
+
+#[test]
 fn a_move_to_another_redis_repeats_no_number() {
     let Some((machine, client)) = machine_at_48213() else {
         return;

@@ -44,6 +44,8 @@ pub struct Backups {
     url: String,
     /// `BACKUP_KEEP`.
     keep: usize,
+    /// What is said with a failure.
+    note: &'static str,
 }
 
 /// Makes one of `object_store`'s clients from the variables with its prefix.
@@ -122,7 +124,14 @@ impl Backups {
         // Each counter has a folder of its own, so that one does not remove the backups of another.
         let folder = folder.join(key);
         let shown = format!("{}/{}", url.as_str().trim_end_matches('/'), Path::from_iter([key]));
-        Ok(Self { store, folder, key: key.to_owned(), url: shown, keep })
+        // Else what is said is that a service of the machine's cloud cannot be reached.
+        let note = match url.scheme() {
+            "s3" if variables.get("AWS_ACCESS_KEY_ID").is_none() => {
+                " (AWS_ACCESS_KEY_ID is not set: credentials of the machine itself were sought)"
+            }
+            _ => "",
+        };
+        Ok(Self { store, folder, key: key.to_owned(), url: shown, keep, note })
     }
 
     /// The names of all backups, the newest first.
@@ -234,9 +243,10 @@ impl Backups {
 
     fn failure(&self, error: &Error) -> Failure {
         Failure::unavailable(format!(
-            "the store of backups does not do what is asked (BACKUP_URL), at {}: {}",
+            "the store of backups does not do what is asked (BACKUP_URL), at {}: {}{}",
             self.url,
-            reason(error)
+            reason(error),
+            self.note
         ))
     }
 }

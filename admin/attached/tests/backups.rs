@@ -7,7 +7,6 @@ use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::SystemTime;
 
@@ -15,93 +14,16 @@ use abukiks::store::Total;
 use attached::backup::Backup;
 use attached::backups::Backups;
 use attached::variables::Variables;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
-use s3s::service::{S3Service, S3ServiceBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::Runtime;
-use tokio_rustls::TlsAcceptor;
 
+mod s3;
 #[path = "../../../tests/support.rs"]
 #[allow(dead_code, reason = "the servers of the service's own tests")]
 mod support;
 
-use support::{Process, Redis, Service, SetAtEnd, eventually, program};
-
-const SECRET: &str = "verySecret";
-
-/// An S3 server with one bucket, which keeps objects as files.
-struct S3 {
-    folder: TempDir,
-    address: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    runtime: Option<Runtime>,
-}
-
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, service: S3Service) {
-    // What a client that leaves makes of it is nothing to a test.
-    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-}
-
-impl S3 {
-    fn start(tls: Option<TlsAcceptor>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("bucket")).unwrap();
-        let mut s3 = Self { folder, address: (Ipv4Addr::LOCALHOST, 0).into(), tls, runtime: None };
-        s3.resume();
-        s3
-    }
-
-    /// Starts it again on the same port.
-    fn resume(&mut self) {
-        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(self.folder.path()).unwrap());
-        builder.set_auth(SimpleAuth::from_single("key", SECRET));
-        let service = builder.build();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(self.address)).unwrap();
-        self.address = listener.local_addr().unwrap();
-        let tls = self.tls.clone();
-        runtime.spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (service, tls) = (service.clone(), tls.clone());
-                tokio::spawn(async move {
-                    match tls {
-                        None => serve(stream, service).await,
-                        Some(tls) => {
-                            if let Ok(stream) = tls.accept(stream).await {
-                                serve(stream, service).await;
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        self.runtime = Some(runtime);
-    }
-
-    fn stop(&mut self) {
-        self.runtime = None;
-    }
-
-    fn settings(&self) -> Vec<(String, String)> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let endpoint = format!("{scheme}://localhost:{}", self.address.port());
-        [
-            ("BACKUP_URL", "s3://bucket/a/prefix"),
-            ("AWS_ENDPOINT_URL", &*endpoint),
-            ("AWS_ALLOW_HTTP", "true"),
-            ("AWS_REGION", "us-east-1"),
-            ("AWS_ACCESS_KEY_ID", "key"),
-            ("AWS_SECRET_ACCESS_KEY", SECRET),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec()
-    }
-}
+use s3::{S3, SECRET};
+use support::{Process, Redis, Service, SetAtEnd, cargo, eventually, program};
 
 /// A store of backups: how it is named, and where its objects of this counter lie as files.
 struct Store {
@@ -119,7 +41,7 @@ impl Store {
     }
 
     fn s3() -> Self {
-        let server = S3::start(None);
+        let server = S3::start();
         let objects = server.folder.path().join("bucket/a/prefix/visitorCount");
         Self { settings: server.settings(), objects, _folder: None, server: Some(server) }
     }
@@ -171,7 +93,7 @@ fn epoch(redis: &Redis) -> i64 {
 
 /// A program of the service, which another workspace builds.
 fn of_the_service(name: &str, redis: &Redis) -> Command {
-    let built = Command::new(env!("CARGO"))
+    let built = cargo()
         .args(["build", "--locked", "--bin", name, "--message-format=json", "--manifest-path"])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml"))
         .stderr(Stdio::inherit())
@@ -294,7 +216,7 @@ fn a_damaged_newest_backup_is_skipped_with_a_sentence() {
 fn a_store_that_refuses_is_away_or_slow_is_a_sentence_and_then_it_is_back() {
     let redis = Redis::start();
     redis.run::<()>(&["SET", "visitorCount", "42"]);
-    let mut s3 = S3::start(None);
+    let mut s3 = S3::start();
     let settings = s3.settings();
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let slow = format!("http://{}", silent.local_addr().unwrap());
@@ -309,6 +231,9 @@ fn a_store_that_refuses_is_away_or_slow_is_a_sentence_and_then_it_is_back() {
     refused(&[("AWS_SECRET_ACCESS_KEY", "wrong")], "SignatureDoesNotMatch");
     refused(&[("AWS_ACCESS_KEY_ID", "other")], "NotSignedUp");
     refused(&[("BACKUP_URL", "s3://missing/a")], "NoSuchBucket");
+    let no_key = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")];
+    let nowhere = ("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1");
+    refused(&[&no_key[..], &[nowhere]].concat(), "(AWS_ACCESS_KEY_ID is not set: credentials of");
     refused(&[("AWS_ENDPOINT_URL", &slow), ("AWS_TIMEOUT", "200ms")], "timed out");
     s3.stop();
     refused(&[], "Connection refused");
@@ -320,24 +245,13 @@ fn a_store_that_refuses_is_away_or_slow_is_a_sentence_and_then_it_is_back() {
 
 #[test]
 fn a_certificate_is_trusted_by_aws_ca_bundle() {
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let key = certified.signing_key.serialize_der().try_into().unwrap();
-    let server = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)
-        .unwrap();
-    let s3 = S3::start(Some(TlsAcceptor::from(Arc::new(server))));
+    let s3 = S3::start_with_tls();
     let redis = Redis::start();
     redis.run::<()>(&["SET", "visitorCount", "42"]);
     let backup = |others: &[(&str, &str)]| run("backup-count", &redis, &s3.settings(), others, &[]);
     let refused = complaint(&backup(&[]), 69);
     assert!(refused.contains("certificate"), "{refused}");
-    let bundle = s3.folder.path().join("ca.pem");
-    fs::write(&bundle, certified.cert.pem()).unwrap();
-    said(&backup(&[("AWS_CA_BUNDLE", bundle.to_str().unwrap())]));
+    said(&backup(&[("AWS_CA_BUNDLE", s3.authority().to_str().unwrap())]));
 }
 
 #[test]
@@ -373,7 +287,7 @@ fn a_wrong_setting_is_named_and_no_secret_is_shown() {
 
 #[test]
 fn secrets_may_come_as_a_systemd_credential() {
-    let (redis, s3) = (Redis::start(), S3::start(None));
+    let (redis, s3) = (Redis::start(), S3::start());
     redis.run::<()>(&["SET", "visitorCount", "42"]);
     let credentials = tempfile::tempdir().unwrap();
     let lines = format!("# of the store\nAWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY=\"{SECRET}\"\n");
@@ -414,6 +328,21 @@ fn a_clock_that_is_behind_the_newest_backup_is_a_sentence() {
     let refused = complaint(&store.run("backup-count", &redis, &[]), 71);
     assert!(refused.contains("the clock of this machine says") && refused.contains("29991231T"), "{refused}");
     assert_eq!(store.backups().len(), 1);
+}
+
+#[test]
+fn a_clock_that_the_store_does_not_trust_is_a_sentence() {
+    let (redis, s3) = (Redis::start(), S3::start());
+    redis.run::<()>(&["SET", "visitorCount", "42"]);
+    let library = Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output().unwrap();
+    let library = String::from_utf8(library.stdout).unwrap();
+    for task in ["backup-count", "restore-count"] {
+        let clock =
+            [("LD_PRELOAD", library.trim()), ("FAKETIME", "-1d"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+        let said = complaint(&run(task, &redis, &s3.settings(), &clock, &[]), 69);
+        assert!(said.contains("BACKUP_URL") && said.contains("RequestTimeTooSkewed: "), "{said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    }
 }
 
 #[test]
