@@ -222,7 +222,7 @@ fn after_redis_is_lost_wholly_the_count_comes_back_from_a_backup_while_instances
     assert_eq!(fenced.get("/").number(), 48204);
     assert_eq!(client.get("/").number(), 48205);
     machine.systemctl(&["start", task]);
-    assert_eq!(machine.systemctl(&["--failed", "--plain", "--no-legend"]), "");
+    assert!(!machine.systemctl(&["--failed", "--plain", "--no-legend"]).contains(task));
 }
 
 #[test]
