@@ -76,7 +76,10 @@ deploy() {
         echo "$host: deploys ${what##*/}"
         case $what in
         *.deb | *.rpm) on "$host" install "${what##*/}" "$sum" <"$what" ;;
-        *) rebuild "$host" --flake "$what" && on "$host" check </dev/null ;;
+        *)
+            rebuild "$host" --flake "$what"
+            on "$host" check </dev/null
+            ;;
         esac
     done
 }
@@ -86,7 +89,10 @@ rollback() {
     for host; do
         echo "$host: goes back"
         case $(ssh "${options[@]}" "$host" '[ ! -e /etc/NIXOS ] || echo NixOS' </dev/null) in
-        NixOS) rebuild "$host" --rollback && on "$host" check </dev/null ;;
+        NixOS)
+            rebuild "$host" --rollback
+            on "$host" check </dev/null
+            ;;
         *) on "$host" rollback </dev/null ;;
         esac
     done

@@ -423,7 +423,7 @@ fn the_bill_of_materials_has_what_is_linked_with_the_checksums_of_cargo_lock() {
     }
 }
 
-/// The schema of CycloneDX 1.5 judges it, where nothing may stand that it does not know.
+/// The schema of `CycloneDX` 1.5 judges it, where nothing may stand that it does not know.
 const VALIDATE: &str = "\
 import sys
 from cyclonedx.schema import SchemaVersion

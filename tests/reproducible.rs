@@ -8,14 +8,21 @@ use std::process::{Command, Output};
 /// What `dev/reproduce.sh` says about a crate with this `main.rs` and this build script.
 fn reproduce(main: &str, build: &str) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
-    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file");
-    fs::create_dir(folder.path().join("src")).expect("a folder");
+    command(folder.path(), main, build).output().expect("the script runs")
+}
+
+/// Asks `dev/reproduce.sh` about a crate in this folder.
+fn command(folder: &Path, main: &str, build: &str) -> Command {
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("a file");
+    fs::create_dir(folder.join("src")).expect("a folder");
     write("Cargo.toml", "[package]\nname = \"planted\"\nversion = \"0.0.0\"\nedition = \"2024\"\n");
     write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"planted\"\nversion = \"0.0.0\"\n");
     write("src/main.rs", main);
     write("build.rs", build);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/reproduce.sh");
-    Command::new(script).arg(folder.path()).env_remove("ABUKIKS_COMMIT").output().expect("the script runs")
+    let mut command = Command::new(script);
+    command.arg(folder).env_remove("ABUKIKS_COMMIT");
+    command
 }
 
 const NO_BUILD_SCRIPT: &str = "fn main() {}";
@@ -51,4 +58,22 @@ fn a_planted_build_time_is_caught() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(said.contains("planted differs"), "{said}");
+}
+
+/// For `cargo audit bin`, long after a release. The list is compressed, in a section of its own.
+#[test]
+fn programs_for_elsewhere_carry_the_list_of_their_crates_and_are_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = folder.path().join("kept");
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut command = command(folder.path(), "fn main() {}", NO_BUILD_SCRIPT);
+    let output = command.arg(&kept).env("TARGET", target).output().expect("the script runs");
+    assert!(output.status.success(), "{output:?}");
+    let sections = Command::new("readelf").args(["--sections", "--wide"]).arg(kept.join("planted")).output();
+    let sections = sections.expect("readelf is there").stdout;
+    assert!(
+        String::from_utf8_lossy(&sections).contains(" .dep-v0 "),
+        "{}",
+        String::from_utf8_lossy(&sections)
+    );
 }
