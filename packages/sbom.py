@@ -78,9 +78,10 @@ def contents(image):
                 for file in sorted(filter(tarfile.TarInfo.isreg, files), key=lambda file: file.name):
                     hashes = sha256(files.extractfile(file).read())
                     listed.append({"type": "file", "name": file.name.removeprefix("."), "hashes": hashes})
-    version = component(own)["version"]
-    ref = f"pkg:oci/{own[0]}@sha256:{hashlib.sha256(config).hexdigest()}"
-    return {"type": "container", "bom-ref": ref, "name": own[0], "version": version, "hashes": sha256(config)}, listed
+    [tag] = manifest["RepoTags"]
+    name, version = tag.rsplit("/", 1)[-1].split(":")
+    ref = f"pkg:oci/{name}@sha256:{hashlib.sha256(config).hexdigest()}"
+    return {"type": "container", "bom-ref": ref, "name": name, "version": version, "hashes": sha256(config)}, listed
 
 
 def said(*command):

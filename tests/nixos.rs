@@ -362,9 +362,6 @@ fn backups_and_reports_have_their_settings_secrets_and_times() {
     let tree = Tree::golden("tasks");
     let Some(machine) = Machine::boot_with(|changes, root| {
         backups::install(changes);
-        let timer = "abukiks-report.timer";
-        let units = changes.join("usr/local/lib/systemd/system");
-        fs::copy(repository("systemd").join(timer), units.join(timer)).expect("a copy");
         nixos(&tree, changes, root, &[("mail-password", "correct-horse")]);
     }) else {
         return;

@@ -250,8 +250,8 @@ fn the_package_for_other_attached_resources_backs_up_beside_the_service_and_goes
     machine.run(&["redis-cli", "SET", "visitorCount", "42"]);
     let before = paths(&machine);
     apt_install(&machine, "/srv/attached.deb");
-    let off = machine.try_run(&["systemctl", "is-enabled", "abukiks-backup.timer"]);
-    assert_eq!(off.stdout, b"disabled\n");
+    let off = machine.try_run(&["systemctl", "is-enabled", "abukiks-backup.timer", "abukiks-report.timer"]);
+    assert_eq!(off.stdout, b"disabled\ndisabled\n");
     machine.write("/etc/abukiks/backup.env", "BACKUP_URL=file:///var/lib/abukiks-backups\n");
     machine.systemctl(&["enable", "--now", "abukiks-backup.timer"]);
     machine.systemctl(&["start", "abukiks-admin@backup-count"]);
@@ -277,7 +277,12 @@ fn the_rpm_package_for_other_attached_resources_needs_the_service_and_holds_noth
         |question: &str| succeed(Command::new("rpm").args(["--query", question, "--package"]).arg(&package));
     assert!(asked("--requires").contains(&format!("abukiks >= {}\n", VERSIONS[0])));
     let files = asked("--list");
-    for file in ["/usr/libexec/abukiks/backup-count", "/usr/lib/systemd/system/abukiks-backup.timer"] {
+    for file in [
+        "/usr/libexec/abukiks/backup-count",
+        "/usr/libexec/abukiks/mail-report",
+        "/usr/lib/systemd/system/abukiks-backup.timer",
+        "/usr/lib/systemd/system/abukiks-report.timer",
+    ] {
         assert!(files.lines().any(|other| other == file), "{files}");
     }
     for other in ["/etc", "/bin/", "abukiks@.service"] {
@@ -433,27 +438,35 @@ sys.exit(JsonStrictValidator(SchemaVersion.V1_5).validate_str(sys.stdin.read()) 
 
 #[test]
 fn bills_of_materials_are_cyclonedx_and_that_of_the_image_lists_its_files() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let formats = ["sbom", "image", "image-sbom"];
-    succeed(Command::new(script("package.sh")).arg(programs()).arg(folder.path()).args(formats));
-    let files = fs::read_dir(folder.path()).expect("a folder").flatten().map(|file| file.path());
-    let bills: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with(".cdx.json")).collect();
-    assert_eq!(bills.len(), 2, "{bills:?}");
-    for path in &bills {
-        let bill = fs::File::open(path).expect("a file");
-        let mut python = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".run/tools/bin/python"));
-        succeed(python.args(["-c", VALIDATE]).stdin(bill));
+    for (part, programs, name, program, linked) in [
+        ("service", programs(), "abukiks", "abukiks", "hyper"),
+        ("attached", attached(), "abukiks-attached", "mail-report", "lettre"),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let formats = ["sbom", "image", "image-sbom"];
+        let mut pack = Command::new(script("package.sh"));
+        succeed(pack.arg(programs).arg(folder.path()).args(formats).env("PART", part));
+        let files = fs::read_dir(folder.path()).expect("a folder").flatten().map(|file| file.path());
+        let bills: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with(".cdx.json")).collect();
+        assert_eq!(bills.len(), 2, "{bills:?}");
+        for path in &bills {
+            let bill = fs::File::open(path).expect("a file");
+            let mut python =
+                Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".run/tools/bin/python"));
+            succeed(python.args(["-c", VALIDATE]).stdin(bill));
+        }
+        let image =
+            bills.iter().find(|path| path.to_string_lossy().contains("-image-")).expect("one of the image");
+        let image: Value = serde_json::from_slice(&fs::read(image).expect("a file")).expect("JSON");
+        let described = &image["metadata"]["component"];
+        assert_eq!((&described["type"], &described["name"]), (&"container".into(), &name.into()));
+        let sum = succeed(Command::new("sha256sum").arg(programs.join(program)));
+        let components = image["components"].as_array().expect("a list");
+        let path = format!("/bin/{program}");
+        let listed = components.iter().find(|component| component["name"] == path).expect("its program");
+        assert!(sum.starts_with(listed["hashes"][0]["content"].as_str().expect("text")), "{listed}");
+        assert!(components.iter().any(|component| component["name"] == linked), "and what that is made of");
     }
-    let image =
-        bills.iter().find(|path| path.to_string_lossy().contains("-image-")).expect("one of the image");
-    let image: Value = serde_json::from_slice(&fs::read(image).expect("a file")).expect("JSON");
-    assert_eq!(image["metadata"]["component"]["type"], "container");
-    let sum = succeed(Command::new("sha256sum").arg(programs().join("abukiks")));
-    let components = image["components"].as_array().expect("a list");
-    let listed =
-        components.iter().find(|component| component["name"] == "/bin/abukiks").expect("its program");
-    assert!(sum.starts_with(listed["hashes"][0]["content"].as_str().expect("text")), "{listed}");
-    assert!(components.iter().any(|component| component["name"] == "hyper"), "and what that is made of");
 }
 
 #[test]
@@ -462,7 +475,13 @@ fn one_image_is_for_all_architectures_and_each_takes_its_own() {
     for (name, bytes) in made("0022", "UTC", "2001-01-01") {
         fs::write(folder.path().join(name), bytes).expect("a file");
     }
-    let archive = folder.path().join(format!("abukiks-{}-image.tar", VERSIONS[0]));
+    for name in ["abukiks", "abukiks-attached"] {
+        one_image_is_for_all(folder.path(), name);
+    }
+}
+
+fn one_image_is_for_all(folder: &Path, name: &str) {
+    let archive = folder.join(format!("{name}-{}-image.tar", VERSIONS[0]));
     let source = format!("oci-archive:{}", archive.display());
     let index = succeed(Command::new("skopeo").args(["inspect", "--raw", &source]));
     let index: Value = serde_json::from_str(&index).expect("JSON");
@@ -470,7 +489,7 @@ fn one_image_is_for_all_architectures_and_each_takes_its_own() {
     let platforms = manifests.map(|manifest| manifest["platform"]["architecture"].as_str().expect("text"));
     assert_eq!(platforms.collect::<Vec<_>>(), ["amd64", "arm64"]);
     // All digests fit, for whoever copies it; and what a registry has is what was released.
-    let copy = folder.path().join("copy");
+    let copy = folder.join(format!("{name}-copy"));
     let copied = format!("oci:{}", copy.display());
     succeed(Command::new("skopeo").args(["copy", "--all", "--preserve-digests", &source, &copied]));
     for architecture in ["amd64", "arm64"] {
@@ -483,7 +502,7 @@ fn one_image_is_for_all_architectures_and_each_takes_its_own() {
     let podman = Podman::new();
     let loaded = podman.run(&["load", "--input", &archive.display().to_string()]);
     let loaded = String::from_utf8(loaded.stdout).expect("text");
-    assert_eq!(loaded, format!("Loaded image: localhost/abukiks:{}\n", VERSIONS[0]));
+    assert_eq!(loaded, format!("Loaded image: localhost/{name}:{}\n", VERSIONS[0]));
 }
 
 #[test]

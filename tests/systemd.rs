@@ -16,6 +16,7 @@ use crate::machine::Machine;
 use crate::support::{Client, Process, eventually};
 
 pub(crate) mod backups;
+mod reports;
 mod walk;
 
 /// A fact that a person may want to know of a test that passes.
@@ -328,6 +329,17 @@ fn programs_for_other_attached_resources_are_installed_where_they_are_built() {
         assert!(both.contains(file), "{both}");
     }
     assert!(!both.contains("report"), "{both}");
+    fs::write(built.join("mail-report"), "mail-report").expect("a file");
+    run("install");
+    let all = found();
+    for file in [
+        "libexec/abukiks/mail-report",
+        "system/abukiks-report.timer",
+        "system/abukiks@report.service.d/10-report.conf",
+        "system/abukiks@report.socket",
+    ] {
+        assert!(all.contains(file), "{all}");
+    }
     run("uninstall");
     assert_eq!(found(), "");
     let folders = Command::new("find").arg(destination.path()).args(["-name", "abukiks@*"]).output();

@@ -33,7 +33,7 @@ pub(crate) fn attached() -> &'static Path {
     PROGRAMS.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("attached");
         fs::create_dir_all(&folder).expect("a folder");
-        for task in ["backup-count", "restore-count"] {
+        for task in ["backup-count", "restore-count", "mail-report"] {
             let (built, stripped) = (built().join(task), folder.join(task));
             let status = Command::new("strip").arg("-o").args([stripped, built]).status();
             assert!(status.expect("strip").success());
@@ -170,15 +170,16 @@ fn only_the_task_reaches_the_store_and_a_failure_is_seen() {
 }
 
 #[test]
-fn the_task_gets_the_network_its_folder_and_nothing_else() {
+fn each_task_gets_the_network_its_folder_and_nothing_else() {
     let Some(machine) = boot() else {
         return;
     };
     machine.write("/usr/local/libexec/abukiks/probe", PROBE);
     machine.run(&["chmod", "755", "/usr/local/libexec/abukiks/probe"]);
-    let found = machine.run(&["abukiks-admin", "--instance", "backup", "probe"]);
-    assert_eq!(found, "probed\n");
-    for unit in ["abukiks-backup.timer", TASK] {
+    for (instance, found) in [("backup", "probed\n"), ("report", "it cannot write to its folder\nprobed\n")] {
+        assert_eq!(machine.run(&["abukiks-admin", "--instance", instance, "probe"]), found, "{instance}");
+    }
+    for unit in ["abukiks-backup.timer", "abukiks-report.timer", TASK] {
         let verified = machine.try_run(&["systemd-analyze", "verify", unit]);
         assert!(verified.status.success() && verified.stderr.is_empty(), "{verified:?}");
     }

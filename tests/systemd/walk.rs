@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 
+use super::reports::{PASSWORD, Port, has_failed};
 use crate::machine::{Machine, put};
 use crate::redis_url::Tls;
 use crate::support::{Client, Process, eventually};
@@ -223,6 +224,22 @@ fn after_redis_is_lost_wholly_the_count_comes_back_from_a_backup_while_instances
     assert_eq!(client.get("/").number(), 48205);
     machine.systemctl(&["start", task]);
     assert!(!machine.systemctl(&["--failed", "--plain", "--no-legend"]).contains(task));
+}
+
+#[test]
+fn the_report_comes_by_mail_as_admin_md_says() {
+    let Some((machine, server)) = super::reports::boot() else {
+        return;
+    };
+    let text = section("docs/admin.md", "Reports by mail");
+    // All but the name of the server and its user's password, which are made for the test.
+    let [url, password] = ["smtp://visits@mail.example.org", "a long secret"];
+    assert!(text.contains(url) && text.contains(password), "{text}");
+    let text = text.replace(url, &server.url(Port::Submission, "visits")).replace(password, PASSWORD);
+    walk(&machine, &text, 7);
+    assert_eq!(server.taken(), 1);
+    assert!(!has_failed(&machine));
+    assert_eq!(machine.systemctl(&["is-active", "abukiks-report.timer"]), "active\n");
 }
 
 #[test]
