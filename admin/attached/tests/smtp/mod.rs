@@ -1,4 +1,4 @@
-//! Two real mail servers, OpenSMTPD and Exim, each in a thin layer over a root folder of Debian. Needs root and
+//! Two real mail servers, `OpenSMTPD` and Exim, each in a thin layer over a root folder of Debian. Needs root and
 //! mmdebstrap.
 
 use std::fs::{self, File};
