@@ -37,7 +37,7 @@ impl Podman {
         let podman = Self { folder, own: None };
         // Limits that a container engine may lend here, and a network that knows names.
         let settings = format!(
-            "[containers]\ndefault_ulimits = [\"nofile=1000:1000\", \"nproc=1000:1000\"]\n\
+            "[containers]\ndefault_ulimits = [\"nofile=8000:8000\", \"nproc=1000:1000\"]\n\
              [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = {:?}\n",
             podman.file("networks")
         );
