@@ -61,9 +61,9 @@ lint: ## check format and lints; warnings are errors
 	shellcheck dev/* packages/postinst packages/postrm packages/prerm packages/attached/p* systemd/abukiks-admin systemd/install.sh nixos/tests/tree.sh .ci/run
 	dev/lint-nix.sh
 
-# Beside the registry it fetches the database of faults; PROGRAMS are checked by the list they carry.
+# It fetches the database of vulnerabilities. PROGRAMS are checked by the list of crates in them.
 .PHONY: audit
-audit: ## check what the dependencies may be (deny.toml), and whether a fault of one is known
+audit: ## check dependencies by deny.toml: licenses, sources, known vulnerabilities
 	dev/audit.sh $(PROGRAMS)
 
 .PHONY: msrv
@@ -72,12 +72,12 @@ msrv: ## compile with the oldest Rust that Cargo.toml names
 	dev/msrv.sh
 
 .PHONY: update
-update: ## bring Cargo.lock and its like up to date, and flake.lock
+update: ## bring all lock files up to date
 	dev/update.sh
 
-# Of all that `make update` has changed.
+# With all that `make update` has changed.
 .PHONY: propose
-propose: ## open a pull request of what is changed here, from a branch `update`
+propose: ## open a pull request with the changes here, from a branch `update`
 	git diff --quiet || { \
 		git switch --force-create update && \
 		git commit --all --message='Update the dependencies' && \
@@ -100,7 +100,7 @@ build: ## build what is shipped, in target/dist
 	dev/build-release.sh target/dist
 
 .PHONY: attached
-attached: ## build the admin processes for other attached resources too, in target/dist
+attached: ## build the admin processes for backups and mail, in target/dist
 	@dev/needs.sh run
 	dev/build-release.sh target/dist '' admin/attached
 
@@ -120,7 +120,7 @@ static: ## build static programs, in target/static/ARCH; ARCH=aarch64 for arm64
 	dev/build-release.sh $(STATIC) $(ARCH)-unknown-linux-musl
 
 .PHONY: attached-static
-attached-static: static ## build those of make attached too, static
+attached-static: static ## build static programs of `make attached` too, in target/static/ARCH
 	dev/build-release.sh $(STATIC) $(ARCH)-unknown-linux-musl admin/attached
 
 .PHONY: deb rpm
@@ -144,11 +144,11 @@ release: ## make all that a release has, in target/packages; TAG=v0.1.0 refuses 
 	packages/index.py target/packages
 	cd target/packages && sha256sum * >SHA256SUMS
 
-# One build goes to each deploy: the package of a release, or a flake where NixOS runs (docs/deploy.md).
+# Each host gets the same build: the package of a release, or a flake on NixOS (docs/deploy.md).
 .PHONY: deploy rollback
-deploy: ## put a release onto hosts, and check them: PACKAGE=FILE or FLAKE=.#NAME, HOST="A B"
+deploy: ## install a release on hosts, and check them: PACKAGE=FILE or FLAKE=.#NAME, HOST="A B"
 	@dev/deploy.sh deploy '$(or $(PACKAGE),$(FLAKE))' $(HOST)
-rollback: ## put the release before onto hosts again, and check them: HOST="A B"
+rollback: ## install the release before on hosts again, and check them: HOST="A B"
 	@dev/deploy.sh rollback $(HOST)
 
 # All that is claimed about speed, on this machine. A quiet one: what else runs is measured, too.

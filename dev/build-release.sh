@@ -4,8 +4,8 @@
 # usage: dev/build-release.sh FOLDER [TARGET [CRATE]]   puts the programs into FOLDER
 #
 # TARGET is one of rustc, or empty; those of musl give static programs. For another machine than this
-# one it takes the cross compiler of Debian. Programs for a TARGET are for elsewhere, so they carry the list
-# of their crates (cargo-auditable), which `cargo audit bin` reads. CRATE is the folder of another crate of
+# one it takes the cross compiler of Debian. Programs for a TARGET are for other machines: they contain the
+# list of their crates (cargo-auditable), which `cargo audit bin` reads. CRATE is the folder of another crate of
 # this tree.
 # ABUKIKS_COMMIT is the commit that the programs will name; without it, the one checked out here.
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What dev/deploy.sh runs on a host, as root. It keeps the package of this release and of the last one
-# before that passed the check.
+# dev/deploy.sh runs it on a host, as root. It keeps the packages of this release and of the last other one
+# that passed the check.
 # usage: deploy-host.sh install NAME SHA256   the package comes on stdin
 #        deploy-host.sh rollback              to the release before
 #        deploy-host.sh check
@@ -18,7 +18,7 @@ refuse() {
 install_package() {
     case $1 in
     *.deb)
-        # Where a file of settings is changed in the release too, that of the host stays.
+        # A file of settings that was changed on the host stays, even if the release changes it too.
         DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --allow-downgrades \
             --option Dpkg::Options::=--force-confold "$1" >&2
         ;;
@@ -50,7 +50,7 @@ check() {
         systemctl --quiet is-active "$monitor" || monitor=$socket
         abukiks-admin --instance "$port" check-redis >&2 ||
             refuse 69 "$socket: check-redis refuses"
-        # What passes is waited for: nothing listens yet, or 503.
+        # curl tries again after 503, and while nothing listens.
         ask "$monitor" /readyz --retry 5 --retry-connrefused >&2 || refuse 69 "$socket: /readyz does not answer 200"
         ask "$monitor" /version | grep --quiet --fixed-strings "\"version\":\"$installed\"" ||
             refuse 69 "$socket: it does not run the release that is installed, $installed"

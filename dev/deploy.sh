@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Puts a release onto hosts, one after the other, and checks each before the next; or goes back to the
-# release before. What is checked on a host: check-redis, /readyz, /version and a visit, of each instance.
+# Installs a release on hosts, one after the other, and checks each before the next; or goes back to the
+# release before. The checks of each instance: check-redis, /readyz, /version and a visit.
 # usage: dev/deploy.sh deploy WHAT HOST...   WHAT: a package of a release (.deb, .rpm), or a flake for hosts
 #                                            that run NixOS, such as .#production
 #        dev/deploy.sh rollback HOST...      HOST: as ssh takes it
 #
 # From the environment: SSH_KEY, a private key, and SSH_KNOWN_HOSTS, lines of a known_hosts file. Without
-# them, ssh uses what it uses otherwise. A host's user is root, or may use sudo without a password.
+# them, ssh uses its own files. The user at a host is root, or may use sudo without a password.
 set -euo pipefail
 
 usage() {
@@ -28,23 +28,23 @@ if [[ -n ${SSH_KNOWN_HOSTS-} ]]; then
     options+=(-o UserKnownHostsFile="$work/known_hosts")
 fi
 
-# Runs dev/deploy-host.sh on a host, as root, with these arguments and this stdin. The host has no file of it.
+# Runs dev/deploy-host.sh on a host, as root, with these arguments and this stdin. The host needs no copy.
 on() {
     local host=$1 command argument
     shift
-    # The shell of the host takes the words apart, whichever shell it is.
-    # shellcheck disable=SC2016 # It is the host that expands it.
+    # Quoted for any shell of the host.
+    # shellcheck disable=SC2016 # The host expands it.
     command='if [ "$(id -u)" = 0 ]; then exec "$0" "$@"; else exec sudo --non-interactive "$0" "$@"; fi'
     set -- sh -c "$command" sh -c "$(cat "$here/deploy-host.sh")" deploy-host.sh "$@"
     command=
     for argument; do
         command+=" '${argument//\'/\'\\\'\'}'"
     done
-    # shellcheck disable=SC2029 # It is expanded here, as it is to be.
+    # shellcheck disable=SC2029 # It is to be expanded here.
     ssh "${options[@]}" "$host" "$command"
 }
 
-# The release lists its files with their sums; a file that is none of them is not deployed.
+# The release lists the sums of its files; a file with another sum is not deployed.
 verify() {
     local package=$1
     [[ -f $package ]] || { echo "$0: there is no package $package" >&2; exit 66; }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles all that is built from this tree with the oldest Rust that Cargo.toml names.
+# Compiles the service and admin/attached with the oldest Rust that Cargo.toml names.
 # usage: dev/msrv.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

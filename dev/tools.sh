@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs programs from the crate registry, each at the version below, into a cache outside the tree, and
-# prints the folder that they are in. What is there is left alone.
+# prints their folder. What is installed already stays.
 # usage: PATH=$PATH:$(dev/tools.sh CRATE...)
 set -euo pipefail
 

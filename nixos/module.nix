@@ -356,7 +356,7 @@ let
       environmentFiles = mkOption {
         type = types.listOf types.externalPath;
         default = [ ];
-        description = "Files with more of them, as `NAME=value` lines, which win.";
+        description = "Files with more variables, as `NAME=value` lines. They win over those of the options.";
       };
       credentials = mkOption {
         type = types.attrsOf types.externalPath;
@@ -422,8 +422,8 @@ in
       default = pkgs.callPackage ./attached.nix { abukiks = cfg.package; };
       defaultText = lib.literalExpression "pkgs.abukiks-attached.override { abukiks = config.services.abukiks.package; }";
       description = ''
-        What takes the place of {option}`services.abukiks.package` where backups or reports are enabled: the same, with the
-        programs for them.
+        Takes the place of {option}`services.abukiks.package` where backups or reports are enabled: the same programs, and
+        those for these tasks.
       '';
     };
 
@@ -619,7 +619,7 @@ in
           example = "s3://bucket/prefix";
           description = ''
             The store of backups: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, or
-            `file:///var/lib/abukiks-backups`, which is a folder for it alone.
+            `file:///var/lib/abukiks-backups`, a folder of this task.
           '';
         };
         keep = mkOption {
@@ -636,7 +636,7 @@ in
         startAt = "hourly";
         credentials = {
           mail-url = "a file whose first line is the URL of the mail server";
-          mail-password = "one with the password alone";
+          mail-password = "a file whose first line is the password";
         };
         example.MAIL_CA_FILE = "/etc/ssl/mail.pem";
       }
@@ -664,7 +664,7 @@ in
           default = null;
           example = "7days";
           description = ''
-            How often a report is sent, each day unless set. The timer runs more often: it tries again what failed.
+            How often a report is sent, each day unless set. The timer runs more often, and so tries again after a failure.
           '';
         };
       };

@@ -41,7 +41,7 @@ class Layout:
             read = lambda name: archive.extractfile(name).read()
             [image] = json.loads(read("manifest.json"))
             content = read(image["Config"])
-            # Registries hold layers compressed, and the digest of the index has to be the same there.
+            # Registries hold compressed layers, and the index needs the same digest there.
             layers = [gzip.compress(read(layer), mtime=0) for layer in image["Layers"]]
         config = json.loads(content)
         manifest = {

@@ -84,7 +84,7 @@ def contents(image):
     return {"type": "container", "bom-ref": ref, "name": name, "version": version, "hashes": sha256(config)}, listed
 
 
-def said(*command):
+def first_line(*command):
     return subprocess.check_output(command, text=True).splitlines()[0]
 
 
@@ -95,11 +95,11 @@ bom = {
     "version": 1,
     "metadata": {
         "component": component(own),
-        # What decides over the bytes of the programs, beside the commit.
+        # With the commit, they decide the bytes of the programs.
         "properties": [
             {"name": "abukiks:target", "value": target},
-            {"name": "abukiks:rustc", "value": said("rustc", "--version")},
-            {"name": "abukiks:cc", "value": said("cc", "--version")},
+            {"name": "abukiks:rustc", "value": first_line("rustc", "--version")},
+            {"name": "abukiks:cc", "value": first_line("cc", "--version")},
         ],
     },
     "components": [component(package) for package in ordered if package != own],

@@ -108,7 +108,7 @@ impl Request {
     }
 }
 
-/// What takes the place of a collector, at a port in the network of this thread, and records what arrives.
+/// Takes the place of a collector, at a port in the network of this thread, and records what arrives.
 struct Endpoint<Records> {
     port: u16,
     /// The status and the content of the answer, or nothing if that gets lost.

@@ -79,12 +79,12 @@ fn one_command_deploys_a_release_under_load_and_one_takes_it_back() {
     let Some(host) = Host::boot() else {
         return;
     };
-    // The first deploy of a host: nothing is served there yet, and it says how to change that.
+    // The first deploy of a host: no instance listens yet, and the error says how to start one.
     let first = host.try_deploy(&host.package(0));
     assert_eq!(first.status.code(), Some(69), "{first:?}");
     assert!(said(&first).contains("systemctl enable --now abukiks@5001.socket"), "{first:?}");
     host.machine.write(SETTINGS, "COUNTER_KEY=own\n");
-    // One that is reached at all addresses, and one whose health is asked elsewhere.
+    // One that listens at all addresses, and one with a port for monitoring.
     host.machine.systemctl(&["enable", "--now", "abukiks@5001.socket", "abukiks@5002.socket"]);
     host.machine.systemctl(&["enable", "--now", "abukiks-monitor@5002.socket"]);
 
@@ -114,7 +114,7 @@ fn one_command_deploys_a_release_under_load_and_one_takes_it_back() {
 }
 
 #[test]
-fn a_release_that_fails_its_check_is_told_and_the_one_to_go_back_to_is_the_last_good_one() {
+fn a_failed_check_is_named_and_rollback_installs_the_last_release_that_passed() {
     let Some(host) = Host::boot() else {
         return;
     };

@@ -339,17 +339,22 @@ fn quoted(text: &str) -> Vec<String> {
 }
 
 /// `run::a_test` is the function `a_test` in tests/run.rs, and one of the program of all tests.
+/// `attached::run::a_test` is the one in admin/attached/tests/run.rs, which is a program of its own.
 fn assert_is_a_test(factor: &str, test: &str) {
-    let (module, name) =
-        test.split_once("::").unwrap_or_else(|| panic!("{factor}: {test} does not read file::test"));
-    let source = read(&format!("tests/{module}.rs"));
+    let attached = test.strip_prefix("attached::");
+    let folder = if attached.is_some() { "admin/attached/tests" } else { "tests" };
+    let (module, name) = attached
+        .unwrap_or(test)
+        .split_once("::")
+        .unwrap_or_else(|| panic!("{factor}: {test} does not read file::test"));
+    let source = read(&format!("{folder}/{module}.rs"));
     assert!(
         source.contains(&format!("#[test]\nfn {name}()")),
-        "{factor}: there is no test {name} in tests/{module}.rs"
+        "{factor}: there is no test {name} in {folder}/{module}.rs"
     );
     let promises = read("tests/promises.rs");
     assert!(
-        promises.lines().any(|line| line == format!("mod {module};")),
+        attached.is_some() || promises.lines().any(|line| line == format!("mod {module};")),
         "{factor}: tests/{module}.rs is never run"
     );
 }

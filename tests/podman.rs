@@ -35,7 +35,7 @@ impl Podman {
     pub(crate) fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("podman").tempdir().expect("a folder");
         let podman = Self { folder, own: None };
-        // Limits that a container engine may lend here, and a network that knows names.
+        // Limits that a restricted system allows too, and a network with a server of names.
         let settings = format!(
             "[containers]\ndefault_ulimits = [\"nofile=8000:8000\", \"nproc=1000:1000\"]\n\
              [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = {:?}\n",
@@ -83,7 +83,7 @@ impl Podman {
         for (option, name) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             podman.arg(option).arg(self.file(name));
         }
-        // What works also where the system lends a container engine little.
+        // These work on systems that restrict a container engine, too.
         podman.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]);
         podman.args(["--runtime", "runc", "--events-backend", "file"]);
         podman.stdin(Stdio::null());
@@ -106,12 +106,12 @@ impl Podman {
         String::from_utf8([output.stdout, output.stderr].concat()).expect("text").trim_end().to_owned()
     }
 
-    /// What podman knows of a container.
+    /// A property of a container.
     pub(crate) fn inspect(&self, container: &str, what: &str) -> String {
         self.said(&["container", "inspect", "--format", &format!("{{{{{what}}}}}"), container])
     }
 
-    /// A program that is podman with this storage, for what is told of a program and not of arguments.
+    /// A program that runs podman with this storage, for callers that take a program without arguments.
     pub(crate) fn wrapper(&self) -> PathBuf {
         let file = self.file("podman");
         let command = self.command();
@@ -223,7 +223,7 @@ pub(crate) struct Pod<'a> {
     /// The name of its only container.
     pub(crate) container: String,
     pub(crate) address: Ipv4Addr,
-    /// Its container as the cluster is told of it.
+    /// Its container as the manifest describes it.
     described: Value,
     /// `terminationGracePeriodSeconds`.
     grace: u64,
@@ -272,14 +272,14 @@ impl Pod<'_> {
         self.podman.said(&["wait", &self.container])
     }
 
-    /// Where /proc tells of its process.
+    /// The folder of its process in /proc.
     pub(crate) fn proc(&self) -> PathBuf {
         Path::new("/proc").join(self.podman.inspect(&self.container, ".State.Pid"))
     }
 }
 
 /// A Service as kube-proxy makes it of packet filter rules: a new connection goes to one of the
-/// endpoints by lot, and stays with it.
+/// endpoints at random, and stays with it.
 #[derive(Debug)]
 pub(crate) struct ClusterService {
     pub(crate) address: SocketAddr,
@@ -318,7 +318,7 @@ impl ClusterService {
                 )
             })
             .collect();
-        // With its declaration the chain is emptied.
+        // The declaration of the chain empties it.
         network("iptables-restore --wait --noflush", &format!("*nat\n:SERVICE - [0:0]\n{rules}COMMIT\n"));
     }
 }

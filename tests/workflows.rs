@@ -1,5 +1,5 @@
-//! What the forge runs is what anybody can run, and what comes from others is locked, checked and kept up
-//! to date.
+//! The forge runs only commands that work on any machine. Dependencies are locked, checked and kept up to
+//! date.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,7 +41,7 @@ fn values<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
     }
 }
 
-/// What there is no target for: what publishes at the forge or asks it, and what Nix has a command for.
+/// Commands without a target: those that publish at the forge or ask it, and those of Nix.
 const OTHERS: [&str; 6] = [
     "diff SHA256SUMS ",
     "gh attestation verify ",
@@ -51,7 +51,7 @@ const OTHERS: [&str; 6] = [
     "nix run ",
 ];
 
-/// Copies an image to a registry, which `make` knows nothing of.
+/// Copies an image to a registry.
 const PUBLISHES: &str = "skopeo copy ";
 
 /// What the tests of the machine that runs them need: root, and Rust where its user has it.

@@ -16,7 +16,7 @@ use serde_json::json;
 /// What `MAIL_EVERY` takes.
 const PERIODS: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(366 * 24);
 
-/// The new visitors a second of which `check-redis` speaks unless told otherwise.
+/// The default of `check-redis --visitors-per-second`.
 const VISITORS_PER_SECOND: u32 = 1;
 
 fn main() -> ExitCode {
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
                 false => text.into_owned(),
             });
         }
-        // As long for what comes after sending as for sending.
+        // One half is for sending, the other for keeping in Redis that it was sent.
         let rules = Rules { every, lease: mail.timeout * 2, again };
         let (series, claimed) = match reports::claim(link, total, rules).await? {
             Ok(claimed) => claimed,
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         let taken = match mail.send(&letter.write(&mail.from, &mail.to)?).await {
             Ok(taken) => taken,
             Err(failure) => {
-                // Where that fails, the claim ends with its time.
+                // If this fails too, the claim ends with its time.
                 let _ = claimed.release(link).await;
                 return Err(failure);
             }

@@ -159,7 +159,7 @@ fn foreign(query: &str, name: &str, value: &str) -> UrlError {
         let known = names.iter().find(|known| **known == name)?;
         Some(UrlError::Parameter(known, advice))
     });
-    // What follows a `?` that stands raw in a password ends with the host.
+    // A raw `?` in a password begins the query too early: it then holds the rest of the password, `@` and the host.
     let is_name = name.bytes().all(|byte| byte.is_ascii_alphabetic() || b"-_".contains(&byte));
     let is_shown = is_name && !value.trim_matches('=').is_empty() && !query.contains('@');
     known.unwrap_or(if is_shown {
@@ -181,7 +181,7 @@ fn parse(text: &str) -> Result<(Url, bool), UrlError> {
     let (_, rest) = text.split_once("://").unwrap_or_default();
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (login, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    // With a login for each host, all but the last host stand in the place of a password.
+    // With a login for each host, all hosts but the last are read as a part of the login.
     if !is_path && (host.contains(',') || login.contains('@') && login.contains(',')) {
         return Err(UrlError::Hosts);
     }

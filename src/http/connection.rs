@@ -142,7 +142,7 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
     let (app, connection) = (&*app, &*connection);
     let mut io = MonitoredIo { socket, connection, first_bytes: [0; 12], last_bytes: [0; 4] };
     // Boxed, so that a connection has room for what answers a request only while one is answered.
-    // Taken apart before: the future would keep the room of the whole, too.
+    // Split outside of the future, which would keep room for the whole request too.
     let service = service_fn(|request: Request<Incoming>| {
         let (head, content) = request.into_parts();
         Box::pin(async move { Ok::<_, Infallible>(respond(app, connection, &head, content).await) })

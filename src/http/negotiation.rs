@@ -72,8 +72,8 @@ impl Form {
     }
 }
 
-/// OpenMetrics for those who ask for it by name and like the other no better, the format that all scrapers
-/// read for others.
+/// OpenMetrics where `Accept` names it, with a quality not below that of the text format. Else the text
+/// format, which all scrapers read.
 pub(crate) fn exposition(headers: &HeaderMap) -> Exposition {
     let openmetrics = quality(headers, "application/openmetrics-text");
     if openmetrics > 0.0 && openmetrics >= quality(headers, "text/plain") {
@@ -83,7 +83,7 @@ pub(crate) fn exposition(headers: &HeaderMap) -> Exposition {
     }
 }
 
-/// How much a client likes a type that it names, from 0 to 1; 0 when it does not.
+/// The quality of a type that `Accept` names, from 0 to 1 (RFC 9110, section 12.4.2); 0 when it does not.
 fn quality(headers: &HeaderMap, wanted: &str) -> f32 {
     let lists = headers.get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     let qualities = lists.flat_map(|list| list.split(',')).filter_map(|member| {
@@ -121,7 +121,7 @@ mod tests {
     use crate::telemetry::metrics::Exposition;
 
     #[test]
-    fn openmetrics_is_for_those_who_like_it_as_well_as_the_text_format() {
+    fn openmetrics_needs_at_least_the_quality_of_the_text_format() {
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
         for (accepts, expected) in [
             (prometheus, Exposition::OpenMetrics),

@@ -49,7 +49,7 @@ pub(crate) const STATUS_SECURITY_POLICY: &str =
 /// Greets the visitor with this number. `returning` is unknown without sessions.
 pub(crate) fn greeting(form: Form, number: i64, returning: Option<bool>) -> String {
     match form {
-        // Without room to spare, which `Bytes` would take an allocation more to manage.
+        // Of exact capacity: `Bytes` takes a further allocation for one with room to spare.
         Form::Text => ["Welcome to Abukiks! Visitor count: ", itoa::Buffer::new().format(number)].concat(),
         Form::Json => {
             let returning =

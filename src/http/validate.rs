@@ -117,7 +117,8 @@ fn check_target(method: &Method, target: &Uri, is_https: bool) -> Result<(), Fau
 
 /// A host, and nothing else but perhaps a port: no user name (RFC 9110, section 4.2.4).
 fn is_host(authority: &str) -> bool {
-    // With a comma in a name, a program in front may have made one of two (RFC 9110, section 5.3).
+    // A name of RFC 3986, section 3.2.2, without `%` and the comma. With a comma, a program in front may have
+    // joined two headers (RFC 9110, section 5.3).
     let in_name = |char: char| {
         char.is_ascii_alphanumeric()
             || matches!(char, '!' | '$' | '&'..='+' | '-' | '.' | ';' | '=' | '_' | '~')

@@ -42,13 +42,13 @@ pub enum TooFewFiles {
     },
 }
 
-/// Checks that as many connections as are wanted can be served within the limit of open files. Beyond it,
-/// clients would wait without an answer, where the connection that has been idle longest should make room.
+/// Checks that the limit of open files allows as many connections as are wanted. Beyond it, the connection
+/// that has been idle longest would make no room, and clients would wait without an answer.
 ///
 /// # Errors
 /// When the limit is too low for that.
 pub fn check_files(wanted: Option<usize>, listeners: usize) -> Result<(), TooFewFiles> {
-    let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
+    let Some(limit) = max_files() else {
         return Ok(());
     };
     if limit < MIN_FILES {
@@ -61,10 +61,14 @@ pub fn check_files(wanted: Option<usize>, listeners: usize) -> Result<(), TooFew
     }
 }
 
+/// Files that this process may have open; `None` without a limit.
+fn max_files() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
 /// Connections that the limit of open files leaves.
 pub(crate) fn connections_left(listeners: usize) -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    let files = max_files().and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
     files.saturating_sub(RESERVED_FILES + listeners).max(1)
 }
 

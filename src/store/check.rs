@@ -1,4 +1,4 @@
-//! What `check-redis` finds out of the attached Redis. `mail-report` tells it too.
+//! What `check-redis` finds out about the attached Redis. `mail-report` mails it too.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::store::visitor_session::SESSION_BYTES;
 pub struct Check<'a> {
     config: &'a Config,
     visitors_per_second: u32,
-    /// The count before; `None` before the first visit.
+    /// The count; `None` before the first visit.
     pub count: Option<i64>,
     /// What Redis reports of itself.
     pub server: ServerInfo,
@@ -24,7 +24,7 @@ impl<'a> Check<'a> {
     /// Finds out whether a visit could be counted, and counts none.
     ///
     /// # Errors
-    /// That of a visit.
+    /// Why a visit could not be counted.
     pub async fn new(
         link: &mut Link,
         config: &'a Config,
@@ -36,7 +36,7 @@ impl<'a> Check<'a> {
         Ok(Self { config, visitors_per_second, count, server })
     }
 
-    /// How many bytes the sessions of new visitors need, of a day and of all `SESSION_LIFETIME`; `None`
+    /// How many bytes the sessions of new visitors need: those of a day, and those of `SESSION_LIFETIME`. `None`
     /// without sessions.
     #[must_use]
     pub fn session_bytes(&self) -> Option<(u64, u64)> {

@@ -20,7 +20,7 @@ const CLIENT_REFUSED: &str = "Redis refuses the TLS of this client";
 /// How the error begins for a server that this client does not trust.
 pub(super) const UNTRUSTED: &str = "the certificate of Redis";
 
-/// What to do when there is no answer at the default address.
+/// What to do when Redis cannot be reached at the default address.
 const UNSET: &str = "REDIS_URL is not set: set it to where Redis is, such as redis://192.0.2.1:6379/";
 
 /// How much is kept of a server's reason for a refusal, in letters.
@@ -76,8 +76,8 @@ impl StoreError {
         }
     }
 
-    /// Adds to no answer that the address is the default.
-    pub(super) fn of_default(self) -> Self {
+    /// Adds to [`Self::Unreachable`] that `REDIS_URL` is not set.
+    pub(super) fn at_default(self) -> Self {
         match self {
             Self::Unreachable(why) => Self::Unreachable(format!("{why}; {UNSET}")),
             other => other,

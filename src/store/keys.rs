@@ -36,7 +36,7 @@ impl Keys {
         format!("{}{id}", self.sessions)
     }
 
-    /// The key of what `mail-report` has sent, beside the epoch's.
+    /// The key of what `mail-report` keeps. It begins as the epoch's does.
     pub(super) fn reports(&self) -> String {
         format!("{}reports", self.epoch.trim_end_matches("epoch"))
     }

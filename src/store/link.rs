@@ -35,7 +35,7 @@ const RESET: &str = include_str!("scripts/reset.lua");
 /// Reads the count and its epoch at one moment, with the rights that a reset needs.
 const TOTAL: &str = "return {redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])}";
 
-/// Writes what `mail-report` keeps, unless another process has changed it since it was read.
+/// Writes what `mail-report` keeps, unless another process has changed it since this one read it.
 const REPLACE: &str = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end \
                        redis.call('SET', KEYS[1], ARGV[2]) return 1";
 
@@ -324,10 +324,10 @@ impl Link {
         Ok(String::from_utf8_lossy(&held).into_owned())
     }
 
-    /// Keeps `new` where [`Link::reports`] still is `old`. Returns whether it was.
+    /// Replaces what [`Link::reports`] reads, if that is still `old`. Returns whether it was.
     ///
     /// # Errors
-    /// After [`StoreError::Unreachable`] it may be kept or not.
+    /// After [`StoreError::Unreachable`] it may have been replaced or not.
     pub async fn replace_reports(&mut self, old: &str, new: &str) -> Result<bool, StoreError> {
         let mut replace = redis::cmd("EVAL");
         replace.arg(REPLACE).arg(1).arg(self.keys.reports()).arg(old).arg(new);

@@ -241,6 +241,6 @@ impl Store {
                 Some(_) => late,
             })
         });
-        connected.map_err(|error| if self.is_default { error.of_default() } else { error })
+        connected.map_err(|error| if self.is_default { error.at_default() } else { error })
     }
 }

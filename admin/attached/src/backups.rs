@@ -44,7 +44,7 @@ pub struct Backups {
     url: String,
     /// `BACKUP_KEEP`.
     keep: usize,
-    /// What is said with a failure.
+    /// A hint that failures end with.
     note: &'static str,
 }
 
@@ -124,7 +124,7 @@ impl Backups {
         // Each counter has a folder of its own, so that one does not remove the backups of another.
         let folder = folder.join(key);
         let shown = format!("{}/{}", url.as_str().trim_end_matches('/'), Path::from_iter([key]));
-        // Else what is said is that a service of the machine's cloud cannot be reached.
+        // The store's error names only the metadata service of a cloud, which a machine elsewhere lacks.
         let note = match url.scheme() {
             "s3" if variables.get("AWS_ACCESS_KEY_ID").is_none() => {
                 " (AWS_ACCESS_KEY_ID is not set: credentials of the machine itself were sought)"
@@ -142,7 +142,7 @@ impl Backups {
         let found = self.store.list(Some(&self.folder)).try_collect::<Vec<_>>().await;
         let found = found.map_err(|error| self.failure(&error))?;
         let names = found.iter().filter_map(|object| {
-            // What else lies there is left alone.
+            // Other files in the folder stay.
             let name = object.location.filename().filter(|name| is_name(name))?;
             (object.location == self.folder.clone().join(name)).then(|| name.to_owned())
         });
@@ -207,8 +207,8 @@ impl Backups {
         }
     }
 
-    /// Removes all of `names`, which are the older ones, but those that `BACKUP_KEEP` leaves beside a new one.
-    /// Returns how many.
+    /// Removes the oldest of `names`, so that `BACKUP_KEEP` are left with the new one, which is not among them.
+    /// Returns how many it has removed.
     ///
     /// # Errors
     /// The store is unreachable, or refuses.

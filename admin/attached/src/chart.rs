@@ -6,7 +6,7 @@ use png::{BitDepth, ColorType, Encoder, EncodingError};
 const BAR: usize = 14;
 const GAP: usize = 2;
 
-/// The height of the greatest bar, in pixels.
+/// The height of the highest bar, in pixels.
 const HEIGHT: usize = 100;
 
 /// White, and the colour of the page and the badge.
@@ -21,7 +21,7 @@ pub fn draw(numbers: &[Option<u64>]) -> Result<Vec<u8>, EncodingError> {
     let heights: Vec<usize> = numbers
         .iter()
         .map(|number| {
-            // What was visited at all is seen. The product has room in 128 bits, the quotient is at most HEIGHT.
+            // Rounded up, so that a single visit is visible. The product has room in 128 bits, the quotient is at most HEIGHT.
             let scaled = u128::from(number.unwrap_or(0)) * HEIGHT as u128;
             scaled.div_ceil(u128::from(greatest)) as usize
         })
@@ -33,7 +33,7 @@ pub fn draw(numbers: &[Option<u64>]) -> Result<Vec<u8>, EncodingError> {
             let (bar, within) = (column / (BAR + GAP), column % (BAR + GAP));
             let is_bar =
                 within >= GAP && heights.get(bar).is_some_and(|bar| HEIGHT - row.min(HEIGHT) <= *bar);
-            // The last row is the ground.
+            // The last row is the base line.
             u8::from(is_bar || row == HEIGHT)
         })
         .collect();

@@ -29,13 +29,10 @@ impl Letter<'_> {
     /// The visits since the last report; `None` where there is no number of them.
     #[must_use]
     pub fn visits(&self) -> Option<u64> {
-        match self.series.visits().last()?.1 {
-            Visits::Counted(visits) => Some(visits),
-            Visits::Reset | Visits::Lost(_) => None,
-        }
+        self.series.visits().last()?.1.number()
     }
 
-    /// Makes the mail. All who may send this report make one of the same name and date.
+    /// Makes the mail. Each process that sends this report gives it the same `Message-ID` and date.
     ///
     /// # Errors
     /// None that is known: the addresses have been read before.
@@ -49,7 +46,7 @@ impl Letter<'_> {
             .from(from.clone())
             .date(self.series.report.time())
             .message_id(Some(format!("<abukiks.{}@{}>", self.series.name, from.email.domain())))
-            // RFC 3834: nothing answers that its reader is on holiday.
+            // No program replies to it automatically (RFC 3834).
             .raw_header(HeaderValue::new(
                 HeaderName::new_from_ascii_str("Auto-Submitted"),
                 "auto-generated".to_owned(),
@@ -58,14 +55,7 @@ impl Letter<'_> {
         for to in to.iter() {
             builder = builder.to(to.clone());
         }
-        let bars: Vec<Option<u64>> = self
-            .series
-            .visits()
-            .map(|(_, visits)| match visits {
-                Visits::Counted(visits) => Some(visits),
-                Visits::Reset | Visits::Lost(_) => None,
-            })
-            .collect();
+        let bars: Vec<_> = self.series.visits().map(|(_, visits)| visits.number()).collect();
         let mut parts = MultiPart::alternative().singlepart(SinglePart::plain(self.text()));
         parts = if bars.is_empty() {
             parts.singlepart(SinglePart::html(self.html()))

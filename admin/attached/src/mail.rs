@@ -39,7 +39,7 @@ const MAX_SHOWN: usize = 300;
 /// A mailbox that is full (RFC 5321, section 4.5.3.1.10, has clients take it as temporary).
 const FULL: u16 = 552;
 
-/// A mail server, and whom to send to.
+/// A mail server, and the addresses of a report.
 pub struct Mail {
     /// `MAIL_FROM`.
     pub from: Mailbox,
@@ -76,7 +76,7 @@ enum Step {
 pub struct Taken(AsyncSmtpConnection);
 
 impl Taken {
-    /// Ends the connection. What comes of it changes nothing.
+    /// Ends the connection. Its errors do not matter: the server has the mail.
     pub async fn quit(mut self) {
         let _ = timeout(QUIT_TIMEOUT, self.0.abort()).await;
     }
@@ -206,7 +206,7 @@ impl Mail {
         let mut hint = "";
         while let Some(source) = inner.source() {
             inner = source;
-            // An error of TLS hides in one of input and output, which has no source.
+            // An I/O error that holds one of TLS does not name it as its source.
             if let Some(tls) = inner.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
                 inner = tls;
             }
@@ -215,14 +215,14 @@ impl Mail {
                     "; MAIL_CA_FILE takes the certificates of the authorities to trust"
                 }
                 Some(rustls::Error::InvalidMessage(_)) => {
-                    "; what answers speaks no TLS at once, which smtps:// means"
+                    "; the server does not begin with TLS, which smtps:// needs"
                 }
                 _ => hint,
             };
         }
         let said = format!("{inner}{hint}").replace(char::is_control, " ");
         if self.login.as_ref().is_some_and(|login| login.is_in(&said)) {
-            return "its words are not shown, for they hold the password".to_owned();
+            return "its answer is not shown, for it holds the password".to_owned();
         }
         said.chars().take(MAX_SHOWN).collect()
     }

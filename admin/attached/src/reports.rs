@@ -41,7 +41,7 @@ struct Claim {
 /// All that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reports {
-    /// A random number of this counter: two of the same key are told apart by it.
+    /// A random number of this counter. It differs from that of another counter of the same key.
     id: String,
     claim: Option<Claim>,
     draft: Option<Report>,
@@ -90,7 +90,7 @@ pub struct Claimed {
     until: Instant,
 }
 
-/// How often a report is sent, and how.
+/// When a process may send.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     /// The period: `MAIL_EVERY`.
@@ -120,6 +120,17 @@ impl Report {
 
     fn period(&self, every: Duration) -> u64 {
         self.time / millis(every)
+    }
+}
+
+impl Visits {
+    /// Their number, where it is known.
+    #[must_use]
+    pub fn number(self) -> Option<u64> {
+        match self {
+            Self::Counted(visits) => Some(visits),
+            Self::Reset | Self::Lost(_) => None,
+        }
     }
 }
 
@@ -180,11 +191,11 @@ impl Reports {
         Series { report, sent, name: format!("{time}.{}", self.id) }
     }
 
-    /// Notes that the report was sent. Done twice it is done once.
+    /// Notes that the report was sent. A second call changes nothing.
     fn keep(&mut self, report: Report) {
         if self.sent.last().is_none_or(|last| last.time < report.time) {
             self.sent.push(report);
-            // With the next report, these have one more than is shown, for the visits since then.
+            // With the next report there is one more, and the visits are shown between them.
             let old = self.sent.len().saturating_sub(MAX_SHOWN);
             self.sent.drain(..old);
         }
@@ -212,7 +223,7 @@ pub async fn preview(link: &mut Link, total: Total, every: Duration) -> Result<S
 /// Waits for the right to send the report of this period; or returns the report that was sent.
 ///
 /// # Errors
-/// Other processes have had it for long, or what Redis holds cannot be used.
+/// Other processes have claimed it for too long, or what Redis holds cannot be used.
 pub async fn claim(
     link: &mut Link,
     total: Total,
@@ -223,7 +234,7 @@ pub async fn claim(
     loop {
         let text = link.reports().await?;
         let reports = Reports::read(&text)?;
-        // Before the claim holds: so it holds longer than this process relies on it.
+        // Taken before the claim begins, so that the claim ends later than this process assumes.
         let until = Instant::now() + rules.lease;
         match reports.turn(millis(link.now()), total, &by, rules) {
             Turn::Sent(report) => return Ok(Err(report)),
@@ -234,7 +245,7 @@ pub async fn claim(
             }
             Turn::Other if begun.elapsed() > rules.lease => {
                 return Err(Failure::temporary(
-                    "other processes are at this report, and have not sent it yet",
+                    "other processes have claimed this report, and have not sent it yet",
                 ));
             }
             Turn::Other => sleep(INTERVAL).await,
@@ -364,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_a_claim_over_sends_the_same_report() {
+    fn a_process_that_takes_a_claim_over_sends_the_same_report() {
         let (held, report) = own(&none(), NOON, 41, "a", RULES);
         let until = NOON + 60_000;
         assert_eq!(held.turn(until - 1, total(50), "b", RULES), Turn::Other);

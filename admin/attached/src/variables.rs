@@ -79,7 +79,7 @@ impl Variables {
     /// A time, such as `30s` or `1day`, within `limits`.
     ///
     /// # Errors
-    /// It is none.
+    /// It is no time, or not within `limits`.
     pub fn time(
         &self,
         name: &str,
@@ -96,7 +96,7 @@ impl Variables {
         })
     }
 
-    /// All whose names begin so, by their names in lower case: as `object_store` reads them.
+    /// All whose names begin with `prefix`, with their names in lower case, as `object_store` reads them.
     pub fn of<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (String, &'a str)> {
         let all = self.0.iter().filter(move |(name, _)| name.starts_with(prefix));
         all.map(|(name, value)| (name.to_ascii_lowercase(), value.as_str()))

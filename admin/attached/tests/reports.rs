@@ -266,7 +266,7 @@ fn only_a_server_whose_certificate_is_trusted_gets_the_password() {
         let plain = server.url(Port::Plain, "visits");
         for (url, why) in [
             (plain.replace("?tls=off", ""), "it offers no STARTTLS"),
-            (plain.replace("smtp:", "smtps:").replace("?tls=off", ""), "speaks no TLS at once"),
+            (plain.replace("smtp:", "smtps:").replace("?tls=off", ""), "does not begin with TLS"),
         ] {
             let settings = [("MAIL_URL", &*url), ("MAIL_PASSWORD", PASSWORD)];
             let refused = complaint(&run(&redis, &settings, &[]), 69);
@@ -437,7 +437,7 @@ fn a_report_that_other_hosts_claim_for_long_is_a_sentence() {
     redis.run::<()>(&["SET", "{visitorCount}:reports", &reports.to_string()]);
     let settings = [("MAIL_URL", "smtp://127.0.0.1:1"), ("MAIL_TIMEOUT", "1s")];
     let said = complaint(&run(&redis, &settings, &[]), 75);
-    assert!(said.contains("other processes are at this report"), "{said}");
+    assert!(said.contains("other processes have claimed this report"), "{said}");
     assert_eq!(kept(&redis), reports);
 }
 
@@ -570,7 +570,7 @@ fn the_url_and_the_password_may_come_by_a_file_or_as_a_systemd_credential() {
     assert_eq!(server.taken(), 2);
 }
 
-/// A server that repeats what it is told.
+/// A server that repeats what it gets.
 fn parrot() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -596,7 +596,7 @@ fn parrot() -> SocketAddr {
 fn a_server_that_quotes_the_password_is_not_quoted() {
     let url = format!("smtp://user:{PASSWORD}@{}?tls=off", parrot());
     let refused = complaint(&run(&counted(41), &[("MAIL_URL", &url)], &[]), 77);
-    assert!(refused.contains("refuses the login for good: 535 its words are not shown"), "{refused}");
+    assert!(refused.contains("refuses the login for good: 535 its answer is not shown"), "{refused}");
 }
 
 /// docs/redis.md, "Access".
