@@ -70,7 +70,7 @@ impl Machine {
     /// Boots one that `set_up` prepares, given the folder of its changes and the root folder below.
     pub(crate) fn boot_with(set_up: impl FnOnce(&Path, &Path)) -> Option<Self> {
         let parts = parts()?;
-        Some(Self::boot_with_abukiks(parts, &parts.root, set_up))
+        Some(Self::boot_installed(parts, &parts.root, set_up))
     }
 
     /// Boots one with syslog-ng in the place of rsyslog. A test starts it.
@@ -79,10 +79,10 @@ impl Machine {
         let hook = "--customize-hook=chroot \"$1\" systemctl --quiet disable syslog-ng";
         let root =
             root_folder::make(&parts.cache, SUITE, SYSLOG_NG_PACKAGES, Some(hook)).expect("a root folder");
-        Some(Self::boot_with_abukiks(parts, &root, configure))
+        Some(Self::boot_installed(parts, &root, configure))
     }
 
-    fn boot_with_abukiks(parts: &Parts, root: &Path, set_up: impl FnOnce(&Path, &Path)) -> Self {
+    fn boot_installed(parts: &Parts, root: &Path, set_up: impl FnOnce(&Path, &Path)) -> Self {
         let set_up = |changes: &Path, root: &Path| {
             install(changes, "/usr/local", &parts.programs);
             set_up(changes, root);
