@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// New visitors a second, for which to say how much room their sessions need (`SESSION_LIFETIME`).
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = Check::VISITORS_PER_SECOND)]
     visitors_per_second: u32,
 }
 

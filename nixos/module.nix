@@ -29,6 +29,8 @@ let
   eagerPorts = lib.filter (port: instances.${port}.startMode == "eager") ports;
   isPort = port: builtins.match "[1-9][0-9]{0,4}" port != null && lib.toInt port <= 65535;
 
+  # Text in one line.
+  line = types.strMatching "[^[:cntrl:]]+";
   settingsType = types.submodule { options = import ./settings.nix { inherit lib; }; };
 
   given = lib.filterAttrs (_: value: value != null);
@@ -485,7 +487,7 @@ in
         '';
       };
       url = mkOption {
-        type = types.nullOr (types.strMatching "[^[:cntrl:]]+");
+        type = types.nullOr line;
         default = null;
         example = "rediss://redis.example.org/";
         description = ''
@@ -614,7 +616,7 @@ in
       }
       // {
         url = mkOption {
-          type = types.nullOr (types.strMatching "[^[:cntrl:]]+");
+          type = types.nullOr line;
           default = null;
           example = "s3://bucket/prefix";
           description = ''
@@ -642,19 +644,19 @@ in
       }
       // {
         url = mkOption {
-          type = types.nullOr (types.strMatching "[^[:cntrl:]]+");
+          type = types.nullOr line;
           default = null;
           example = "smtps://counter@mail.example.org";
           description = "The mail server, by `smtps://` or `smtp://`. The password is a credential.";
         };
         from = mkOption {
-          type = types.nullOr (types.strMatching "[^[:cntrl:]]+");
+          type = types.nullOr line;
           default = null;
           example = "Abukiks <counter@example.org>";
           description = "Address that the report comes from.";
         };
         to = mkOption {
-          type = types.listOf (types.strMatching "[^[:cntrl:]]+");
+          type = types.listOf line;
           default = [ ];
           example = [ "owner@example.org" ];
           description = "Addresses that the report goes to.";

@@ -488,7 +488,7 @@ fn one_image_is_for_all(folder: &Path, name: &str) {
     let manifests = index["manifests"].as_array().expect("a list").iter();
     let platforms = manifests.map(|manifest| manifest["platform"]["architecture"].as_str().expect("text"));
     assert_eq!(platforms.collect::<Vec<_>>(), ["amd64", "arm64"]);
-    // All digests fit, for whoever copies it; and what a registry has is what was released.
+    // skopeo checks each digest while it copies, and a registry gets the digests of the release.
     let copy = folder.join(format!("{name}-copy"));
     let copied = format!("oci:{}", copy.display());
     succeed(Command::new("skopeo").args(["copy", "--all", "--preserve-digests", &source, &copied]));

@@ -16,16 +16,13 @@ use serde_json::json;
 /// What `MAIL_EVERY` takes.
 const PERIODS: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(366 * 24);
 
-/// The default of `check-redis --visitors-per-second`.
-const VISITORS_PER_SECOND: u32 = 1;
-
 fn main() -> ExitCode {
     cli::run_task(async |ReportArguments { again, dry_run, json }, config, link| {
         let key = &config.counter_key;
         let variables = Variables::new(std::env::vars_os())?;
         let mail = Mail::new(&variables)?;
         let every = variables.time("MAIL_EVERY", "1day", PERIODS)?;
-        let check = Check::new(link, config, VISITORS_PER_SECOND).await;
+        let check = Check::new(link, config, Check::VISITORS_PER_SECOND).await;
         let check =
             check.map_or_else(|error| format!("no visit can be counted: {error}"), |check| check.to_string());
         // Before the first visit there is no count and no epoch.

@@ -21,6 +21,9 @@ pub struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
+    /// New visitors a second, unless told otherwise.
+    pub const VISITORS_PER_SECOND: u32 = 1;
+
     /// Finds out whether a visit could be counted, and counts none.
     ///
     /// # Errors

@@ -17,11 +17,13 @@ use attached::variables::Variables;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod output;
 mod s3;
 #[path = "../../../tests/support.rs"]
 #[allow(dead_code, reason = "the servers of the service's own tests")]
 mod support;
 
+use output::said;
 use s3::{S3, SECRET};
 use support::{Process, Redis, Service, SetAtEnd, cargo, eventually, program};
 
@@ -72,19 +74,9 @@ fn run(
     command.envs(settings.iter().cloned()).envs(others.iter().copied()).args(arguments).output().unwrap()
 }
 
-/// What a task that did its work has printed.
-fn said(output: &Output) -> String {
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout.clone()).unwrap().trim_end().to_owned()
-}
-
-/// What a task that failed with this status has printed.
+/// What a task that failed with this status has printed, without the secret.
 fn complaint(output: &Output, status: i32) -> String {
-    assert_eq!(output.status.code(), Some(status), "{output:?}");
-    assert!(output.stdout.is_empty(), "{output:?}");
-    let said = String::from_utf8(output.stderr.clone()).unwrap();
-    assert!(!said.contains(SECRET), "a secret is shown: {said}");
-    said
+    output::complaint(output, status, SECRET)
 }
 
 fn epoch(redis: &Redis) -> i64 {

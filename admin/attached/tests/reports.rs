@@ -16,6 +16,7 @@ use mail_parser::{Message, MessageParser, MimeHeaders as _};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
+mod output;
 #[path = "../../../tests/root_folder.rs"]
 mod root_folder;
 mod smtp;
@@ -23,6 +24,7 @@ mod smtp;
 #[allow(dead_code, reason = "the servers of the service's own tests")]
 mod support;
 
+use output::said;
 use smtp::{Kind, PASSWORD, Port, Smtp, both};
 use support::{Process, Redis, eventually, program};
 
@@ -51,18 +53,9 @@ fn run(redis: &Redis, others: &[(&str, &str)], arguments: &[&str]) -> Output {
     report(redis, others, arguments).output().unwrap()
 }
 
-/// What a process that did its work has printed.
-fn said(output: &Output) -> String {
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout.clone()).unwrap().trim_end().to_owned()
-}
-
 /// What a process that failed with this status has printed: one line, and no secret.
 fn complaint(output: &Output, status: i32) -> String {
-    assert_eq!(output.status.code(), Some(status), "{output:?}");
-    assert!(output.stdout.is_empty(), "{output:?}");
-    let said = String::from_utf8(output.stderr.clone()).unwrap();
-    assert!(!said.contains(PASSWORD), "a secret is shown: {said}");
+    let said = output::complaint(output, status, PASSWORD);
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
     said
 }
@@ -525,7 +518,7 @@ fn a_wrong_setting_is_named_and_no_secret_is_shown() {
         (&[("MAIL_PASSWORD", PASSWORD)], 78, "the password is given twice"),
         (&[("MAIL_PASSWORD_FILE", "/missing")], 78, "MAIL_PASSWORD_FILE /missing cannot be read"),
         (&[("MAIL_FROM", "")], 78, "MAIL_FROM is not set; it takes an address"),
-        (&[("MAIL_FROM", "nobody")], 78, "MAIL_FROM is \"nobody\""),
+        (&[("MAIL_FROM", "visits")], 78, "MAIL_FROM is \"visits\""),
         (&[("MAIL_TO", "a@example.org\r\nBcc: b@example.org")], 78, "MAIL_TO is \"a@example.org\\r\\nBcc"),
         (&[("MAIL_TO", "a@example.org b@example.org")], 78, "it takes addresses with commas between them"),
         (&[("MAIL_TO", ",")], 78, "MAIL_TO is \",\""),
