@@ -480,14 +480,24 @@ fn a_certificate_of_the_first_version_is_named_and_trusted_where_exactly_it_is_n
         assert!(output.status.success(), "{output:?}");
     };
     let (pem, key_file, csr) = (text(&certificate), text(&key), text(&request));
-    openssl(&format!("req -new -newkey rsa:2048 -nodes -subj /CN=redis -keyout {key_file} -out {csr}"));
-    openssl(&format!("x509 -req -in {csr} -signkey {key_file} -out {pem}"));
-    let identity = Identity { certificate, key };
-    let _redis = tls.redis(&identity, "no");
-    assert_eq!(tls.serve(&[("REDIS_CA_FILE", &identity.certificate)]).get("/").number(), 1);
-    assert_eq!(tls.serve(&[("REDIS_TLS_VERIFY", Path::new("off"))]).get("/").number(), 2);
-    let refused = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
-    assert_refused(refused, "is of X.509 version 1; make one of version 3");
+    let identity = Identity { certificate: certificate.clone(), key: key.clone() };
+    for kind in ["rsa:2048", "ec -pkeyopt ec_paramgen_curve:P-256", "ec -pkeyopt ec_paramgen_curve:P-384"] {
+        openssl(&format!("req -new -newkey {kind} -nodes -subj /CN=redis -keyout {key_file} -out {csr}"));
+        openssl(&format!("x509 -req -in {csr} -signkey {key_file} -out {pem}"));
+        let redis = tls.redis(&identity, "no");
+        for version in ["TLSv1.2", "TLSv1.3"] {
+            redis.run::<()>(&["CONFIG", "SET", "tls-protocols", version]);
+            redis.run::<()>(&["FLUSHALL"]);
+            assert_eq!(
+                tls.serve(&[("REDIS_CA_FILE", &certificate)]).get("/").number(),
+                1,
+                "{kind} {version}"
+            );
+            assert_eq!(tls.serve(&[("REDIS_TLS_VERIFY", Path::new("off"))]).get("/").number(), 2);
+            let refused = tls.serve(&[("REDIS_CA_FILE", &tls.file("ca.pem"))]);
+            assert_refused(refused, "is of X.509 version 1; make one of version 3");
+        }
+    }
 }
 
 #[test]

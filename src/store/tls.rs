@@ -16,7 +16,7 @@ use rustls::crypto::{
     CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
 };
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -140,7 +140,27 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        match verify_tls12_signature(message, certificate, signature, algorithms) {
+            Err(rustls::Error::InvalidCertificate(defect)) if is_version_1(&defect) => {
+                let key = key_of_version_1(certificate, defect)?;
+                let key =
+                    webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| CertificateError::BadEncoding)?;
+                // TLS 1.2 names a kind of signature, and not the curve of the key.
+                let is_verified = algorithms
+                    .mapping
+                    .iter()
+                    .filter(|(scheme, _)| *scheme == signature.scheme)
+                    .flat_map(|(_, algorithms)| *algorithms)
+                    .any(|algorithm| {
+                        key.verify_signature(*algorithm, message, signature.signature()).is_ok()
+                    });
+                match is_verified {
+                    true => Ok(HandshakeSignatureValid::assertion()),
+                    false => Err(CertificateError::BadSignature.into()),
+                }
+            }
+            verified => verified,
+        }
     }
 
     fn verify_tls13_signature(
@@ -152,10 +172,7 @@ impl ServerCertVerifier for Verifier {
         let algorithms = &self.provider.signature_verification_algorithms;
         match verify_tls13_signature(message, certificate, signature, algorithms) {
             Err(rustls::Error::InvalidCertificate(defect)) if is_version_1(&defect) => {
-                // It holds no more than a trust anchor does, and can be read as one.
-                let anchor = webpki::anchor_from_trusted_cert(certificate);
-                let anchor = anchor.map_err(|_| rustls::Error::InvalidCertificate(defect))?;
-                let key = webpki::spki_for_anchor(&anchor);
+                let key = key_of_version_1(certificate, defect)?;
                 verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
             }
             verified => verified,
@@ -190,6 +207,16 @@ fn is_version_1(defect: &CertificateError) -> bool {
         return false;
     };
     other.0.downcast_ref() == Some(&webpki::Error::UnsupportedCertVersion)
+}
+
+/// The key of a certificate of X.509 version 1, or else the defect. Such a one holds no more than a trust
+/// anchor does, and can be read as one.
+fn key_of_version_1(
+    certificate: &CertificateDer<'_>,
+    defect: CertificateError,
+) -> Result<SubjectPublicKeyInfoDer<'static>, CertificateError> {
+    let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|_| defect)?;
+    Ok(webpki::spki_for_anchor(&anchor))
 }
 
 /// What is wrong with a certificate, and which setting helps.
@@ -258,10 +285,12 @@ mod tests {
 
     use rustls::client::WebPkiServerVerifier;
     use rustls::crypto::ring::{default_provider, sign};
+    use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     use rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use rustls::version::{TLS12, TLS13};
     use rustls::{CertificateError, ClientConfig, ClientConnection, OtherError, RootCertStore};
-    use rustls::{ServerConfig, ServerConnection};
+    use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
     use super::{Verifier, describe};
 
@@ -288,6 +317,16 @@ mod tests {
         }
     }
 
+    /// As `openssl x509 -req` makes it of a key of P-256.
+    const FIRST_VERSION: &[u8] = b"-----BEGIN CERTIFICATE-----\n\
+        MIIBFjCBvQIUNaTRdyzf4A+IurMkVDacjPPgkZcwCgYIKoZIzj0EAwIwDTELMAkG\n\
+        A1UEAwwCZGIwIBcNMjYxMTMwMTgxNzM3WhgPMjEyNjExMDYxODE3MzdaMA0xCzAJ\n\
+        BgNVBAMMAmRiMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEy7qNZpXwws4wFRki\n\
+        0cp8qwBboi9Zj5aJT/ewCGyXYOVxTw/+lBOtah/SBvjV9bNdnj4XSJWDR3cQb5z8\n\
+        D6w1TjAKBggqhkjOPQQDAgNIADBFAiAf0zxYA01hPcnvgfrLjcxeVy8JBCAWNpe8\n\
+        pdeFdx3AbAIhAKTiU2B8AM0Fo5D61/+OgbHLQ+eoJHb6x/LaKZYuT9RJ\n\
+        -----END CERTIFICATE-----\n";
+
     /// A certificate for `db` that signs itself, and its key.
     fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let identity = rcgen::generate_simple_self_signed(["db".to_owned()]).expect("a certificate");
@@ -296,6 +335,7 @@ mod tests {
 
     /// What a client says to a server that shows this certificate and has this key.
     fn shake_hands(
+        version: &'static SupportedProtocolVersion,
         verifier: Verifier,
         certificate: CertificateDer<'static>,
         key: &PrivateKeyDer<'static>,
@@ -303,11 +343,11 @@ mod tests {
         let provider = verifier.provider.clone();
         let key = CertifiedKey::new(vec![certificate], sign::any_supported_type(key)?);
         let server = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()?
+            .with_protocol_versions(&[version])?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
         let client = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
+            .with_protocol_versions(&[version])?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
@@ -332,7 +372,7 @@ mod tests {
         Ok(())
     }
 
-    /// A verifier that trusts `pinned`; without it, any.
+    /// A verifier that trusts what is `pinned`; without it, any.
     fn verifier(pinned: Option<CertificateDer<'static>>) -> Verifier {
         let provider = Arc::new(default_provider());
         let authorities = pinned.clone().map(|pinned| {
@@ -347,14 +387,21 @@ mod tests {
     #[test]
     fn a_server_without_the_key_of_its_certificate_is_refused_in_any_case() {
         let (certificate, key) = identity();
-        let (other, _) = identity();
-        let (_, other_key) = identity();
-        for pinned in [None, Some(certificate.clone())] {
-            assert_eq!(shake_hands(verifier(pinned.clone()), certificate.clone(), &key), Ok(()));
-            let stolen = shake_hands(verifier(pinned), certificate.clone(), &other_key);
-            assert_eq!(stolen, Err(CertificateError::BadSignature.into()));
+        let (other, other_key) = identity();
+        let first_version = CertificateDer::from_pem_slice(FIRST_VERSION).expect("a certificate");
+        for version in [&TLS12, &TLS13] {
+            for pinned in [None, Some(certificate.clone())] {
+                let shown = shake_hands(version, verifier(pinned.clone()), certificate.clone(), &key);
+                assert_eq!(shown, Ok(()));
+                let stolen = shake_hands(version, verifier(pinned), certificate.clone(), &other_key);
+                assert_eq!(stolen, Err(CertificateError::BadSignature.into()));
+            }
+            for pinned in [None, Some(first_version.clone())] {
+                let stolen = shake_hands(version, verifier(pinned), first_version.clone(), &key);
+                assert_eq!(stolen, Err(CertificateError::BadSignature.into()));
+            }
+            let refused = shake_hands(version, verifier(Some(other.clone())), certificate.clone(), &key);
+            assert!(matches!(refused, Err(rustls::Error::InvalidCertificate(_))), "{refused:?}");
         }
-        let refused = shake_hands(verifier(Some(other)), certificate, &key);
-        assert!(matches!(refused, Err(rustls::Error::InvalidCertificate(_))), "{refused:?}");
     }
 }
