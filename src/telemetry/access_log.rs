@@ -103,8 +103,11 @@ impl AccessLog {
             }
             output.line(|line| {
                 put_time(line);
-                put(line, ",\"level\":", level.as_str());
-                put(line, ",\"message\":", "request");
+                let text = match failed {
+                    true => r#","level":"WARN","message":"request""#,
+                    false => r#","level":"INFO","message":"request""#,
+                };
+                line.extend_from_slice(text.as_bytes());
                 macro_rules! put {
                     ($($name:ident = $value:expr,)+) => {
                         $( put(line, concat!(",\"", stringify!($name), "\":"), $value); )+
