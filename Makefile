@@ -18,13 +18,16 @@ run: ## build and start the service with a Redis of its own; PORT and .env set i
 # The admin processes for other attached resources than Redis: what they depend on is not in the service.
 ATTACHED := admin/attached/Cargo.toml
 
+# Most promises wait: for a clock, a process, a network.
+THREADS := --test-threads $(shell expr 2 \* $$(nproc))
+
 # The tests come last, so that their summary is what one sees at the end.
 .PHONY: test
 test: lint doc tools reproduce ## check everything: format, lints, documentation, tests
 	cargo test --locked --doc
 	cargo test --locked --lib --bins
 	cargo test --locked --manifest-path $(ATTACHED) --target-dir target
-	cargo test --locked --test promises
+	cargo test --locked --test promises -- $(THREADS)
 
 # What needs root, a browser, a container or a tool beside Redis. A new promise is part of `make check`
 # until its name is added here.
@@ -37,7 +40,7 @@ check: ## check format, lints and what Rust and Redis are enough for; in three m
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --lib --bins
-	cargo test --locked --test promises -- $(addprefix --skip ,$(NEEDS_MORE))
+	cargo test --locked --test promises -- $(THREADS) $(addprefix --skip ,$(NEEDS_MORE))
 
 .PHONY: faults
 faults: ## break everything that can break, and write docs/faults.md from what came of it
