@@ -183,3 +183,28 @@ fn check_health_tells_a_service_that_serves_from_one_that_hangs_and_from_none() 
     assert_eq!(status, Some(69));
     assert!(text.contains("404"), "{text}");
 }
+
+/// Rust's runtime would abort before `main`, without a word.
+#[test]
+fn a_closed_stream_that_dev_null_cannot_replace_is_said_by_every_program() {
+    for name in ["abukiks", "reset-count", "show-count", "check-redis", "top"] {
+        let path = program(name, &[]).get_program().display().to_string();
+        let run = |streams: &str| {
+            let script = format!("mount -t tmpfs none /dev && exec {path} --version {streams}");
+            let words = ["--map-root-user", "--mount", "sh", "-c", &script];
+            Command::new("unshare").args(words).output().expect("unshare is there")
+        };
+        for (streams, closed) in [("<&-", "stdin"), (">&-", "stdout"), ("<&- >&-", "stdin")] {
+            let output = run(streams);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(said.lines().count(), 1, "{said}");
+            assert!(
+                said.starts_with(&format!("{closed} is closed, and /dev/null cannot be opened")),
+                "{said}"
+            );
+            assert_eq!(output.status.code(), Some(71), "{name} {streams}");
+        }
+        assert_eq!(run("2>&-").status.code(), Some(71), "{name}");
+        assert!(run("").status.success(), "{name}");
+    }
+}

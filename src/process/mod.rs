@@ -6,6 +6,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub mod listener;
 pub mod signals;
+mod streams;
 pub mod supervisor;
 
 /// Host names that are looked up at one time, each by a thread of its own. A lookup that hangs keeps its
