@@ -71,8 +71,10 @@ for input in "${inputs[@]}"; do
 done
 echo "The same are: $(rustc --version), $(cc --version | head -n 1), commit $ABUKIKS_COMMIT"
 
-build first
+build first &
+first_build=$!
 build second
+wait "$first_build"
 
 status=0
 for program in "${first[folder]}"/out/*; do
