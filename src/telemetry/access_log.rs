@@ -58,17 +58,17 @@ macro_rules! with_fields {
     ($access:ident, $path:ident, $user_agent:ident, $referrer:ident, $emit:ident) => {
         $emit! {
             http_method = $access.method,
-            http_path = $path,
-            http_status = $access.status,
-            http_bytes = $access.bytes,
-            duration_us = u64::try_from($access.duration.as_micros()).unwrap_or(u64::MAX),
+            http_path = Some($path),
+            http_status = Some($access.status),
+            http_bytes = Some($access.bytes),
+            duration_us = Some(u64::try_from($access.duration.as_micros()).unwrap_or(u64::MAX)),
             visit = $access.visit,
             returning = $access.returning,
             client = $access.client,
-            request_id = $access.request_id,
+            request_id = Some($access.request_id),
             trace_id = $access.trace_id,
             parent_id = $access.parent_id,
-            release = $access.release,
+            release = Some($access.release),
             reason = $access.reason,
             user_agent = $user_agent,
             referrer = $referrer,
@@ -158,13 +158,11 @@ fn put_time(line: &mut Vec<u8>) {
 }
 
 /// Adds a field to a JSON object, unless it has no value.
-fn put(line: &mut Vec<u8>, name: &str, value: impl Serialize) {
-    let before = line.len();
-    line.extend_from_slice(name.as_bytes());
-    // Writing into a Vec cannot fail.
-    let _ = serde_json::to_writer(&mut *line, &value);
-    if line.ends_with(b"null") {
-        line.truncate(before);
+fn put(line: &mut Vec<u8>, name: &str, value: Option<impl Serialize>) {
+    if let Some(value) = value {
+        line.extend_from_slice(name.as_bytes());
+        // Writing into a Vec cannot fail.
+        let _ = serde_json::to_writer(line, &value);
     }
 }
 
