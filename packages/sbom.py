@@ -8,6 +8,7 @@ usage: packages/sbom.py TARGET CRATE [IMAGE.tar]   TARGET as rustc names it, CRA
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -88,6 +89,13 @@ def first_line(*command):
     return subprocess.check_output(command, text=True).splitlines()[0]
 
 
+def compiler():
+    """As dev/build-release.sh has it: another machine takes the cross compiler, where there is one."""
+    machine = target.split("-")[0]
+    cross = f"{machine}-linux-gnu-gcc"
+    return cross if machine != os.uname().machine and shutil.which(cross) else "cc"
+
+
 ordered = sorted(linked)
 bom = {
     "bomFormat": "CycloneDX",
@@ -99,7 +107,7 @@ bom = {
         "properties": [
             {"name": "abukiks:target", "value": target},
             {"name": "abukiks:rustc", "value": first_line("rustc", "--version")},
-            {"name": "abukiks:cc", "value": first_line("cc", "--version")},
+            {"name": "abukiks:cc", "value": first_line(compiler(), "--version")},
         ],
     },
     "components": [component(package) for package in ordered if package != own],

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,18 +26,33 @@ const KUBERNETES: &str = "1.37.0";
 
 /// The objects of a folder; `None`, after a line that says why, without kubectl. On CI that is a failure.
 fn render(folder: &str) -> Option<Vec<Value>> {
-    let Ok(output) = Command::new("kubectl").args(["kustomize", &format!("kubernetes/{folder}")]).output()
-    else {
+    render_at(&Path::new("kubernetes").join(folder))
+}
+
+fn render_at(folder: &Path) -> Option<Vec<Value>> {
+    let place = folder.display();
+    let Ok(output) = Command::new("kubectl").arg("kustomize").arg(folder).output() else {
         let on_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!on_ci, "kubectl is missing");
-        let _ = writeln!(io::stderr(), "skipped: kubectl is not here to render kubernetes/{folder}");
+        let _ = writeln!(io::stderr(), "skipped: kubectl is not here to render {place}");
         return None;
     };
-    assert!(output.status.success(), "{folder}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{place}: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");
     let objects = serde_norway::Deserializer::from_str(&text)
         .map(|document| serde::Deserialize::deserialize(document).expect("YAML"));
     Some(objects.collect())
+}
+
+/// Production with the component for monitoring, as docs/kubernetes.md says it is named.
+fn render_monitored() -> Option<Vec<Value>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let copied = Command::new("cp").args(["-R", "kubernetes/."]).arg(folder.path()).status();
+    assert!(copied.expect("cp").success());
+    let overlay = folder.path().join("production/kustomization.yaml");
+    let production = fs::read_to_string(&overlay).expect("text");
+    fs::write(&overlay, format!("{production}components: [../monitoring]\n")).expect("a file");
+    render_at(overlay.parent().expect("a folder"))
 }
 
 fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
@@ -95,7 +111,7 @@ fn the_settings_are_accepted_and_the_times_fit_each_other() {
     }
 }
 
-/// All but the `PodMonitor`, whose kind the Prometheus Operator adds to a cluster.
+/// All but the `ServiceMonitor`, whose kind the Prometheus Operator adds to a cluster.
 #[test]
 fn the_objects_are_valid_by_the_schemas_of_kubernetes() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -109,8 +125,11 @@ fn the_objects_are_valid_by_the_schemas_of_kubernetes() {
         let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
         (said.lines().filter(|line| line.contains(verdict)).count(), said)
     };
-    for name in FOLDERS {
-        let Some(mut objects) = render(name) else { return };
+    let rendered =
+        FOLDERS.iter().map(|name| (*name, render(name))).chain([("monitoring", render_monitored())]);
+    for (name, objects) in rendered {
+        let Some(mut objects) = objects else { return };
+        objects.retain(|object| object["kind"] != "ServiceMonitor");
         let (passed, said) = count(" passed for ", &objects);
         assert_eq!(passed, objects.len(), "{name}: {said}");
         for object in &mut objects {
@@ -119,6 +138,55 @@ fn the_objects_are_valid_by_the_schemas_of_kubernetes() {
         let (refused, said) = count(" did not validate ", &objects);
         assert_eq!(refused, objects.len(), "{name}: {said}");
     }
+}
+
+/// Whether labels have all that a selector names.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let wanted = selector.as_object().expect("a map");
+    !wanted.is_empty() && wanted.iter().all(|(name, value)| labels[name] == *value)
+}
+
+fn named<'a>(list: &'a Value, name: &Value) -> &'a Value {
+    let wanted = |entry: &&Value| entry["name"] == *name;
+    list.as_array().expect("a list").iter().find(wanted).unwrap_or_else(|| panic!("no {name} in {list}"))
+}
+
+#[test]
+fn the_service_monitor_finds_each_pod_ready_or_not_at_its_monitoring_port() {
+    let Some(objects) = render_monitored() else { return };
+    let monitor = &find(&objects, "ServiceMonitor")["spec"];
+    let services: Vec<_> = objects
+        .iter()
+        .filter(|object| object["kind"] == "Service")
+        .filter(|service| selects(&monitor["selector"]["matchLabels"], &service["metadata"]["labels"]))
+        .collect();
+    assert_eq!(services.len(), 1, "each pod is scraped once: {services:?}");
+    let (labels, service) = (&services[0]["metadata"]["labels"], &services[0]["spec"]);
+    // An address for each pod, not one for all, and one for a pod without Redis too.
+    assert_eq!(service["clusterIP"], "None");
+    assert_eq!(service["publishNotReadyAddresses"], true);
+    let deployment = find(&objects, "Deployment");
+    assert!(selects(&service["selector"], &deployment["spec"]["template"]["metadata"]["labels"]));
+
+    assert_eq!(monitor["endpoints"].as_array().expect("a list").len(), 1);
+    let endpoint = &monitor["endpoints"][0];
+    assert_eq!(endpoint["path"], "/metrics");
+    let port = named(&service["ports"], &endpoint["port"]);
+    let target = named(&container(deployment)["ports"], &port["targetPort"]);
+    assert_eq!(target["containerPort"].to_string(), environment(deployment)["ADMIN_PORT"]);
+    let visitors = &find_named(&objects, "Service", "abukiks")["spec"]["ports"];
+    let public = visitors.as_array().expect("a list").iter().map(|port| &port["targetPort"]);
+    assert!(public.eq([&json!("http")]), "visitors reach no metrics: {visitors}");
+    let admitted = find(&objects, "NetworkPolicy")["spec"]["ingress"].as_array().expect("a list");
+    let opened = admitted.iter().find(|rule| rule["ports"][0]["port"] == target["name"]).expect("a rule");
+    assert_eq!(
+        opened["from"],
+        json!([{ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "monitoring" } } }])
+    );
+
+    let job = labels[monitor["jobLabel"].as_str().expect("a label")].as_str().expect("a name");
+    let rules = fs::read_to_string("monitoring/abukiks.rules.yml").expect("text");
+    assert!(rules.contains(&format!("up{{job=\"{job}\"}}")), "alerts look for another job than {job}");
 }
 
 /// <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>

@@ -428,6 +428,21 @@ fn the_bill_of_materials_has_what_is_linked_with_the_checksums_of_cargo_lock() {
     }
 }
 
+#[test]
+fn the_bill_of_materials_names_the_compiler_for_the_other_machine() {
+    let tools = tempfile::tempdir().expect("a folder");
+    let other = if cfg!(target_arch = "aarch64") { "x86_64" } else { "aarch64" };
+    let compiler = tools.path().join(format!("{other}-linux-gnu-gcc"));
+    fs::write(&compiler, "#!/bin/sh\necho cross 12.2\n").expect("a file");
+    succeed(Command::new("chmod").arg("755").arg(&compiler));
+    let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").expect("a path"));
+    for (machine, is_cross) in [(other, true), (std::env::consts::ARCH, false)] {
+        let target = format!("{machine}-unknown-linux-musl");
+        let sbom = succeed(Command::new("packages/sbom.py").args([&target, "."]).env("PATH", &path));
+        assert_eq!(sbom.contains("\"value\": \"cross 12.2\""), is_cross, "{machine}");
+    }
+}
+
 /// The schema of `CycloneDX` 1.5 judges it, where nothing may stand that it does not know.
 const VALIDATE: &str = "\
 import sys
@@ -516,5 +531,11 @@ fn the_release_has_all_that_the_document_lists() {
         assert!(document.contains(&format!("| `{listed}` |")), "{listed}");
     }
     let makefile = fs::read_to_string("Makefile").expect("text");
-    assert!(makefile.contains(&FORMATS.join(" ")), "make release makes them all");
+    for made in [
+        "RELEASE_FOR ?= x86_64 aarch64\n".to_owned(),
+        format!("for part in {}; do", PARTS.join(" ")),
+        FORMATS.join(" "),
+    ] {
+        assert!(makefile.contains(&made), "make release makes them all: {made}");
+    }
 }
