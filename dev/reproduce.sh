@@ -10,7 +10,7 @@ here=$(realpath "$(dirname "$0")")
 crate=$(realpath "${1:-$here/..}")
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/reproduce.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+trap '[[ -z ${first_build-} ]] || kill -- "-$first_build" 2>/dev/null || true; rm -rf "$work"' EXIT
 
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 # rustup finds its toolchains by HOME, which is about to change, and dev/tools.sh its tools.
@@ -71,8 +71,11 @@ for input in "${inputs[@]}"; do
 done
 echo "The same are: $(rustc --version), $(cc --version | head -n 1), commit $ABUKIKS_COMMIT"
 
+# In a process group of its own, so that it ends with this script.
+set -m
 build first &
 first_build=$!
+set +m
 build second
 wait "$first_build"
 
