@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
+use crate::packages::NAMES;
 use crate::support::{
     Client, Manager, Process, Redis, Service, activated, activated_by, eventually, held_socket, program,
 };
@@ -187,7 +188,7 @@ fn check_health_tells_a_service_that_serves_from_one_that_hangs_and_from_none() 
 /// Rust's runtime would abort before `main`, without a word.
 #[test]
 fn a_closed_stream_that_dev_null_cannot_replace_is_said_by_every_program() {
-    for name in ["abukiks", "reset-count", "show-count", "check-redis", "top"] {
+    for name in NAMES {
         let path = program(name, &[]).get_program().display().to_string();
         let run = |streams: &str| {
             let script = format!("mount -t tmpfs none /dev && exec {path} --version {streams}");

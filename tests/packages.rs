@@ -16,7 +16,7 @@ use crate::podman::Podman;
 use crate::systemd::backups::attached;
 use crate::systemd::{NEXT, next_release};
 
-const NAMES: [&str; 5] = ["abukiks", "reset-count", "show-count", "check-redis", "top"];
+pub(crate) const NAMES: [&str; 5] = ["abukiks", "reset-count", "show-count", "check-redis", "top"];
 
 /// Those of admin/attached.
 const ATTACHED: [&str; 3] = ["backup-count", "restore-count", "mail-report"];

@@ -96,17 +96,16 @@ impl AccessLog {
         let (user_agent, referrer) = (text(access.user_agent), text(access.referrer));
         let (user_agent, referrer) = (user_agent.as_deref(), referrer.as_deref());
         let failed = access.failed;
-        let level = if failed { Level::WARN } else { Level::INFO };
         if let Self::Json(output, filter) = self {
+            let (level, text) = match failed {
+                true => (Level::WARN, r#","level":"WARN","message":"request""#),
+                false => (Level::INFO, r#","level":"INFO","message":"request""#),
+            };
             if level > *filter {
                 return;
             }
             output.line(|line| {
                 put_time(line);
-                let text = match failed {
-                    true => r#","level":"WARN","message":"request""#,
-                    false => r#","level":"INFO","message":"request""#,
-                };
                 line.extend_from_slice(text.as_bytes());
                 macro_rules! put {
                     ($($name:ident = $value:expr,)+) => {
