@@ -112,12 +112,6 @@ impl Output {
     pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut lines = self.lines.lock();
         if lines.bytes.len() >= MAX_WAITING_BYTES {
-            // So many may come before the pump has its turn, as when a batch is answered.
-            drop(lines);
-            let _ = self.write_lines();
-            lines = self.lines.lock();
-        }
-        if lines.bytes.len() >= MAX_WAITING_BYTES {
             lines.dropped += 1;
             self.metrics.log_lines_dropped.inc();
             return;
@@ -133,8 +127,10 @@ impl Output {
         if before == 0 {
             self.nonempty.notify_one();
         }
-        if before < FLUSH_BYTES && after >= FLUSH_BYTES {
-            self.flush_now();
+        if before / FLUSH_BYTES < after / FLUSH_BYTES {
+            // Here, because a batch of many is answered before the pump has its turn. The pump waits for a
+            // reader that takes nothing.
+            let _ = self.write_lines();
         }
     }
 
