@@ -231,11 +231,7 @@ async fn respond(
     if head.version == Version::HTTP_10 && !meta.headers.get(CONNECTION).is_some_and(keeps) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    // Most answers have the place already. A look at each name costs less than the hash of this one.
-    match headers.iter_mut().find(|(name, _)| *name == REQUEST_ID) {
-        Some((_, place)) => *place = id.into_header(),
-        None => _ = headers.insert(&REQUEST_ID, id.into_header()),
-    }
+    headers.insert(&REQUEST_ID, id.into_header());
     answer.response
 }
 

@@ -112,6 +112,12 @@ impl Output {
     pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut lines = self.lines.lock();
         if lines.bytes.len() >= MAX_WAITING_BYTES {
+            // The reader may have taken some before the pump has its turn, as when a batch is answered.
+            drop(lines);
+            let _ = self.write_lines();
+            lines = self.lines.lock();
+        }
+        if lines.bytes.len() >= MAX_WAITING_BYTES {
             lines.dropped += 1;
             self.metrics.log_lines_dropped.inc();
             return;
