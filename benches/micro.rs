@@ -22,8 +22,8 @@ use abukiks::telemetry::metrics::Metrics;
 use divan::Bencher;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
+use tokio::runtime::LocalRuntime;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::Instant;
 
 fn main() {
@@ -70,7 +70,7 @@ fn settings(redis: &Redis, access_log: &str) -> Config {
     Config::from_vars(settings.map(|(name, value)| (name.into(), value.into()))).expect("good settings")
 }
 
-fn runtime() -> Runtime {
+fn runtime() -> LocalRuntime {
     process::runtime().expect("an event loop")
 }
 
@@ -113,7 +113,7 @@ fn answer_with_access_log(bencher: Bencher<'_, '_>, access_log: &str) {
         let address = listener.local_addr().expect("an address");
         let listeners = Listeners { sockets: vec![listener.into()], admin: Vec::new(), inherited: true };
         let mut signals = StopSignals::listen().expect("signals");
-        tokio::spawn(async move { server::run(&config, listeners, app, &mut signals).await });
+        spawn_local(async move { server::run(&config, listeners, app, &mut signals).await });
         let client = TcpStream::connect(address).await.expect("it listens");
         client.set_nodelay(true).expect("a socket");
         client

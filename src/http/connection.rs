@@ -5,25 +5,24 @@
 //! slow request. So a connection only notes its state, and one sweep over all of them, a few times a
 //! second, ends those that have been in it for too long.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, REFERER, USER_AGENT};
-use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::http::app::App;
@@ -69,36 +68,40 @@ pub(crate) struct Connection {
     /// The address of the other side, and its text for the log; `None` on a unix socket.
     peer: Option<(IpAddr, String)>,
     pub(crate) entrance: Entrance,
-    activity: Mutex<Activity>,
-    /// Wakes the connection's task when something is asked of it in `activity`.
-    asked: Notify,
+    activity: RefCell<Activity>,
 }
 
 #[derive(Debug)]
 struct Activity {
     state: State,
     since: Instant,
+    /// When the last bytes came.
+    received: Instant,
     /// To end, unless the state changes before the task hears of it.
     must_end: bool,
     /// To heed a reset by the client for as long as this state lasts.
     heeds_reset: bool,
     /// The request answered last is the client's last one, by its own word.
     was_last_request: bool,
+    /// Wakes the connection's task, to look at what is asked of it here.
+    waker: Option<Waker>,
 }
 
 impl Connection {
     pub(crate) fn new(peer: Option<IpAddr>, entrance: Entrance) -> Self {
+        let now = Instant::now();
         Self {
             entrance,
             peer: peer.map(|address| (address, address.to_string())),
-            activity: Mutex::new(Activity {
+            activity: RefCell::new(Activity {
                 state: State::Opened,
-                since: Instant::now(),
+                since: now,
+                received: now,
                 must_end: false,
                 heeds_reset: false,
                 was_last_request: false,
+                waker: None,
             }),
-            asked: Notify::new(),
         }
     }
 
@@ -108,22 +111,23 @@ impl Connection {
 
     /// The state, and for how long it has lasted.
     pub(crate) fn state(&self, now: Instant) -> (State, Duration) {
-        let activity = self.activity.lock();
+        let activity = self.activity.borrow();
         let lasted = now.saturating_duration_since(activity.since);
         (activity.state, lasted)
     }
 
     /// Asks the connection to end, unless its state changes before it hears of it.
     pub(crate) fn end(&self) {
-        self.activity.lock().must_end = true;
-        self.asked.notify_one();
+        let mut activity = self.activity.borrow_mut();
+        activity.must_end = true;
+        activity.wake();
     }
 
     /// Asks a connection that answers to heed a reset by the client from now on.
     pub(crate) fn heed_reset(&self) {
-        let heeded = std::mem::replace(&mut self.activity.lock().heeds_reset, true);
-        if !heeded {
-            self.asked.notify_one();
+        let mut activity = self.activity.borrow_mut();
+        if !std::mem::replace(&mut activity.heeds_reset, true) {
+            activity.wake();
         }
     }
 }
@@ -135,44 +139,46 @@ impl Activity {
         self.must_end = false;
         self.heeds_reset = false;
     }
+
+    /// Returns when the request arrived: with the last bytes, or once the one before was answered, if they came
+    /// together.
+    fn begin_answering(&mut self) -> Instant {
+        let arrived = self.received.max(self.since);
+        self.set_state(State::Answering, arrived);
+        arrived
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Fails if the connection is to end; if not, has the task woken when it is.
+    fn heed_end(&mut self, context: &Context<'_>) -> io::Result<()> {
+        if self.must_end {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            self.waker = Some(context.waker().clone());
+        }
+        Ok(())
+    }
 }
 
 /// Serves one connection until either side ends it.
-pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: Socket) {
+pub(crate) async fn serve(app: Arc<App>, connection: Rc<Connection>, socket: Socket) {
     let (app, connection) = (&*app, &*connection);
     let mut io = MonitoredIo { socket, connection, first_bytes: [0; 12], last_bytes: [0; 4] };
     // Boxed, so that a connection has room for what answers a request only while one is answered.
-    // Split outside of the future, which would keep room for the whole request too.
-    let service = service_fn(|request: Request<Incoming>| {
-        let (head, content) = request.into_parts();
-        Box::pin(async move { Ok::<_, Infallible>(respond(app, connection, &head, content).await) })
-    });
-    let end = {
-        let mut exchanges = pin!(app.http.serve_connection(TokioIo::new(&mut io), service));
-        loop {
-            tokio::select! {
-                biased;
-                ended = exchanges.as_mut() => break End::of(ended),
-                () = connection.asked.notified() => {}
-            }
-            let activity = connection.activity.lock();
-            if activity.must_end {
-                break match activity.state {
-                    State::Receiving => End::Refused {
-                        status: StatusCode::REQUEST_TIMEOUT,
-                        reason: "the head was not complete within HEADER_TIMEOUT".to_owned(),
-                        by_hyper: false,
-                    },
-                    _ => End::Idle,
-                };
-            }
-        }
-    };
+    let service = service_fn(|request| Box::pin(respond(app, connection, request)));
+    let ended = app.http.serve_connection(TokioIo::new(&mut io), service).await;
+    let end = End::of(ended, &connection.activity.borrow());
     let final_bytes = match end {
         // Nothing may follow what the client has called its last request (RFC 9112, section 9.6).
-        End::Finished if connection.activity.lock().was_last_request => return,
+        End::Finished if connection.activity.borrow().was_last_request => return,
         End::Finished => String::new(),
-        // Nothing is on its way, so there is no answer that a reset could destroy.
+        // No answer is on its way that a reset could destroy.
         End::Idle | End::Broken => return,
         End::Refused { status, reason, by_hyper } => {
             if matches!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE | StatusCode::URI_TOO_LONG) {
@@ -194,45 +200,47 @@ pub(crate) async fn serve(app: Arc<App>, connection: Arc<Connection>, socket: So
             }
         }
     };
-    connection.activity.lock().set_state(State::Closing, Instant::now());
+    connection.activity.borrow_mut().set_state(State::Closing, Instant::now());
     // Boxed for the same reason. Too slow, too much or broken: closed all the same.
     let lingering = Box::pin(linger(io.socket, &final_bytes, app.config.max_body_bytes));
     let _ = timeout(MAX_LINGER, lingering).await;
 }
 
 /// Answers one request, and logs it.
-async fn respond(
+fn respond(
     app: &App,
     connection: &Connection,
-    head: &Parts,
-    content: Incoming,
-) -> Response<Full<Bytes>> {
-    let arrived = Instant::now();
-    connection.activity.lock().set_state(State::Answering, arrived);
-    let meta = RequestMeta::of(head, arrived, connection.peer(), connection.entrance, &app.config);
-    let cut = LogIfCut { app, meta: &meta };
-    let mut answer = routes::answer(app, &meta, content).await;
-    std::mem::forget(cut);
-    let answered = Instant::now();
-    let bytes = match meta.method {
-        &Method::HEAD => 0,
-        _ => answer.bytes(),
-    };
-    let status = answer.response.status().as_u16();
-    let outcome = Outcome { status, bytes, visit: answer.visit, reason: answer.reason };
-    let id = RequestId::of(meta.headers);
-    log(app, meta.client.as_deref(), &id, Some(&meta), &outcome, answered - arrived);
-    let mut activity = connection.activity.lock();
-    activity.set_state(State::Sending, answered);
-    activity.was_last_request = meta.framing.is_ok_and(|frame| frame.is_last);
-    drop(activity);
-    let headers = answer.response.headers_mut();
-    let keeps = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
-    if head.version == Version::HTTP_10 && !meta.headers.get(CONNECTION).is_some_and(keeps) {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> {
+    // Outside of the future, which would keep room for the whole request too.
+    let (head, content) = request.into_parts();
+    async move {
+        let arrived = connection.activity.borrow_mut().begin_answering();
+        let meta = RequestMeta::of(&head, arrived, connection.peer(), connection.entrance, &app.config);
+        let cut = LogIfCut { app, meta: &meta };
+        let mut answer = routes::answer(app, &meta, content).await;
+        std::mem::forget(cut);
+        let answered = Instant::now();
+        let bytes = match meta.method {
+            &Method::HEAD => 0,
+            _ => answer.bytes(),
+        };
+        let status = answer.response.status().as_u16();
+        let outcome = Outcome { status, bytes, visit: answer.visit, reason: answer.reason };
+        let id = RequestId::of(meta.headers);
+        log(app, meta.client.as_deref(), &id, Some(&meta), &outcome, answered - meta.arrived);
+        let mut activity = connection.activity.borrow_mut();
+        activity.set_state(State::Sending, answered);
+        activity.was_last_request = meta.framing.is_ok_and(|frame| frame.is_last);
+        drop(activity);
+        let headers = answer.response.headers_mut();
+        let keeps = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+        if head.version == Version::HTTP_10 && !meta.headers.get(CONNECTION).is_some_and(keeps) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        headers.insert(&REQUEST_ID, id.into_header());
+        Ok(answer.response)
     }
-    headers.insert(&REQUEST_ID, id.into_header());
-    answer.response
 }
 
 /// Logs a request that was dropped before its answer, because its client has left or the process may wait
@@ -320,7 +328,7 @@ enum End {
 }
 
 impl End {
-    fn of(ended: hyper::Result<()>) -> Self {
+    fn of(ended: hyper::Result<()>, activity: &Activity) -> Self {
         let Err(error) = ended else {
             return Self::Finished;
         };
@@ -334,8 +342,13 @@ impl End {
             }
         } else if error.is_parse() {
             (StatusCode::BAD_REQUEST, true)
-        } else {
+        } else if !activity.must_end {
             return Self::Broken;
+        } else if activity.state == State::Receiving {
+            let reason = "the head was not complete within HEADER_TIMEOUT".to_owned();
+            return Self::Refused { status: StatusCode::REQUEST_TIMEOUT, reason, by_hyper: false };
+        } else {
+            return Self::Idle;
         };
         Self::Refused { status, reason: error.to_string(), by_hyper }
     }
@@ -384,13 +397,15 @@ impl MonitoredIo<'_> {
         let kept = received.len().min(4);
         self.last_bytes.rotate_left(kept);
         self.last_bytes[4 - kept..].copy_from_slice(&received[received.len() - kept..]);
-        let mut activity = self.connection.activity.lock();
+        let mut activity = self.connection.activity.borrow_mut();
+        activity.received = Instant::now();
         if activity.state == State::Opened {
             let kept = received.len().min(self.first_bytes.len());
             self.first_bytes[..kept].copy_from_slice(&received[..kept]);
         }
         if matches!(activity.state, State::Opened | State::Idle) {
-            activity.set_state(State::Receiving, Instant::now());
+            let since = activity.received;
+            activity.set_state(State::Receiving, since);
         }
     }
 
@@ -424,20 +439,24 @@ impl AsyncWrite for MonitoredIo<'_> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         // hyper answers HTTP/1.0 in kind. The version of an answer is that of the server (RFC 9110, section 2.5).
-        match bytes.strip_prefix(b"HTTP/1.0 ") {
+        let polled = match bytes.strip_prefix(b"HTTP/1.0 ") {
             None => Pin::new(&mut self.socket).poll_write(context, bytes),
             Some(rest) => {
                 let answer = [b"HTTP/1.1 ", rest].concat();
                 Pin::new(&mut self.socket).poll_write(context, &answer)
             }
+        };
+        if polled.is_pending() {
+            self.connection.activity.borrow_mut().heed_end(context)?;
         }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes whenever it is polled and has nothing left to write. It does not read while a
-        // request is answered.
+        // hyper flushes whenever it is polled and has nothing left to write, and ends when that fails. It does not
+        // read while a request is answered.
         let connection = self.connection;
-        let mut activity = connection.activity.lock();
+        let mut activity = connection.activity.borrow_mut();
         match activity.state {
             State::Sending => {
                 let since = activity.since;
@@ -447,6 +466,7 @@ impl AsyncWrite for MonitoredIo<'_> {
             State::Answering if activity.heeds_reset => check_reset(&self.socket, context)?,
             _ => {}
         }
+        activity.heed_end(context)?;
         drop(activity);
         Pin::new(&mut self.socket).poll_flush(context)
     }

@@ -1,11 +1,13 @@
 //! All open connections, and the sweep that ends those that take too long.
 
+use std::cell::{RefCell, RefMut};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
@@ -24,7 +26,7 @@ const MIN_IDLE: Duration = Duration::from_millis(250);
 /// The connections that one process serves.
 pub(crate) struct Connections {
     pub(crate) app: Arc<App>,
-    open: Mutex<Slab<Arc<Connection>>>,
+    open: RefCell<Slab<Rc<Connection>>>,
     /// A connection has opened or closed.
     changed: Notify,
     header_timeout: Duration,
@@ -35,31 +37,31 @@ impl Connections {
     pub(crate) fn new(config: &Config, app: Arc<App>) -> Self {
         Self {
             app,
-            open: Mutex::default(),
+            open: RefCell::default(),
             changed: Notify::new(),
             header_timeout: config.header_timeout,
             keep_alive_timeout: config.keep_alive_timeout,
         }
     }
 
-    pub(crate) fn open(&self) -> MutexGuard<'_, Slab<Arc<Connection>>> {
-        self.open.lock()
+    pub(crate) fn open(&self) -> RefMut<'_, Slab<Rc<Connection>>> {
+        self.open.borrow_mut()
     }
 
     /// Serves a connection in a task of its own. It counts as open from here on.
     pub(crate) fn serve(
-        self: &Arc<Self>,
+        self: &Rc<Self>,
         socket: Socket,
         connection: Connection,
         permit: Option<OwnedSemaphorePermit>,
     ) {
-        let connection = Arc::new(connection);
+        let connection = Rc::new(connection);
         let key = self.open().insert(connection.clone());
         self.app.metrics.connections_accepted.inc();
         self.app.metrics.connections.inc();
         self.changed.notify_one();
         let all = self.clone();
-        tokio::spawn(async move {
+        spawn_local(async move {
             connection::serve(all.app.clone(), connection, socket).await;
             all.app.metrics.connections.dec();
             all.open().remove(key);

@@ -9,7 +9,7 @@
 //! 2. Stop accepting, and wait for the rest in the same way.
 //! 3. At `DRAIN_TIMEOUT`, cut what remains and say what it was.
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -98,7 +98,7 @@ pub(crate) async fn drain(
     let mut last_notified = begun;
     let mut accepting = Some((stop_accepting, accepting));
     let mut old: Vec<_> =
-        connections.open().iter().map(|(_, connection)| Arc::downgrade(connection)).collect();
+        connections.open().iter().map(|(_, connection)| Rc::downgrade(connection)).collect();
     loop {
         let now = Instant::now();
         let waited = now - begun;

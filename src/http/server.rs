@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_util::either::Either;
 
@@ -75,7 +76,7 @@ pub async fn run(
     app.metrics.max_connections.set(i64::try_from(max_connections).unwrap_or(i64::MAX));
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     app.metrics.start_time.set(since_1970.as_secs().cast_signed());
-    let connections = Arc::new(Connections::new(config, app.clone()));
+    let connections = Rc::new(Connections::new(config, app.clone()));
     for socket in &sockets {
         let address = address_of(socket);
         tracing::info!(listening = address, inherited, "listening on {address}");
@@ -98,7 +99,7 @@ pub async fn run(
     if !admin.is_empty() {
         acceptors.push(acceptor(admin, Entrance::Admin, MAX_ADMIN_CONNECTIONS)?);
     }
-    let accepting = acceptors.into_iter().map(|acceptor| tokio::spawn(acceptor.run(stopped.clone())));
+    let accepting = acceptors.into_iter().map(|acceptor| spawn_local(acceptor.run(stopped.clone())));
     let accepting = accepting.collect();
     if !config.redis_tls_verify {
         tracing::warn!("REDIS_TLS_VERIFY is off: any server can pass for Redis");
@@ -134,8 +135,8 @@ pub async fn run(
 /// Serves HTTP on a stream that the caller has opened, as [`run`] does on a socket that it has accepted,
 /// until either side ends it. The simulation and the fuzz target come this way; the limits of time and
 /// number are for them to keep.
-pub async fn serve_stream(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    let connection = Arc::new(Connection::new(None, Entrance::Only));
+pub async fn serve_stream(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+    let connection = Rc::new(Connection::new(None, Entrance::Only));
     connection::serve(app, connection, Either::Right(Box::new(stream))).await;
 }
 
@@ -152,7 +153,7 @@ struct Acceptor {
     /// systemd holds the sockets too.
     inherited: bool,
     permits: Arc<Semaphore>,
-    connections: Arc<Connections>,
+    connections: Rc<Connections>,
 }
 
 impl Acceptor {
@@ -162,7 +163,7 @@ impl Acceptor {
         entrance: Entrance,
         inherited: bool,
         max_connections: usize,
-        connections: Arc<Connections>,
+        connections: Rc<Connections>,
     ) -> io::Result<Self> {
         let register = |socket| AsyncFd::with_interest(socket, Interest::READABLE);
         Ok(Self {

@@ -12,9 +12,9 @@ use tokio_util::either::Either;
 pub(crate) type Socket = Either<TcpStream, Box<dyn ReadWrite>>;
 
 /// Bytes in and out.
-pub(crate) trait ReadWrite: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait ReadWrite: AsyncRead + AsyncWrite + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> ReadWrite for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin> ReadWrite for S {}
 
 /// Fails when the client has reset the connection, and wakes the task when it does so later.
 /// A client that has only ended its own side still waits for its answer.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 pub mod listener;
 pub mod signals;
@@ -73,7 +73,9 @@ pub(crate) fn connections_left(listeners: usize) -> usize {
     files.saturating_sub(RESERVED_FILES + listeners).max(1)
 }
 
-/// The event loop of this process. One process is one core (factor VIII). Fails without descriptors.
-pub fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().max_blocking_threads(MAX_LOOKUPS).build()
+/// The event loop of this process. One process is one core (factor VIII), so what its tasks share needs no
+/// locks. Fails without descriptors.
+pub fn runtime() -> io::Result<LocalRuntime> {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().max_blocking_threads(MAX_LOOKUPS).build_local(LocalOptions::default())
 }
