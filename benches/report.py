@@ -163,7 +163,7 @@ def targets(figures):
     relative_time("exec to READY=1", figures.ready)
     for together in reversed(TOGETHER):
         connections = f"{together} connection{'s' if together > 1 else ''}"
-        limit = {1: 37300, 32: 16400}[together]
+        limit = {1: 35200, 32: 14200}[together]
         target(f"user instructions per request, {connections}", limit, figures.instructions[LOGGED.name, together])
     idle, each = figures.connections[LOGGED.name]
     target("idle RSS", 4.5, idle / 1024, " MiB")

@@ -30,13 +30,13 @@ const SYSCALLS_ANEW: f64 = 16.7;
 
 /// User instructions for a request that comes alone, and so has a Redis command of its own. A quarter of
 /// them is the buffer of 8 KiB that the parser of the redis crate clears; valgrind counts each byte.
-const INSTRUCTIONS_ALONE: f64 = 36_300.0;
+const INSTRUCTIONS_ALONE: f64 = 33_900.0;
 
 /// User instructions for a request on a connection of its own.
-const INSTRUCTIONS_ANEW: f64 = 51_700.0;
+const INSTRUCTIONS_ANEW: f64 = 49_100.0;
 
 /// User instructions for each of 32 requests that come together.
-const INSTRUCTIONS_TOGETHER: f64 = 15_700.0;
+const INSTRUCTIONS_TOGETHER: f64 = 14_100.0;
 
 /// Resident memory of a process that has answered one request, in KiB: 4,484 to 4,696 in five runs, for how much
 /// of the program counts depends on how the kernel has it in memory.
