@@ -166,7 +166,7 @@ fn put_time(line: &mut Vec<u8>) {
 
 /// Values of JSON, by kind.
 mod json {
-    /// Any text. Most need no escape, and to copy those whole takes a third of the instructions.
+    /// Any text. Most need no escape, and to copy those whole takes about half the instructions.
     pub(super) fn text(line: &mut Vec<u8>, value: &str) {
         let is_plain = |byte: u8| (byte >= b' ') & (byte != b'"') & (byte != b'\\');
         // Without a branch for each byte, so that many are looked at together.
