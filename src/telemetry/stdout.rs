@@ -57,6 +57,8 @@ struct Lines {
     dropped: u64,
     /// What was written last does not end a line.
     mid_line: bool,
+    /// The last write failed, and not for want of room.
+    failed: bool,
 }
 
 /// stdout. Its file description may be shared with other processes, whose writes must stay blocking, so it
@@ -187,6 +189,7 @@ impl Output {
                     Ok(count) => {
                         let last = lines.bytes.drain(..count).next_back();
                         lines.mid_line = last.is_some_and(|last| last != b'\n');
+                        lines.failed = false;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Blocked),
@@ -197,16 +200,17 @@ impl Output {
                         let lost = (ends - again) as u64;
                         self.metrics.log_lines_dropped.inc_by(lost);
                         lines.dropped += lost;
+                        lines.failed = true;
                         lines.bytes.clear();
-                        return Ok(());
                     }
                 }
             }
-            let dropped = std::mem::take(&mut lines.dropped);
-            drop(lines);
-            if dropped == 0 {
+            // A report that cannot be written either would be reported in its turn, without an end.
+            if lines.failed || lines.dropped == 0 {
                 return Ok(());
             }
+            let dropped = std::mem::take(&mut lines.dropped);
+            drop(lines);
             tracing::warn!(dropped, "log lines were dropped because stdout was not read: {dropped}");
         }
     }
