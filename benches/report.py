@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import statistics
 
 import chart
@@ -144,7 +145,7 @@ def targets(figures):
 
     relative_cpu("CPU per request relative to the limit", LOGGED, LIMIT, {256: 1.25, 32: 1.25})
     if PRIOR in BESIDE:
-        name = lab.first_line(*PRIOR.command, "--version")
+        name = re.sub(r"\b([0-9a-f]{7})[0-9a-f]{33}\b", r"\1", lab.first_line(*PRIOR.command, "--version"))
         relative_cpu(f"CPU per request relative to {name}", LOGGED, PRIOR, {256: 1.08, 32: 1.08})
     relative_cpu("the same, access log off", SILENT, LIMIT, {256: 1.1, 32: 1.2})
     relative_cpu("CPU per request with sessions, relative to that without", SESSIONS, LOGGED, {256: 1.35, 32: 1.35})

@@ -23,9 +23,12 @@ const MAX_ATTEMPTS: u32 = 8;
 /// How often deadlines are looked at, and so how far from its own a visit may be refused.
 const MAX_TICK: Duration = Duration::from_millis(20);
 
-/// A smaller batch waits for a turn of the event loop, when visitors are expected. Shared by so many, a command
-/// costs each of them little.
+/// A smaller batch waits for a few turns of the event loop, when visitors are expected. Shared by so many, a
+/// command costs each of them little.
 const MIN_BATCH: usize = 32;
+
+/// For how many turns it waits. A second one saves a tenth of the commands at 8 and at 32 connections.
+const GATHER_TURNS: usize = 2;
 
 /// How long the end may take to leave no key behind.
 const MAX_CLEAN_UP: Duration = Duration::from_secs(1);
@@ -210,8 +213,10 @@ impl Batcher {
         let reply = self.await_reply(link.increment(increment), now).await;
         let trusted = self.handle_reply(reply, send_script);
         // The visitors just answered may visit again at once: they join the next batch.
-        if size > 1 && self.pending.len() + self.arrivals.len() < MIN_BATCH {
-            yield_now().await;
+        for _ in 0..GATHER_TURNS {
+            if size > 1 && self.pending.len() + self.arrivals.len() < MIN_BATCH {
+                yield_now().await;
+            }
         }
         trusted
     }
