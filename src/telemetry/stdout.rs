@@ -57,7 +57,7 @@ struct Lines {
     dropped: u64,
     /// What was written last does not end a line.
     mid_line: bool,
-    /// The last write failed, and not for want of room.
+    /// The last write failed, and not because the reader was slow.
     failed: bool,
 }
 
@@ -186,14 +186,14 @@ impl Output {
             let mut lines = self.lines.lock();
             while !lines.bytes.is_empty() {
                 match self.sink.write(&lines.bytes) {
-                    Ok(count) => {
+                    Ok(count @ 1..) => {
                         let last = lines.bytes.drain(..count).next_back();
                         lines.mid_line = last.is_some_and(|last| last != b'\n');
                         lines.failed = false;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Blocked),
-                    Err(_) => {
+                    Ok(0) | Err(_) => {
                         let ends = lines.bytes.iter().filter(|byte| **byte == b'\n').count();
                         // That of a line which was counted before.
                         let again = usize::from(lines.mid_line && lines.bytes.starts_with(b"\n"));
