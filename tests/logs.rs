@@ -640,8 +640,11 @@ fn a_stdout_that_is_not_read_stalls_nothing_and_what_was_dropped_is_told() {
 fn a_reader_that_goes_away_ends_the_lines_and_not_the_service() {
     let mut service = Unread::start_by(&[]);
     service.log_much();
-    let (other_end, _) = io::pipe().unwrap();
-    drop(std::mem::replace(&mut service.stdout, other_end));
+    // The reader of another pipe in its place: that of the service's stdout is closed.
+    (service.stdout, _) = io::pipe().unwrap();
+    for _ in 0..3 {
+        assert_eq!(service.client.get("/version").status, 200);
+    }
     // More than is written at once, several times within the interval in which lines are written.
     for _ in 0..50 {
         service.log_much();

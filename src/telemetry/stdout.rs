@@ -57,8 +57,6 @@ struct Lines {
     dropped: u64,
     /// What was written last does not end a line.
     mid_line: bool,
-    /// The last write failed, and not because the reader was slow.
-    failed: bool,
 }
 
 /// stdout. Its file description may be shared with other processes, whose writes must stay blocking, so it
@@ -182,6 +180,7 @@ impl Output {
     /// Writes as much as the reader takes, and at the end of it whether lines are missing. Fails when the
     /// reader takes no more for now.
     fn write_lines(&self) -> Result<(), Blocked> {
+        let mut written = false;
         loop {
             let mut lines = self.lines.lock();
             while !lines.bytes.is_empty() {
@@ -189,7 +188,7 @@ impl Output {
                     Ok(count @ 1..) => {
                         let last = lines.bytes.drain(..count).next_back();
                         lines.mid_line = last.is_some_and(|last| last != b'\n');
-                        lines.failed = false;
+                        written = true;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Blocked),
@@ -200,13 +199,13 @@ impl Output {
                         let lost = (ends - again) as u64;
                         self.metrics.log_lines_dropped.inc_by(lost);
                         lines.dropped += lost;
-                        lines.failed = true;
                         lines.bytes.clear();
+                        return Ok(());
                     }
                 }
             }
             // A report that cannot be written either would be reported in its turn, without an end.
-            if lines.failed || lines.dropped == 0 {
+            if !written || lines.dropped == 0 {
                 return Ok(());
             }
             let dropped = std::mem::take(&mut lines.dropped);
