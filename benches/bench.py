@@ -4,6 +4,7 @@ writes docs/benchmark.md, docs/benchmark.svg and the figures of README.md. `make
 QUICK=1 it takes a short look and writes nothing."""
 
 import contextlib
+import math
 import pathlib
 import random
 import re
@@ -17,7 +18,7 @@ import lab
 import report
 from lab import QUICK, ROOT, Redis, Running, Server
 from report import IDLE_CONNECTIONS, ROUNDS, SECONDS, TOGETHER, Figures
-from servers import ANEW, AT_A_TIME, AXUM, BESIDE, FLASK, LIMIT, LOADED, LOGGED, NAMES, SERVERS, SILENT
+from servers import ANEW, AT_A_TIME, AXUM, BESIDE, FLASK, IN_TURNS, LIMIT, LOADED, LOGGED, NAMES, SERVERS, SILENT
 
 STARTS = 3 if QUICK else 15
 
@@ -141,6 +142,8 @@ class Rounds:
 
     def __init__(self, redis):
         self.loads = {(server.name, connections): [] for connections in LOADED for server in LOADED[connections]}
+        # CPU for each request when the servers take turns of a moment, by their names: one for each round.
+        self.turns = {connections: [] for connections in IN_TURNS}
         self.memory = {name: [] for name in NAMES}
         self.shared = {name: [] for name in NAMES}
         self.patience = lab.Patience(repetitions=5 if QUICK else 15)
@@ -154,6 +157,9 @@ class Rounds:
             for connections, compared in LOADED.items():
                 for server in random.sample(compared, len(compared)):
                     self.load(started[server.name], redis, connections)
+            for connections, turns in self.turns.items():
+                compared = [started[server.name] for server in LOADED[connections] if server is not FLASK]
+                turns.append(lab.cpu_in_turns(compared, connections, SECONDS))
             for server in BESIDE:
                 started.pop(server.name).stop()
             for name, running in started.items():
@@ -204,6 +210,12 @@ class Rounds:
         """The median of the ratios within each round."""
         pairs = zip(self.loads[name, connections], self.loads[other, connections])
         return statistics.median(getattr(one, what) / getattr(base, what) for one, base in pairs)
+
+    def cpu_ratio(self, name, other, connections):
+        """The mean of the ratios within each round, where the two took turns, and its standard error."""
+        ratios = [turns[name] / turns[other] for turns in self.turns[connections]]
+        error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else math.inf
+        return statistics.mean(ratios), error
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import random
 import re
 import resource
 import shutil
@@ -26,6 +27,8 @@ CORES = len(os.sched_getaffinity(0))
 TICK = os.sysconf("SC_CLK_TCK")
 # More than this share of the machine used by others, or taken by the host, disturbs a measurement.
 DISTURBED = 0.05
+# Seconds for which one of several servers is loaded before it is the turn of the next.
+TURN = 0.05
 # Seconds after which a server is not going to answer any more.
 PATIENCE = 30
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
@@ -69,13 +72,13 @@ def tree(pid):
 
 
 def cpu_seconds(pid):
-    """What a process tree has used of the processors."""
-    ticks = 0
+    """What a process tree has used of the processors, by their clocks (clock_getcpuclockid(3))."""
+    seconds = 0
     for member in tree(pid):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            fields = pathlib.Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICK
+        # It may have ended.
+        with contextlib.suppress(OSError):
+            seconds += time.clock_gettime(~member << 3 | 2)
+    return seconds
 
 
 def memory(pid):
@@ -358,6 +361,39 @@ def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None, kep
         redis_commands=redis.commands() / requests,
         disturbance=max(0, busy - cpu - redis_cpu - known + steal) / elapsed / CORES,
     )
+
+
+def cpu_in_turns(servers, connections, seconds):
+    """Server CPU for each request, in microseconds, by the names of the servers. Each is loaded for so many
+    seconds, a moment at a time and in random order: what slows the machine down slows all of them."""
+    longest = seconds * len(servers) + 5
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{longest}s", "--timeout=10s"]
+    clients, figures = {}, {}
+    try:
+        before = [server.cpu_seconds() for server in servers]
+        for server in servers:
+            entrance = f"http://127.0.0.1:{server.port}/"
+            clients[server] = subprocess.Popen([*command, entrance], stdout=subprocess.PIPE, text=True)
+            clients[server].send_signal(signal.SIGSTOP)
+        end = time.monotonic() + longest
+        for _ in range(round(seconds / TURN)):
+            for server in random.sample(servers, len(servers)):
+                clients[server].send_signal(signal.SIGCONT)
+                time.sleep(TURN)
+                clients[server].send_signal(signal.SIGSTOP)
+        # Then the time of each wrk is over: it reports as soon as it goes on.
+        time.sleep(max(0, end - time.monotonic()))
+        for server, cpu in zip(servers, before):
+            clients[server].send_signal(signal.SIGCONT)
+            report = clients[server].communicate()[0]
+            if "Socket errors" in report or "Non-2xx" in report:
+                raise RuntimeError(f"{server.server.name}: {report}")
+            requests = int(re.search(r"(\d+) requests in", report)[1])
+            figures[server.server.name] = (server.cpu_seconds() - cpu) / requests * 1e6
+    finally:
+        for client in clients.values():
+            client.kill()
+    return figures
 
 
 class Patience:

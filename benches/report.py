@@ -16,6 +16,7 @@ from servers import (
     BESIDE,
     COMPARED,
     FLASK,
+    IN_TURNS,
     LIMIT,
     LOGGED,
     NAMES,
@@ -84,8 +85,18 @@ def disturbances(rounds):
         f"{ROUNDS} rounds of {SECONDS} s for each server and each number of connections, in turns; medians, ± the "
         f"largest distance of a round from it. {rounds.patience.repeated} measurements were repeated because something "
         f"else used more than {100 * lab.DISTURBED:.0f} % of the machine; of the {len(values)} that count, {above} "
-        f"still were so disturbed, at most by {100 * max(values):.0f} %."
+        f"still were so disturbed, at most by {100 * max(values):.0f} %. How the CPU for each request relates to that of "
+        f"the limit was measured apart for {' and '.join(map(str, IN_TURNS))} connections, but for Flask: in each round "
+        f"the servers were loaded in turns of {1000 * lab.TURN:.0f} ms in random order, for {SECONDS} s each; means of "
+        "the ratios in the rounds, ± the standard error."
     )
+
+
+def relative_to_limit(rounds, server, connections):
+    if connections not in IN_TURNS or server is FLASK:
+        return f"{rounds.ratio(server.name, LIMIT.name, connections, 'cpu'):.2f}"
+    ratio, error = rounds.cpu_ratio(server.name, LIMIT.name, connections)
+    return f"{ratio:.2f} ± {error:.2f}"
 
 
 def load_table(rounds, connections):
@@ -100,7 +111,7 @@ def load_table(rounds, connections):
             duration(rounds.median(*at, "p50")),
             duration(rounds.median(*at, "p99")),
             f"{cpu:.1f} ± {cpu_spread:.1f} µs",
-            f"{rounds.ratio(server.name, LIMIT.name, connections, 'cpu'):.2f}",
+            relative_to_limit(rounds, server, connections),
         ]
         if server.counts:
             row += [f"{rounds.median(*at, 'redis_cpu'):.2f} µs", f"{rounds.median(*at, 'redis_commands'):.3f}"]
@@ -129,15 +140,16 @@ def targets(figures):
     """Each target with what was measured."""
     rounds, rows = figures.rounds, []
 
-    def target(what, limit, measured, unit="", at_least=False):
+    def target(what, limit, measured, unit="", at_least=False, error=None):
         met = measured >= limit if at_least else measured <= limit
         bound = f"at {'least' if at_least else 'most'} {limit:,}{unit}"
-        rows.append([what, bound, f"{measured:,.{0 if limit > 1000 else 2}f}{unit}", "met" if met else "**missed**"])
+        figure = f"{measured:,.{0 if limit > 1000 else 2}f}{f' ± {error:.2f}' if error is not None else ''}{unit}"
+        rows.append([what, bound, figure, "met" if met else "**missed**"])
 
     def relative_cpu(what, one, other, limits):
         for connections, limit in limits.items():
-            ratio = rounds.ratio(one.name, other.name, connections, "cpu")
-            target(f"{what}, {connections} connections", limit, ratio)
+            ratio, error = rounds.cpu_ratio(one.name, other.name, connections)
+            target(f"{what}, {connections} connections", limit, ratio, error=error)
 
     def relative_time(what, times):
         ratio = statistics.median(times[LOGGED.name]) / statistics.median(times[LIMIT.name])
@@ -184,7 +196,7 @@ def summary(figures):
         at = name, 256
         return f"{figures.rounds.median(*at, 'rate'):,.0f} requests/s, {figures.rounds.median(*at, 'cpu'):.1f} µs of CPU"
 
-    ratio = figures.rounds.ratio(LOGGED.name, LIMIT.name, 256, "cpu")
+    ratio, _ = figures.rounds.cpu_ratio(LOGGED.name, LIMIT.name, 256)
     return (
         f"At 256 keep-alive connections: {load(LOGGED.name)} for each. That is {ratio:.2f} times what the same hyper "
         "and tokio need for a constant answer.\n"

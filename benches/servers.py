@@ -36,7 +36,10 @@ ANEW, AT_A_TIME = "anew", 32
 # Which servers are loaded over how many connections.
 BESIDE = [AXUM_SCRIPT, SESSIONS, *([PRIOR] if PRIOR.command[0] else [])]
 COMPARED = {1: [*SERVERS, AXUM_SCRIPT], 32: [*SERVERS, SESSIONS], 256: [*SERVERS, SESSIONS], ANEW: [LIMIT, SILENT, LOGGED, AXUM]}
+# At how many connections the servers also take turns of a moment. Flask does not: it would still answer when
+# it is the turn of the next.
+IN_TURNS = [32, 256]
 LOADED = {
-    connections: [*servers, PRIOR] if PRIOR in BESIDE and connections in (32, 256) else servers
+    connections: [*servers, PRIOR] if PRIOR in BESIDE and connections in IN_TURNS else servers
     for connections, servers in COMPARED.items()
 }
