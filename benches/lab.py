@@ -46,7 +46,8 @@ def end_children():
             os.kill(pid, signal.SIGTERM)
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+for end in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(end, lambda *_: sys.exit(1))
 
 
 def allow_many_files():
