@@ -142,8 +142,8 @@ class Rounds:
 
     def __init__(self, redis):
         self.loads = {(server.name, connections): [] for connections in LOADED for server in LOADED[connections]}
-        # CPU for each request when the servers take turns of a moment, by their names: one for each round.
-        self.turns = {connections: [] for connections in IN_TURNS}
+        # CPU for each request when the servers take turns of a moment.
+        self.turns = {(server.name, connections): [] for connections in IN_TURNS for server in IN_TURNS[connections]}
         self.memory = {name: [] for name in NAMES}
         self.shared = {name: [] for name in NAMES}
         self.patience = lab.Patience(repetitions=5 if QUICK else 15)
@@ -157,9 +157,10 @@ class Rounds:
             for connections, compared in LOADED.items():
                 for server in random.sample(compared, len(compared)):
                     self.load(started[server.name], redis, connections)
-            for connections, turns in self.turns.items():
-                compared = [started[server.name] for server in LOADED[connections] if server is not FLASK]
-                turns.append(lab.cpu_in_turns(compared, connections, SECONDS))
+            for connections, compared in IN_TURNS.items():
+                running = [started[server.name] for server in compared]
+                for name, cpu in lab.cpu_in_turns(running, connections, SECONDS).items():
+                    self.turns[name, connections].append(cpu)
             for server in BESIDE:
                 started.pop(server.name).stop()
             for name, running in started.items():
@@ -213,7 +214,7 @@ class Rounds:
 
     def cpu_ratio(self, name, other, connections):
         """The mean of the ratios within each round, where the two took turns, and its standard error."""
-        ratios = [turns[name] / turns[other] for turns in self.turns[connections]]
+        ratios = [one / base for one, base in zip(self.turns[name, connections], self.turns[other, connections])]
         error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else math.inf
         return statistics.mean(ratios), error
 

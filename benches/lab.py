@@ -46,8 +46,10 @@ def end_children():
             os.kill(pid, signal.SIGTERM)
 
 
-for end in (signal.SIGTERM, signal.SIGHUP):
-    signal.signal(end, lambda *_: sys.exit(1))
+for ending in (signal.SIGTERM, signal.SIGHUP):
+    # nohup(1) has SIGHUP ignored.
+    if signal.getsignal(ending) != signal.SIG_IGN:
+        signal.signal(ending, lambda *_: sys.exit(1))
 
 
 def allow_many_files():
@@ -305,6 +307,21 @@ def microseconds(text):
     return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]
 
 
+def start_wrk(server, connections, seconds, *options, arguments=()):
+    """Loads a server with so many connections, each of which asks again at once."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", *options]
+    entrance = f"http://127.0.0.1:{server.port}/"
+    return subprocess.Popen([*command, entrance, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def requests_in(report):
+    return int(re.search(r"(\d+) requests in", report)[1])
+
+
+def has_errors(report):
+    return "Socket errors" in report or "Non-2xx" in report
+
+
 def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None, kept=True):
     """Loads each of `entrances`, by default the first server, with so many connections, and accounts
     for all `servers` together. Each connection asks again at once, or after so long on average, unless
@@ -317,17 +334,15 @@ def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None, kep
     known = sum(map(cpu_seconds, readers)) + time.process_time()
     busy, steal = machine_seconds()
     begun = time.perf_counter()
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "--latency"]
+    options, arguments = ["--latency"], []
     if not kept:
-        command += ["-H", "Connection: close"]
-    script, its_arguments = [], []
+        options += ["-H", "Connection: close"]
     if pause_ms is not None:
-        script, its_arguments = ["-s", str(ROOT / "benches/paced.lua")], ["--", str(pause_ms)]
+        options += ["-s", str(ROOT / "benches/paced.lua")]
+        arguments = ["--", str(pause_ms)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     clients = [
-        subprocess.Popen(
-            [*command, *script, f"http://127.0.0.1:{entrance.port}/", *its_arguments], stdout=subprocess.PIPE, text=True
-        )
+        start_wrk(entrance, connections, seconds, *options, arguments=arguments)
         for entrance in entrances or servers[:1]
     ]
     reports = [client.communicate()[0] for client in clients]
@@ -342,11 +357,11 @@ def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None, kep
     def each(pattern):
         return [re.search(pattern, report)[1] for report in reports]
 
-    requests = sum(map(int, each(r"(\d+) requests in")))
+    requests = sum(map(requests_in, reports))
     counted = redis.settled_count() - count
     expected = requests if servers[0].server.counts else 0
     faults = []
-    if any("Socket errors" in report or "Non-2xx" in report for report in reports):
+    if any(map(has_errors, reports)):
         faults.append("wrk met errors")
     # When wrk ends, each of its connections may have one visit on its way.
     if not expected <= counted <= expected + connections * len(clients):
@@ -367,30 +382,27 @@ def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None, kep
 def cpu_in_turns(servers, connections, seconds):
     """Server CPU for each request, in microseconds, by the names of the servers. Each is loaded for so many
     seconds, a moment at a time and in random order: what slows the machine down slows all of them."""
-    longest = seconds * len(servers) + 5
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{longest}s", "--timeout=10s"]
+    duration = seconds * len(servers) + 1
     clients, figures = {}, {}
     try:
         before = [server.cpu_seconds() for server in servers]
         for server in servers:
-            entrance = f"http://127.0.0.1:{server.port}/"
-            clients[server] = subprocess.Popen([*command, entrance], stdout=subprocess.PIPE, text=True)
+            clients[server] = start_wrk(server, connections, duration)
             clients[server].send_signal(signal.SIGSTOP)
-        end = time.monotonic() + longest
+        end = time.monotonic() + duration
         for _ in range(round(seconds / TURN)):
             for server in random.sample(servers, len(servers)):
                 clients[server].send_signal(signal.SIGCONT)
                 time.sleep(TURN)
                 clients[server].send_signal(signal.SIGSTOP)
-        # Then the time of each wrk is over: it reports as soon as it goes on.
+        # Then the time of each wrk is over, or nearly: it reports when it goes on.
         time.sleep(max(0, end - time.monotonic()))
         for server, cpu in zip(servers, before):
             clients[server].send_signal(signal.SIGCONT)
             report = clients[server].communicate()[0]
-            if "Socket errors" in report or "Non-2xx" in report:
+            if has_errors(report):
                 raise RuntimeError(f"{server.server.name}: {report}")
-            requests = int(re.search(r"(\d+) requests in", report)[1])
-            figures[server.server.name] = (server.cpu_seconds() - cpu) / requests * 1e6
+            figures[server.server.name] = (server.cpu_seconds() - cpu) / requests_in(report) * 1e6
     finally:
         for client in clients.values():
             client.kill()

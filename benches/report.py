@@ -93,7 +93,7 @@ def disturbances(rounds):
 
 
 def relative_to_limit(rounds, server, connections):
-    if connections not in IN_TURNS or server is FLASK:
+    if (server.name, connections) not in rounds.turns:
         return f"{rounds.ratio(server.name, LIMIT.name, connections, 'cpu'):.2f}"
     ratio, error = rounds.cpu_ratio(server.name, LIMIT.name, connections)
     return f"{ratio:.2f} ± {error:.2f}"

@@ -36,10 +36,10 @@ ANEW, AT_A_TIME = "anew", 32
 # Which servers are loaded over how many connections.
 BESIDE = [AXUM_SCRIPT, SESSIONS, *([PRIOR] if PRIOR.command[0] else [])]
 COMPARED = {1: [*SERVERS, AXUM_SCRIPT], 32: [*SERVERS, SESSIONS], 256: [*SERVERS, SESSIONS], ANEW: [LIMIT, SILENT, LOGGED, AXUM]}
-# At how many connections the servers also take turns of a moment. Flask does not: it would still answer when
-# it is the turn of the next.
-IN_TURNS = [32, 256]
+MANY = [32, 256]
 LOADED = {
-    connections: [*servers, PRIOR] if PRIOR in BESIDE and connections in IN_TURNS else servers
+    connections: [*servers, PRIOR] if PRIOR in BESIDE and connections in MANY else servers
     for connections, servers in COMPARED.items()
 }
+# Which also take turns of a moment. Flask does not: it would still answer when it is the turn of the next.
+IN_TURNS = {connections: [server for server in LOADED[connections] if server is not FLASK] for connections in MANY}
