@@ -27,8 +27,11 @@ const MAX_WAITING_BYTES: usize = 1024 * 1024;
 /// How long lines may be gathered before they are written. Twenty milliseconds cost as much.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Lines that are written at once, in bytes: half of what a pipe holds (pipe(7)).
-const FLUSH_BYTES: usize = 32 * 1024;
+/// What a pipe holds, in bytes (pipe(7)). So many lines are written where the last of them is added.
+const PIPE_BYTES: usize = 64 * 1024;
+
+/// So many lines, in bytes, are gathered no longer.
+const FLUSH_BYTES: usize = PIPE_BYTES / 2;
 
 /// How long the end of the process waits for a reader that takes nothing.
 const MAX_STALL: Duration = Duration::from_secs(1);
@@ -133,10 +136,15 @@ impl Output {
         if before == 0 {
             self.nonempty.notify_one();
         }
-        if before / FLUSH_BYTES < after / FLUSH_BYTES {
+        let passes = |bytes| before / bytes < after / bytes;
+        if passes(PIPE_BYTES) {
             // Here, because a batch of many is answered before the pump has its turn. The pump waits for a
             // reader that takes nothing.
             let _ = self.write_lines();
+        } else if passes(FLUSH_BYTES) {
+            // By the pump, once what is ready has run: a reader that is woken earlier can take the only core away
+            // from visitors who still wait for their answers.
+            self.flush_now();
         }
     }
 
@@ -234,4 +242,47 @@ impl io::Write for &Output {
 #[expect(deprecated, reason = "its successor is unsafe; a descriptor that is borrowed stays open")]
 fn writable(sink: &File) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     AsyncFd::with_interest(sink.as_fd(), Interest::WRITABLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{self, Read as _};
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    use tokio::sync::Notify;
+    use tokio::task::yield_now;
+
+    use super::{FLUSH_BYTES, Output, PIPE_BYTES, Sink};
+    use crate::telemetry::metrics::Metrics;
+
+    #[tokio::test]
+    async fn half_a_pipe_of_lines_waits_for_the_pump_and_a_whole_one_does_not() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let output = Arc::new(Output {
+            lines: Mutex::default(),
+            nonempty: Notify::new(),
+            flush: Notify::new(),
+            sink: Sink { file: File::from(OwnedFd::from(writer)), nonblocking: false },
+            metrics: Metrics::new("test", []).into(),
+        });
+        let add = |bytes| output.line(|lines| lines.resize(lines.len() + bytes, b'\n'));
+        let has_come = || {
+            let mut stdout = [PollFd::new(&reader, PollFlags::IN)];
+            rustix::event::poll(&mut stdout, Some(&Timespec::default())) == Ok(1)
+        };
+        add(FLUSH_BYTES);
+        assert!(!has_come());
+        tokio::spawn(output.clone().pump());
+        yield_now().await;
+        assert!(has_come());
+
+        (&reader).read_exact(&mut [0; FLUSH_BYTES]).expect("the lines");
+        assert!(!has_come());
+        add(PIPE_BYTES);
+        assert!(has_come());
+    }
 }
