@@ -18,7 +18,21 @@ import lab
 import report
 from lab import QUICK, ROOT, Redis, Running, Server
 from report import IDLE_CONNECTIONS, ROUNDS, SECONDS, TOGETHER, Figures
-from servers import ANEW, AT_A_TIME, AXUM, BESIDE, FLASK, IN_TURNS, LIMIT, LOADED, LOGGED, NAMES, SERVERS, SILENT
+from servers import (
+    ANEW,
+    AT_A_TIME,
+    AXUM,
+    BESIDE,
+    FLASK,
+    IN_TURNS,
+    LIMIT,
+    LOADED,
+    LOGGED,
+    NAMES,
+    ONE_CORE,
+    SERVERS,
+    SILENT,
+)
 
 STARTS = 3 if QUICK else 15
 
@@ -175,6 +189,9 @@ class Rounds:
         def load():
             if connections is ANEW:
                 load = lab.wrk([running], redis, AT_A_TIME, SECONDS, kept=False)
+            elif connections is ONE_CORE:
+                with lab.on_one_core(running, redis):
+                    load = lab.wrk([running], redis, 1, SECONDS)
             else:
                 load = lab.wrk([running], redis, connections, SECONDS)
             self.wrong += [f"{name}: {fault} (connections: {connections})" for fault in load.faults]

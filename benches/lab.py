@@ -379,6 +379,20 @@ def wrk(servers, redis, connections, seconds, entrances=None, pause_ms=None, kep
     )
 
 
+@contextlib.contextmanager
+def on_one_core(server, redis):
+    """Keeps all that takes part in a request, wrk too, on one core. Elsewhere a lone request mostly waits for cores
+    that have to be woken, and how many those are is the scheduler's choice."""
+    cores = os.sched_getaffinity(0)
+    members = [*tree(server.pid), redis.process.pid, *([server.reader.pid] if server.reader else [])]
+    threads = [0, *(int(thread) for member in members for thread in os.listdir(f"/proc/{member}/task"))]
+    for thread in threads:
+        os.sched_setaffinity(thread, {min(cores)})
+    yield
+    for thread in threads:
+        os.sched_setaffinity(thread, cores)
+
+
 def cpu_in_turns(servers, connections, seconds):
     """Server CPU for each request, in microseconds, by the names of the servers. Each is loaded for so many
     seconds, a moment at a time and in random order: what slows the machine down slows all of them."""

@@ -21,6 +21,7 @@ from servers import (
     LOGGED,
     NAMES,
     NGINX,
+    ONE_CORE,
     PRIOR,
     SERVICE,
     SESSIONS,
@@ -60,6 +61,8 @@ def comparison(figures):
     for connections in COMPARED:
         if connections is ANEW:
             title = f"{AT_A_TIME} connections at a time, each for a single request"
+        elif connections is ONE_CORE:
+            title = "1 keep-alive connection, with wrk, server, Redis and log reader on one core"
         else:
             title = f"{connections} keep-alive connection{'s' if connections > 1 else ''}"
         parts += [f"**{title}**", load_table(figures.rounds, connections)]
@@ -163,8 +166,10 @@ def targets(figures):
     relative_cpu("CPU per request with sessions, relative to that without", SESSIONS, LOGGED, {256: 1.35, 32: 1.35})
     target("Redis CPU per visit with sessions, 256 connections", 4, rounds.median(SESSIONS.name, 256, "redis_cpu"), " µs")
     relative_cpu("CPU per request relative to axum + redis", LOGGED, AXUM, {256: 0.6, 32: 0.7})
-    target("p50 relative to axum + redis, 1 connection", 1, rounds.ratio(LOGGED.name, AXUM.name, 1, "p50"))
-    target("the same, when that counts by the same script", 1.05, rounds.ratio(LOGGED.name, AXUM_SCRIPT.name, 1, "p50"))
+    for where, connections in [("on one core", ONE_CORE), ("on all cores", 1)]:
+        for what, other, limit in [("", AXUM, 1), (", which counts by the same script", AXUM_SCRIPT, 1.05)]:
+            ratio = rounds.ratio(LOGGED.name, other.name, connections, "p50")
+            target(f"p50 relative to axum + redis{what}, 1 connection {where}", limit, ratio)
     for what, server, limit in [("", LOGGED, 0.8), (", access log off", SILENT, 0.9)]:
         ratio = rounds.ratio(server.name, LIMIT.name, 256, "rate")
         target(f"requests/s relative to the limit, 256 connections{what}", limit, ratio, at_least=True)

@@ -33,9 +33,17 @@ NAMES = [server.name for server in SERVERS]
 
 # In place of a number of connections that are kept: so many at a time, each for a single request.
 ANEW, AT_A_TIME = "anew", 32
+# One connection, with all that takes part in a request on one core.
+ONE_CORE = "one core"
 # Which servers are loaded over how many connections.
 BESIDE = [AXUM_SCRIPT, SESSIONS, *([PRIOR] if PRIOR.command[0] else [])]
-COMPARED = {1: [*SERVERS, AXUM_SCRIPT], 32: [*SERVERS, SESSIONS], 256: [*SERVERS, SESSIONS], ANEW: [LIMIT, SILENT, LOGGED, AXUM]}
+COMPARED = {
+    ONE_CORE: [LIMIT, SILENT, LOGGED, AXUM, AXUM_SCRIPT, LUA],
+    1: [*SERVERS, AXUM_SCRIPT],
+    32: [*SERVERS, SESSIONS],
+    256: [*SERVERS, SESSIONS],
+    ANEW: [LIMIT, SILENT, LOGGED, AXUM],
+}
 MANY = [32, 256]
 LOADED = {
     connections: [*servers, PRIOR] if PRIOR in BESIDE and connections in MANY else servers
