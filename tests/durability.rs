@@ -83,7 +83,8 @@ fn with_file(folder: &TempDir) -> Redis {
 fn lacking(redis: &Redis) -> Vec<String> {
     let url = redis.url();
     let task = program("check-redis", &[("REDIS_URL", &url)]).arg("--json").output().expect("it runs");
-    let said: serde_json::Value = serde_json::from_slice(&task.stdout).expect("JSON");
+    let said: serde_json::Value =
+        serde_json::from_slice(&task.stdout).unwrap_or_else(|error| panic!("{error}: {task:?}"));
     assert_eq!(
         said["durable"] == true && said["mayEvict"] == false,
         said["lacking"] == serde_json::json!([])

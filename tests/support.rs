@@ -129,8 +129,14 @@ impl Redis {
         redis
     }
 
-    /// Starts the server again after [`Redis::stop`] or [`Redis::kill`], with the same data folder.
+    /// Starts the server again after [`Redis::kill`], with the same data folder, and waits until it has loaded what
+    /// is there.
     pub(crate) fn resume(&mut self) {
+        self.resume_until(|answer| !answer.starts_with(b"-LOADING"));
+    }
+
+    /// The same, but waits for a first answer to `PING` that is `enough`.
+    pub(crate) fn resume_until(&mut self, enough: impl Fn(&[u8]) -> bool) {
         let log = File::create(self.folder.path().join("log")).expect("a log");
         self.process = Some(Process::spawn(
             Command::new(&self.program[0])
@@ -144,11 +150,13 @@ impl Redis {
                 .stdout(log.try_clone().expect("a second handle"))
                 .stderr(log),
         ));
-        // Any answer will do, also one that asks for a password.
+        // It may be one that asks for a password.
         eventually("redis-server answers", || {
             let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).ok()?;
             stream.write_all(b"PING\r\n").ok()?;
-            stream.read_exact(&mut [0]).ok()
+            let mut answer = [0; 64];
+            let count @ 1.. = stream.read(&mut answer).ok()? else { return None };
+            enough(&answer[..count]).then_some(())
         });
     }
 

@@ -148,7 +148,7 @@ faults![
                 |scene| {
                     let _ = ::redis::cmd("SHUTDOWN").arg("SAVE").exec(&mut scene.redis.connect());
                     scene.redis.kill();
-                    scene.redis.resume();
+                    scene.redis.resume_until(|_| true);
                 },
                 |scene| {
                     scene.redis.run::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);
