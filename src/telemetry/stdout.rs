@@ -27,10 +27,10 @@ const MAX_WAITING_BYTES: usize = 1024 * 1024;
 /// How long lines may be gathered before they are written. Twenty milliseconds cost as much.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a pipe holds, in bytes (pipe(7)). So many lines are written where the last of them is added.
+/// What a pipe holds, in bytes (pipe(7)). Lines that fill one are written at once, even in the middle of a batch.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// So many lines, in bytes, are gathered no longer.
+/// Lines of so many bytes are not gathered any longer.
 const FLUSH_BYTES: usize = PIPE_BYTES / 2;
 
 /// How long the end of the process waits for a reader that takes nothing.
@@ -138,12 +138,12 @@ impl Output {
         }
         let passes = |bytes| before / bytes < after / bytes;
         if passes(PIPE_BYTES) {
-            // Here, because a batch of many is answered before the pump has its turn. The pump waits for a
-            // reader that takes nothing.
+            // A batch of many is answered before the pump has its turn. If the reader takes nothing, the pump waits
+            // for it.
             let _ = self.write_lines();
         } else if passes(FLUSH_BYTES) {
-            // By the pump, once what is ready has run: a reader that is woken earlier can take the only core away
-            // from visitors who still wait for their answers.
+            // The pump has its turn after the batch. A reader that is woken before can take the only core, and the
+            // other visitors of the batch wait.
             self.flush_now();
         }
     }
