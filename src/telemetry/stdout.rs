@@ -102,13 +102,11 @@ impl Sink {
 impl Output {
     /// Takes stdout over. Fails when there is none.
     pub(crate) fn stdout(metrics: Arc<Metrics>) -> io::Result<Self> {
-        Ok(Self {
-            lines: Mutex::default(),
-            nonempty: Notify::new(),
-            flush: Notify::new(),
-            sink: Sink::stdout()?,
-            metrics,
-        })
+        Ok(Self::new(Sink::stdout()?, metrics))
+    }
+
+    fn new(sink: Sink, metrics: Arc<Metrics>) -> Self {
+        Self { lines: Mutex::default(), nonempty: Notify::new(), flush: Notify::new(), sink, metrics }
     }
 
     /// Adds what `write` writes, one whole line, to the stream: soon, with those that come meanwhile.
@@ -251,9 +249,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::sync::Arc;
 
-    use parking_lot::Mutex;
     use rustix::event::{PollFd, PollFlags, Timespec};
-    use tokio::sync::Notify;
     use tokio::task::yield_now;
 
     use super::{FLUSH_BYTES, Output, PIPE_BYTES, Sink};
@@ -262,13 +258,8 @@ mod tests {
     #[tokio::test]
     async fn half_a_pipe_of_lines_waits_for_the_pump_and_a_whole_one_does_not() {
         let (reader, writer) = io::pipe().expect("a pipe");
-        let output = Arc::new(Output {
-            lines: Mutex::default(),
-            nonempty: Notify::new(),
-            flush: Notify::new(),
-            sink: Sink { file: File::from(OwnedFd::from(writer)), nonblocking: false },
-            metrics: Metrics::new("test", []).into(),
-        });
+        let sink = Sink { file: File::from(OwnedFd::from(writer)), nonblocking: false };
+        let output = Arc::new(Output::new(sink, Metrics::new("test", []).into()));
         let add = |bytes| output.line(|lines| lines.resize(lines.len() + bytes, b'\n'));
         let has_come = || {
             let mut stdout = [PollFd::new(&reader, PollFlags::IN)];
