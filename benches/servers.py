@@ -45,6 +45,7 @@ COMPARED = {
     ANEW: [LIMIT, SILENT, LOGGED, AXUM],
 }
 MANY = [32, 256]
+# The earlier build is in no table of loads. It is loaded all the same, to be as warm as the others when they take turns.
 LOADED = {
     connections: [*servers, PRIOR] if PRIOR in BESIDE and connections in MANY else servers
     for connections, servers in COMPARED.items()
